@@ -1,0 +1,22 @@
+"""Training-free neural architecture search in JAX.
+
+The rooms (`jaxnas.ntk`, `jaxnas.spaces`, `jaxnas.proxies`, ...) are imported on first use, so
+`import jaxnas` alone costs nothing.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_ROOMS = ("algorithms", "data", "errors", "ntk", "proxies", "report", "scoring", "spaces", "tabular")
+__all__ = [*_ROOMS, "__version__"]
+
+
+def __getattr__(name: str):
+  if name in _ROOMS:
+    return importlib.import_module(f"jaxnas.{name}")
+  raise AttributeError(f"module 'jaxnas' has no attribute {name!r}")
+
+
+def __dir__():
+  return sorted(__all__)

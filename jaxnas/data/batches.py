@@ -1,0 +1,1 @@
+"""Batches: normalised images and crops, drawn from a JAX key."""

@@ -1,0 +1,169 @@
+"""What a data set looks like to the rest of the package, and `load`, which opens one by name."""
+
+import dataclasses
+import math
+import os
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float32, Int, Int32, UInt8
+
+from jaxnas.errors import ConfigError, DatasetError
+
+NAMES = ("synthetic", "cifar10", "cifar100", "imagenet16_120", "imagenet2012")
+
+_CACHE_BYTES = 200_000_000
+
+# Examples at the given indices, as (uint8 images, integer labels).
+Reader = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class _Cache:
+  """Decoded examples, oldest out first: a search asks for the same images again and again."""
+
+  def __init__(self, size: int, image_shape: tuple[int, int, int]):
+    capacity = max(1, min(size, _CACHE_BYTES // math.prod(image_shape)))
+    self.slot = np.full(size, -1, np.int32)
+    self.owner = np.full(capacity, -1, np.int64)
+    self.images = np.empty((capacity, *image_shape), np.uint8)
+    self.labels = np.empty(capacity, np.int32)
+    self.next = 0
+    self.lock = threading.Lock()
+
+  def fetch(self, indices: np.ndarray, read: Reader) -> tuple[np.ndarray, np.ndarray]:
+    with self.lock:
+      slots = self.slot[indices]
+      hit = slots >= 0
+      if hit.all():
+        return self.images[slots], self.labels[slots]
+      missing = np.unique(indices[~hit])
+      new_images, new_labels = read(missing)
+      images = np.empty((len(indices), *self.images.shape[1:]), np.uint8)
+      labels = np.empty(len(indices), np.int32)
+      images[hit], labels[hit] = self.images[slots[hit]], self.labels[slots[hit]]
+      position = np.searchsorted(missing, indices[~hit])
+      images[~hit], labels[~hit] = new_images[position], new_labels[position]
+      self._store(missing, new_images, new_labels)
+      return images, labels
+
+  def _store(self, indices: np.ndarray, images: np.ndarray, labels: np.ndarray) -> None:
+    capacity = len(self.owner)
+    kept = min(len(indices), capacity)
+    slots = (self.next + np.arange(kept)) % capacity
+    evicted = self.owner[slots]
+    self.slot[evicted[evicted >= 0]] = -1
+    self.owner[slots] = indices[:kept]
+    self.slot[indices[:kept]] = slots
+    self.images[slots], self.labels[slots] = images[:kept], labels[:kept]
+    self.next = int((self.next + kept) % capacity)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSource:
+  """A data set with random access. Examples are decoded on demand and kept, up to 200 MB.
+
+  Attributes:
+    name: one of `NAMES`.
+    classes: K; labels lie in [0, K).
+    image_shape: (H, W, 3) of every image.
+    size: number of examples, also `len(source)`.
+    mean: float32 [3], channel means in 0..1 units, for normalisation.
+    std: float32 [3], channel standard deviations in 0..1 units.
+    read: uncached access, indices int64 [n] -> (uint8 [n, H, W, 3], integer [n]).
+  """
+
+  name: str
+  classes: int
+  image_shape: tuple[int, int, int]
+  size: int
+  mean: Float32[np.ndarray, "3"]
+  std: Float32[np.ndarray, "3"]
+  read: Reader = dataclasses.field(repr=False)
+  _cache: _Cache = dataclasses.field(init=False, repr=False)
+
+  def __post_init__(self):
+    if self.size < 1:
+      raise DatasetError(f"data set {self.name!r} has no images in this split; choose another one")
+    for field in ("mean", "std"):
+      object.__setattr__(self, field, np.array(getattr(self, field), np.float32))
+    object.__setattr__(self, "_cache", _Cache(self.size, self.image_shape))
+
+  def __len__(self) -> int:
+    return self.size
+
+  def images(self, indices: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W 3"]:
+    """Images at `indices`, uint8 [n, H, W, 3]. Raises as `examples` does."""
+    return self.examples(indices)[0]
+
+  def labels(self, indices: Int[np.ndarray, "n"]) -> Int32[np.ndarray, "n"]:
+    """Labels at `indices`, int32 [n] in [0, K). Raises as `examples` does."""
+    return self.examples(indices)[1]
+
+  def examples(
+    self, indices: Int[np.ndarray, "n"]
+  ) -> tuple[UInt8[np.ndarray, "n H W 3"], Int32[np.ndarray, "n"]]:
+    """Images and labels at `indices` (any order, repeats allowed).
+
+    Raises:
+      ConfigError: `indices` is not a one-dimensional integer array within [0, len(source)).
+      DatasetError: a record cannot be read, or is not what the data set promises.
+    """
+    indices = np.asarray(indices)
+    if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
+      raise ConfigError(
+        f"indices must be a one-dimensional integer array; got {indices.dtype}{indices.shape}"
+      )
+    indices = indices.astype(np.int64)
+    if indices.size and not 0 <= indices.min() <= indices.max() < self.size:
+      raise ConfigError(
+        f"indices must lie in [0, {self.size}) for {self.name!r}; "
+        f"got {indices.min()}..{indices.max()}"
+      )
+    return self._cache.fetch(indices, self._read_checked)
+
+  def _read_checked(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = self.read(indices)
+    expected = (len(indices), *self.image_shape)
+    if images.dtype != np.uint8 or images.shape != expected:
+      raise DatasetError(
+        f"data set {self.name!r} must give uint8 images of shape {expected}; "
+        f"got {images.dtype} {images.shape}"
+      )
+    if labels.size and not 0 <= labels.min() <= labels.max() < self.classes:
+      raise DatasetError(
+        f"labels of data set {self.name!r} must lie in [0, {self.classes}); "
+        f"got {labels.min()}..{labels.max()}"
+      )
+    return images, labels
+
+
+def load(
+  name: str = "synthetic",
+  *,
+  split: str = "train",
+  data_dir: str | os.PathLike[str] | None = None,
+  download: bool = False,
+) -> ImageSource:
+  """Opens a data set.
+
+  Args:
+    name: one of `NAMES`. `synthetic` is generated on the fly and needs no files; the others are
+      read through TFDS (see `jaxnas.data.tfds_source`).
+    split: `train`, `test`, ...; TFDS sets also take slices such as `train[:5000]`.
+    data_dir: the TFDS folder (the one that holds `cifar10/`). None: TFDS' own default, which is
+      the environment variable TFDS_DATA_DIR or else ~/tensorflow_datasets.
+    download: fetch a missing data set. Without it the network is never touched.
+
+  Raises:
+    DatasetError: unknown name or split; a data set that is missing, incomplete or damaged.
+  """
+  if name == "synthetic":
+    from jaxnas.data import synthetic
+
+    return synthetic.source(split)
+  if name in NAMES:
+    from jaxnas.data import tfds_source
+
+    return tfds_source.source(name, split=split, data_dir=data_dir, download=download)
+  raise DatasetError(f"unknown data set {name!r} (--dataset); choose one of {', '.join(NAMES)}")

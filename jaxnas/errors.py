@@ -1,0 +1,28 @@
+"""Typed exceptions. `main` turns each into one line on stderr and exit code 2."""
+
+
+class JaxnasError(Exception):
+  """Base of every error that jaxnas raises on purpose.
+
+  The message names the argument or flag, the value got, and what would be right.
+  """
+
+
+class ArchitectureError(JaxnasError, ValueError):
+  """An architecture string, encoding or index that is not in the space."""
+
+
+class ConfigError(JaxnasError, ValueError):
+  """Settings that are out of range or contradict one another."""
+
+
+class DatasetError(JaxnasError):
+  """A data set that is missing, incomplete, or of the wrong shape or range."""
+
+
+class BenchmarkError(JaxnasError):
+  """A benchmark table that is missing, truncated, or of another space."""
+
+
+class WorkdirError(JaxnasError):
+  """A work directory that cannot be written, is in use, or holds another run."""

@@ -1,0 +1,16 @@
+"""The kernel core: empirical NTK, gradient Gram matrices and their spectra, for any `f(params, x)`.
+
+`neural_tangents_bridge` is imported on its own, by those who have that package.
+"""
+
+from jaxnas.ntk._empirical import empirical_ntk_fn as empirical_ntk_fn
+from jaxnas.ntk._gram import gram as gram
+from jaxnas.ntk._gram import gram_matrix as gram_matrix
+from jaxnas.ntk._gram import per_sample_gradients as per_sample_gradients
+from jaxnas.ntk._products import ntk_vector_product as ntk_vector_product
+from jaxnas.ntk._products import trace as trace
+from jaxnas.ntk._spectrum import ConditionNumber as ConditionNumber
+from jaxnas.ntk._spectrum import Spectrum as Spectrum
+from jaxnas.ntk._spectrum import Status as Status
+from jaxnas.ntk._spectrum import condition_number as condition_number
+from jaxnas.ntk._spectrum import spectrum as spectrum

@@ -1,0 +1,80 @@
+"""How an empirical kernel function reads its axes, `vmap_axes` and keyword arguments."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from jaxnas.errors import ConfigError
+
+
+def output_axes(axes: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
+  """Sorted non-negative axes of an output of rank `ndim`; ConfigError if one is out of range."""
+  listed = [axes] if isinstance(axes, int) else list(axes)
+  if any(not -ndim <= axis < ndim for axis in listed):
+    raise ConfigError(f"{name}={axes!r}: f returns {ndim} axes; expected {-ndim} to {ndim - 1}.")
+  return tuple(sorted({axis % ndim for axis in listed}))
+
+
+def split_vmap_axes(vmap_axes: Any) -> tuple[Any, Any, dict[str, Any] | int]:
+  """The triple (input axes, output axes, keyword argument axes) that `vmap_axes` stands for."""
+  if isinstance(vmap_axes, tuple) and len(vmap_axes) == 3:
+    return vmap_axes[0], vmap_axes[1], {} if vmap_axes[2] is None else vmap_axes[2]
+  return vmap_axes, vmap_axes, {}
+
+
+def leaf_axes(axes: Any, tree: PyTree, name: str) -> list[int | None]:
+  """One non-negative axis (or None) for every leaf of `tree`; `axes` is one for all, or a tree."""
+  leaves, treedef = jax.tree.flatten(tree)
+  if axes is None or isinstance(axes, int):
+    listed = [axes] * len(leaves)
+  else:
+    try:
+      listed = treedef.flatten_up_to(axes)
+    except (TypeError, ValueError) as error:
+      raise ConfigError(
+        f"{name}={axes!r}: expected an int, None or a tree like {treedef}."
+      ) from error
+  result = []
+  for axis, leaf in zip(listed, leaves, strict=True):
+    ndim = jnp.ndim(leaf)
+    if axis is not None and not -ndim <= axis < ndim:
+      raise ConfigError(f"{name}={axes!r}: an array there has shape {jnp.shape(leaf)}.")
+    result.append(None if axis is None else operator.index(axis) % ndim)
+  return result
+
+
+def split_kwargs(kwargs: dict[str, Any], x1: PyTree, x2: PyTree) -> tuple[dict, dict]:
+  """Keyword arguments of f at x1 and at x2.
+
+  A tuple of two is (value at x1, value at x2). The key `rng` becomes two keys when x2 is given:
+  the same key where x1 equals x2, so that both see the same noise, different ones elsewhere.
+  Everything else goes to both.
+  """
+  first, second = {}, {}
+  for name, value in kwargs.items():
+    pair = value if isinstance(value, tuple) and len(value) == 2 else None
+    if name == "rng" and x2 is not None and value is not None:
+      first[name], second[name] = _two_keys(pair or (value, value), _same(x1, x2))
+    else:
+      first[name], second[name] = pair or (value, value)
+  return first, second
+
+
+def _two_keys(keys: tuple, same_inputs) -> tuple:
+  key1, key2 = jnp.asarray(keys[0]), jnp.asarray(keys[1])
+  other = jnp.where(jnp.all(key1 == key2), jax.random.fold_in(key2, 1), key2)
+  return key1, jnp.where(same_inputs, key1, other)
+
+
+def _same(x1: PyTree, x2: PyTree):
+  """Whether two inputs are equal, as a traceable boolean."""
+  if x1 is x2:
+    return True
+  leaves1, leaves2 = jax.tree.leaves(x1), jax.tree.leaves(x2)
+  if [(a.shape, a.dtype) for a in leaves1] != [(b.shape, b.dtype) for b in leaves2]:
+    return False
+  return jnp.all(jnp.stack([jnp.all(a == b) for a, b in zip(leaves1, leaves2, strict=True)]))

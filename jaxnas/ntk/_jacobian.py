@@ -1,0 +1,149 @@
+"""Jacobians by one-hot cotangents, and their contraction over the parameters."""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from jaxnas.errors import ConfigError
+from jaxnas.ntk._chunking import chunked_vmap
+
+
+class Selection(NamedTuple):
+  """The parameter leaves that enter a kernel, and how to put them back."""
+
+  leaves: list[Array]
+  rebuild: Callable[[list], PyTree]  # selected leaves -> all parameters, the others as they were
+  pack: Callable[[list], PyTree]  # one value a selected leaf -> tree like the parameters, else None
+
+
+def select_leaves(params: PyTree, select: Callable[[str], bool] | None = None) -> Selection:
+  """Splits off the leaves whose path ("cells_0/conv/kernel") satisfies `select` (None: all).
+
+  Raises:
+    ConfigError: nothing is selected, or a selected leaf is not real floating point.
+  """
+  flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+  paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+  values = [leaf for _, leaf in flat]
+  chosen = [i for i, path in enumerate(paths) if select is None or select(path)]
+  if not chosen:
+    raise ConfigError(
+      f"select: none of the {len(paths)} parameter leaves is chosen; got paths {paths[:3]}, ..."
+    )
+  for i in chosen:
+    dtype = jnp.result_type(values[i])
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise ConfigError(
+        f"params: leaf {paths[i]!r} is {dtype}; kernels need real floating-point leaves "
+        "(leave others out with select)."
+      )
+
+  def fill(base: list, new: list) -> PyTree:
+    base = list(base)
+    for i, value in zip(chosen, new, strict=True):
+      base[i] = value
+    return jax.tree.unflatten(treedef, base)
+
+  return Selection(
+    leaves=[jnp.asarray(values[i]) for i in chosen],
+    rebuild=lambda new: fill(values, new),
+    pack=lambda new: fill([None] * len(values), new),
+  )
+
+
+def matmul_precision(precision: jax.lax.Precision | None):
+  """Context in which matmuls and convolutions that name no precision use this one."""
+  if precision is None:
+    return contextlib.nullcontext()
+  return jax.default_matmul_precision(jax.lax.Precision(precision).name.lower())
+
+
+def jacobian(
+  fn: Callable[[list], PyTree], leaves: list[Array], chunk_size: int | None = None
+) -> list[list[Array]]:
+  """Reverse-mode Jacobian of `fn` at `leaves`: `out[o][p]` is d output o / d leaf p.
+
+  The forward pass runs once and its residuals stay unbatched; only the cotangent, a row of the
+  identity, is `vmap`ped, in chunks of `chunk_size` rows.
+
+  Returns:
+    A list over fn's output leaves of lists over parameter leaves; arrays [*output, *parameter].
+
+  Raises:
+    ConfigError: an output leaf is not real floating point.
+  """
+  out, pullback = jax.vjp(fn, leaves)
+  outputs, treedef = jax.tree.flatten(out)
+  for value in outputs:
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+      raise ConfigError(f"f: returned {value.dtype}; kernels need real floating-point outputs.")
+
+  def rows_of(position: int) -> list[Array]:
+    shape, dtype = outputs[position].shape, outputs[position].dtype
+    size = math.prod(shape)
+
+    def row(index):
+      one_hot = (jnp.arange(size) == index).astype(dtype).reshape(shape)
+      cotangent = [jnp.zeros_like(value) for value in outputs]
+      cotangent[position] = one_hot
+      return pullback(jax.tree.unflatten(treedef, cotangent))[0]
+
+    if not shape:
+      return row(0)
+    rows = chunked_vmap(row, jnp.arange(size), chunk_size)
+    return [jac.reshape(shape + leaf.shape) for jac, leaf in zip(rows, leaves, strict=True)]
+
+  return [rows_of(position) for position in range(len(outputs))]
+
+
+def contract(
+  rows1: Sequence[Array],
+  rows2: Sequence[Array],
+  ndim: int,
+  *,
+  trace_axes: Sequence[int] = (),
+  diagonal_axes: Sequence[int] = (),
+  precision: jax.lax.Precision | None = jax.lax.Precision.HIGHEST,
+) -> Array:
+  """Sum over leaves of `rows1 . rows2` over the parameter axes, and over `trace_axes`, undivided.
+
+  Args:
+    rows1: arrays [*output1, *parameter], the first `ndim` axes being the output's.
+    rows2: arrays [*output2, *parameter].
+    ndim: number of output axes.
+    trace_axes: output axes to sum over, non-negative.
+    diagonal_axes: output axes of which only the diagonal is kept, non-negative.
+    precision: of the products.
+
+  Returns:
+    The axes of the two outputs interleaved: (N1, N2, K, K) for outputs (N1, K), (N2, K); traced
+    axes absent, diagonal axes once. float32, or float64 where a leaf is.
+  """
+  with jax.numpy_dtype_promotion("standard"):
+    dtype = jnp.result_type(jnp.float32, *rows1, *rows2)
+  shared = {*trace_axes, *diagonal_axes}
+  axes1 = list(range(ndim))
+  axes2 = [i if i in shared else ndim + i for i in range(ndim)]
+  out_axes = []
+  for i in range(ndim):
+    if i in diagonal_axes:
+      out_axes.append(i)
+    elif i not in trace_axes:
+      out_axes += [i, ndim + i]
+  parameter = 2 * ndim
+
+  def flat(rows):
+    return rows.reshape((*rows.shape[:ndim], math.prod(rows.shape[ndim:]))).astype(dtype)
+
+  terms = [
+    jnp.einsum(
+      flat(a), [*axes1, parameter], flat(b), [*axes2, parameter], out_axes, precision=precision
+    )
+    for a, b in zip(rows1, rows2, strict=True)
+  ]
+  return sum(terms[1:], start=terms[0])

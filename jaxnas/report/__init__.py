@@ -1,0 +1,19 @@
+"""What a run leaves behind: the work directory, progress, tables, plots, drawings, the HTML report.
+
+matplotlib and rich are imported by the functions that draw, not by importing this room.
+"""
+
+from .cell_drawing import draw_cell as draw_cell
+from .html import Image as Image
+from .html import Section as Section
+from .html import write_report as write_report
+from .plots import plot_pruning_history as plot_pruning_history
+from .plots import plot_spectrum as plot_spectrum
+from .progress import Progress as Progress
+from .progress import format_duration as format_duration
+from .tables import markdown_table as markdown_table
+from .tables import mean_std as mean_std
+from .tables import text_table as text_table
+from .workdir import Workdir as Workdir
+from .workdir import provenance as provenance
+from .workdir import write_atomically as write_atomically

@@ -1,0 +1,186 @@
+"""A cell as a graph: nodes on a line, inputs on the left, one labelled arrow an edge."""
+
+import dataclasses
+import graphlib
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import ArchitectureError
+from .plots import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, new_figure, save_png
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+
+Node = int | str
+Edge = tuple[Node, Node, str]
+
+_RADIUS, _LEVEL, _MARGIN = 0.24, 0.62, 0.45  # Inches, as all lengths here.
+_KINDS = (("skip", GREEN), ("pool", ORANGE), ("1x1", SKY), ("conv", BLUE))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arc:
+  """An edge that bends: from `left` to `right` (positions on the line), `height` at its middle."""
+
+  left: float
+  right: float
+  height: float
+  op: str
+
+
+def draw_cell(
+  edges: Sequence[Edge], path: str | os.PathLike[str], *, title: str = ""
+) -> pathlib.Path:
+  """Draws a cell as a directed acyclic graph from left to right.
+
+  Args:
+    edges: (source, target, op name) each; nodes are numbers (source < target) or names. Edges
+      whose op is "none" are dotted and faint.
+    path: the PNG file to write.
+    title: drawn on top.
+
+  Returns:
+    The file's path.
+
+  Raises:
+    ArchitectureError: there are no edges, or they run in a circle.
+    WorkdirError: the file cannot be written.
+  """
+  nodes = _ordered(edges)
+  longest = max(len(op) for _, _, op in edges)
+  spacing = max(1.6, 0.095 * longest + 2 * _RADIUS + 0.6)
+  at = {node: i * spacing for i, node in enumerate(nodes)}
+  straight, arcs = _bend(edges, nodes, at)
+
+  ends = max(0.0, *(0.085 * len(str(node)) - 2 * _RADIUS for node in nodes)) / 2
+  left, right = -1.1 - ends, at[nodes[-1]] + 1.1 + ends
+  top = max([_RADIUS, *(arc.height for arc in arcs)]) + _MARGIN + (0.35 if title else 0)
+  bottom = min([-_RADIUS, *(arc.height for arc in arcs)]) - _MARGIN
+  figure = new_figure(right - left, top - bottom)
+  axis = figure.add_axes((0, 0, 1, 1))
+  axis.set(xlim=(left, right), ylim=(bottom, top))
+  axis.set_axis_off()
+
+  for source, target, op in straight:
+    _draw_edge(axis, _Arc(at[source], at[target], 0.0, op))
+  for arc in arcs:
+    _draw_edge(axis, arc)
+  for node in nodes:
+    _draw_node(axis, at[node], str(node))
+  for x, side, text in ((0.0, -1, "input"), (at[nodes[-1]], 1, "output")):
+    if isinstance(nodes[0], int):  # Named nodes say themselves what they are.
+      axis.text(
+        x + side * (_RADIUS + 0.12), 0, text, ha="right" if side < 0 else "left", va="center",
+        fontsize=10, color=INK,
+      )  # fmt: skip
+  if title:
+    axis.text((left + right) / 2, top - 0.15, title, ha="center", va="top", fontsize=12, color=INK)
+  return save_png(figure, path)
+
+
+def _ordered(edges: Sequence[Edge]) -> list[Node]:
+  """The nodes from left to right: by number, or else so that all edges point to the right."""
+  if not edges:
+    raise ArchitectureError("edges: got none; a cell has at least one edge (source, target, op)")
+  sources: dict[Node, list[Node]] = {}
+  for source, target, _ in edges:
+    sources.setdefault(source, [])
+    sources.setdefault(target, []).append(source)
+  numbers = [node for node in sources if isinstance(node, int)]
+  if len(numbers) == len(sources) and all(source < target for source, target, _ in edges):  # type: ignore[operator]
+    return sorted(sources)  # type: ignore[type-var]
+  try:
+    return list(graphlib.TopologicalSorter(sources).static_order())
+  except graphlib.CycleError as error:
+    raise ArchitectureError(
+      f"edges: got a circle {error.args[1]}; a cell's edges run from its input to its output"
+    ) from error
+
+
+def _bend(
+  edges: Sequence[Edge], nodes: list[Node], at: dict[Node, float]
+) -> tuple[list[Edge], list[_Arc]]:
+  """Splits edges into straight ones, between neighbours, and arcs above and below the line.
+
+  Long arcs choose their side first, the one where they cross fewer; short arcs then choose their
+  height first, so that a longer one passes over them.
+  """
+  straight: list[Edge] = []
+  bent: list[tuple[float, float, str]] = []
+  taken = set()
+  for source, target, op in edges:
+    if nodes.index(target) - nodes.index(source) == 1 and (source, target) not in taken:
+      straight.append((source, target, op))
+      taken.add((source, target))
+    else:
+      bent.append((at[source], at[target], op))
+  bent.sort(key=lambda edge: edge[0] - edge[1])
+
+  sides: tuple[list[tuple[float, float, str]], ...] = ([], [])
+  for edge in bent:
+    costs = [(sum(_cross(edge, other) for other in side), len(side)) for side in sides]
+    sides[costs.index(min(costs))].append(edge)
+  arcs = []
+  for side, sign in zip(sides, (1, -1), strict=True):
+    placed: list[_Arc] = []
+    for left, right, op in reversed(side):
+      height = _RADIUS + _LEVEL
+      for arc in placed:
+        if arc.left < right and left < arc.right:
+          height = max(height, arc.height + _LEVEL)
+          if left == arc.left or right == arc.right:  # Steeper, or the two would touch at once.
+            height = max(height, 1.15 * arc.height * (right - left) / (arc.right - arc.left))
+      placed.append(_Arc(left, right, height, op))
+    arcs += [dataclasses.replace(arc, height=sign * arc.height) for arc in placed]
+  return straight, arcs
+
+
+def _cross(one: tuple[float, float, str], other: tuple[float, float, str]) -> bool:
+  first, second = sorted((one[:2], other[:2]))
+  return first[0] < second[0] < first[1] < second[1]
+
+
+def _colour(op: str) -> str:
+  if op == "none":
+    return FAINT
+  return next((colour for kind, colour in _KINDS if kind in op), PURPLE)
+
+
+def _draw_edge(axis: "Axes", arc: _Arc) -> None:
+  from matplotlib.patches import FancyArrowPatch
+
+  colour, faint = _colour(arc.op), arc.op == "none"
+  gap = 72 * _RADIUS + 1.5  # Points.
+  axis.add_patch(
+    FancyArrowPatch(
+      (arc.left, 0), (arc.right, 0), arrowstyle="-|>", mutation_scale=13,
+      connectionstyle=f"arc3,rad={-2 * arc.height / (arc.right - arc.left)}",
+      shrinkA=gap, shrinkB=gap, color=colour, linewidth=1.0 if faint else 2.0,
+      linestyle=":" if faint else "-", zorder=1,
+    )
+  )  # fmt: skip
+  axis.text(
+    (arc.left + arc.right) / 2, arc.height, arc.op, ha="center", va="center", fontsize=9.5,
+    color="#8A8A8A" if faint else INK, zorder=2,
+    bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": colour,
+          "linewidth": 0.6 if faint else 1.0, "linestyle": ":" if faint else "-"},
+  )  # fmt: skip
+
+
+def _draw_node(axis: "Axes", x: float, name: str) -> None:
+  from matplotlib.patches import Circle, FancyBboxPatch
+
+  style = {"facecolor": "#F2F4F7", "edgecolor": INK, "linewidth": 1.4, "zorder": 3}
+  extra = max(0.0, 0.085 * len(name) - 2 * _RADIUS + 0.16)
+  if extra:
+    half = _RADIUS + extra / 2
+    shape = FancyBboxPatch(
+      (x - half + 0.1, -_RADIUS + 0.1), 2 * half - 0.2, 2 * _RADIUS - 0.2,
+      boxstyle="round,pad=0.1", **style,
+    )  # fmt: skip
+  else:
+    shape = Circle((x, 0), _RADIUS, **style)
+  axis.add_patch(shape)
+  axis.text(x, 0, name, ha="center", va="center", fontsize=11, color=INK, zorder=4)

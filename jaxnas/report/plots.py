@@ -1,0 +1,244 @@
+"""Plots of a search as PNG files. Colours are Okabe and Ito's, apart for the colour-blind too.
+
+Figures are made without pyplot: no global state, no window, no display needed.
+"""
+
+import io
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from .workdir import write_atomically
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure
+
+Path = str | os.PathLike[str]
+Colour = tuple[float, float, float]
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+VERMILION, SKY, BLACK = "#D55E00", "#56B4E9", "#000000"
+INK, FAINT = "#333333", "#B8B8B8"
+_EARLY, _LATE = np.array([0.89, 0.93, 0.97]), np.array([0.20, 0.42, 0.68])
+_MARKERS = "osD^vP"
+
+
+def plot_pruning_history(
+  history: Sequence[Mapping[str, Any]],
+  path: Path,
+  *,
+  edge_names: Sequence[str],
+  op_names: Sequence[str],
+  cell_names: Sequence[str] | None = None,
+  title: str = "",
+) -> pathlib.Path:
+  """Draws which op of which edge was pruned when, and how the supernet's two scores moved.
+
+  Args:
+    history: one dict a round, in order: "round" (from 1), "candidates" and "pruned" (lists of
+      [cell, edge, op]), "cond_before" and "regions_before" (one value a repeat).
+    path: the PNG file to write.
+    edge_names: E names, by edge index.
+    op_names: O names, by op index. Ops that were never up for pruning get no column.
+    cell_names: one name a cell type; none are shown if there is only one type.
+    title: drawn on top.
+
+  Returns:
+    The file's path.
+
+  Raises:
+    ValueError: the history is empty.
+    WorkdirError: the file cannot be written.
+  """
+  from matplotlib.patches import Patch
+
+  if not history:
+    raise ValueError("history: got no round; a pruning history has at least one")
+  pruned = _pruned_in(history)
+  cells = 1 + max((cell for cell, _, _ in pruned), default=0)
+  ops = sorted({op for _, _, op in pruned})
+  rounds = [int(entry["round"]) for entry in history]
+  colours = {r: _shade(i, len(rounds)) for i, r in enumerate(rounds)}
+
+  map_width, map_height = 0.9 + 0.62 * len(ops), 0.9 + 0.42 * len(edge_names)
+  height = max(4.2, map_height + 1.3)
+  figure = new_figure(cells * map_width + 5.2, height)
+  maps, curves = figure.subfigures(1, 2, width_ratios=[cells * map_width + 0.7, 4.5])
+  axes = maps.subplots(1, cells, squeeze=False)[0]
+  for cell, axis in enumerate(axes):
+    _draw_map(axis, {key[1:]: r for key, r in pruned.items() if key[0] == cell}, ops, colours)
+    axis.set_xticks(range(len(ops)), [op_names[op] for op in ops], rotation=35, ha="right")
+    axis.set_yticks(range(len(edge_names)), edge_names if cell == 0 else [])
+    axis.set_ylim(len(edge_names) - 0.5, -0.5)
+    if cells > 1:
+      axis.set_title(cell_names[cell] if cell_names else f"Cell type {cell}", fontsize=11)
+  axes[0].set_ylabel("Edge (target←source)")
+  patches = [Patch(facecolor=colours[r], label=f"pruned in round {r}") for r in rounds]
+  patches.append(Patch(facecolor=VERMILION, label="kept"))
+  maps.legend(
+    handles=patches, loc="outside upper center", ncols=min(4, len(patches)), frameon=False,
+    fontsize=9, handlelength=1.2, columnspacing=1.2,
+  )  # fmt: skip
+
+  upper, lower = curves.subplots(2, 1, sharex=True)
+  _draw_repeats(upper, rounds, [entry["cond_before"] for entry in history], VERMILION, "o")
+  _draw_repeats(lower, rounds, [entry["regions_before"] for entry in history], BLUE, "s")
+  _log_scale(upper)
+  upper.set_ylabel("NTK condition number")
+  lower.set_ylabel("Linear regions (count)")
+  lower.set_ylim(bottom=0)
+  lower.set_xlabel("Round (supernet before its pruning)")
+  lower.set_xticks(rounds)
+  lower.set_xlim(min(rounds) - 0.35, max(rounds) + 0.35)
+  upper.set_title("Line: median of the repeats; dots: each repeat", fontsize=9, color=INK)
+  if title:
+    figure.suptitle(title, fontsize=12)
+  return save_png(figure, path)
+
+
+def plot_spectrum(
+  eigenvalues_by_label: Mapping[str, Float[np.ndarray, " N"]], path: Path, *, title: str = ""
+) -> pathlib.Path:
+  """Draws NTK eigenvalues, largest first, on a logarithmic axis.
+
+  Args:
+    eigenvalues_by_label: what each spectrum is of -> its N eigenvalues in any order. Those that
+      are not positive and finite have no place on the axis; the legend counts them.
+    path: the PNG file to write.
+    title: drawn on top.
+
+  Returns:
+    The file's path.
+
+  Raises:
+    ValueError: there is no spectrum.
+    WorkdirError: the file cannot be written.
+  """
+  from matplotlib.ticker import MaxNLocator
+
+  if not eigenvalues_by_label:
+    raise ValueError("eigenvalues_by_label: got no spectrum to draw")
+  figure = new_figure(6.4, 4.2)
+  axis = figure.subplots()
+  colours = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+  for i, (label, values) in enumerate(eigenvalues_by_label.items()):
+    values = np.asarray(values, np.float64).ravel()
+    shown = np.sort(values[np.isfinite(values) & (values > 0)])[::-1]
+    if shown.size < values.size:
+      label += f" ({values.size - shown.size} of {values.size} not positive)"
+    elif shown.size:
+      label += f" (κ = {shown[0] / shown[-1]:.3g})"
+    axis.plot(
+      np.arange(1, shown.size + 1), shown, color=colours[i % len(colours)], label=label,
+      marker=_MARKERS[i % len(_MARKERS)], markersize=4.5, linewidth=1.4, alpha=0.9,
+    )  # fmt: skip
+  _log_scale(axis)
+  _plain_frame(axis)
+  axis.set_xlabel("Eigenvalue index (largest first)")
+  axis.set_ylabel("NTK eigenvalue")
+  axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+  axis.legend(frameon=False, fontsize=9)
+  if title:
+    axis.set_title(title, fontsize=12)
+  return save_png(figure, path)
+
+
+def new_figure(width: float, height: float) -> "Figure":
+  """A figure of that many inches that belongs to nobody else."""
+  from matplotlib.figure import Figure
+
+  return Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+
+
+def save_png(figure: "Figure", path: Path) -> pathlib.Path:
+  """Writes a figure as PNG, whole or not at all, the same bytes for the same figure."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+  buffer = io.BytesIO()
+  FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+  return write_atomically(path, buffer.getvalue())
+
+
+def _pruned_in(history: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int, int], int | None]:
+  """(cell, edge, op) -> the round that pruned it, None if it was kept, for every candidate."""
+  found: dict[tuple[int, int, int], int | None] = {}
+  for entry in history:
+    for cell, edge, op in [*entry["candidates"], *entry["pruned"]]:
+      found.setdefault((int(cell), int(edge), int(op)), None)
+    for cell, edge, op in entry["pruned"]:
+      found[int(cell), int(edge), int(op)] = int(entry["round"])
+  return found
+
+
+def _shade(index: int, count: int) -> Colour:
+  red, green, blue = _EARLY + (_LATE - _EARLY) * (index / max(count - 1, 1))
+  return float(red), float(green), float(blue)
+
+
+def _draw_map(
+  axis: "Axes",
+  pruned: dict[tuple[int, int], int | None],
+  ops: list[int],
+  colours: dict[int, Colour],
+) -> None:
+  from matplotlib.patches import Rectangle
+
+  for (edge, op), r in pruned.items():
+    column = ops.index(op)
+    face = VERMILION if r is None else colours[r]
+    axis.add_patch(Rectangle((column - 0.46, edge - 0.44), 0.92, 0.88, facecolor=face))
+    dark = r is None or sum(colours[r]) < 2
+    axis.text(
+      column, edge, "kept" if r is None else str(r), ha="center", va="center", fontsize=9,
+      color="white" if dark else INK, fontweight="bold" if r is None else "normal",
+    )  # fmt: skip
+  axis.set_xlim(-0.5, len(ops) - 0.5)
+  axis.tick_params(length=0, labelsize=9, colors=INK)
+  axis.spines[:].set_visible(False)
+
+
+def _draw_repeats(
+  axis: "Axes", rounds: list[int], values: list[Sequence[float]], colour: str, marker: str
+) -> None:
+  """Each repeat as a dot, their median as a line; what cannot be drawn as a cross on top."""
+  medians = []
+  for r, repeats in zip(rounds, values, strict=True):
+    repeats = np.asarray(repeats, np.float64).ravel()
+    good = repeats[np.isfinite(repeats) & (repeats > 0)]
+    offsets = np.linspace(-0.06, 0.06, good.size) if good.size > 1 else np.zeros(good.size)
+    axis.scatter(r + offsets, good, s=20, color=colour, alpha=0.55, linewidths=0, zorder=3)
+    medians.append(np.median(good) if good.size else math.nan)
+    if good.size < repeats.size:
+      axis.text(
+        r, 0.97, f"{repeats.size - good.size} of {repeats.size}\nnot finite",
+        transform=axis.get_xaxis_transform(), ha="center", va="top", fontsize=8, color=INK,
+      )  # fmt: skip
+  axis.plot(rounds, medians, color=colour, marker=marker, markersize=6, linewidth=1.6)
+  _plain_frame(axis)
+
+
+def _log_scale(axis: "Axes") -> None:
+  """A logarithmic y axis with readable labels even where it spans less than a decade."""
+  from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+
+  axis.set_yscale("log")
+  low, high = axis.get_ylim()
+  if high / low < 50:
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
+    axis.yaxis.set_minor_formatter(lambda *_: "")
+  else:
+    axis.yaxis.set_major_formatter(LogFormatterSciNotation())
+
+
+def _plain_frame(axis: "Axes") -> None:
+  axis.spines[["top", "right"]].set_visible(False)
+  axis.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
+  axis.set_axisbelow(True)
+  axis.tick_params(labelsize=9)

@@ -1,0 +1,117 @@
+"""Progress with rate and time left: a bar on a terminal, a line now and then elsewhere."""
+
+import collections
+import sys
+import time
+from typing import Any, TextIO
+
+_RATE_WINDOW = 30.0  # Seconds that the rate looks back: compilation is soon forgotten.
+
+
+class Progress:
+  """Shows how many of `total` units are done.
+
+      with Progress(324, "kernels", label="round 1") as progress:
+        for chunk in chunks:
+          ...
+          progress.advance(len(chunk))
+
+  Args:
+    total: units of the whole job.
+    unit: what is counted, in the plural.
+    label: shown first.
+    stream: where to write; standard error if None.
+    done: units that an earlier, interrupted run had done; they do not count in the rate.
+    enabled: False for silence; may also be set on the object before it is entered.
+    interval: seconds between two lines where there is no terminal.
+  """
+
+  def __init__(
+    self,
+    total: int,
+    unit: str,
+    *,
+    label: str = "",
+    stream: TextIO | None = None,
+    done: int = 0,
+    enabled: bool = True,
+    interval: float = 5.0,
+  ) -> None:
+    self.total, self.unit, self.label = total, unit, label
+    self.done = self._first = done
+    self.interval = interval
+    self._stream = sys.stderr if stream is None else stream
+    self.enabled = enabled
+    self._bar: Any = None
+    self._task: Any = None
+
+  def __enter__(self) -> "Progress":
+    self._start = self._last_line = time.monotonic()
+    self._marks = collections.deque([(self._start, self.done)])
+    if self.enabled and self._stream is not None and self._stream.isatty():
+      self._open_bar()
+    return self
+
+  def advance(self, n: int = 1) -> None:
+    """Counts `n` more units as done."""
+    self.done += n
+    now = time.monotonic()
+    self._marks.append((now, self.done))
+    while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_WINDOW:
+      self._marks.popleft()
+    if self._bar is not None:
+      self._bar.update(self._task, completed=self.done, status=self._status())
+    elif now - self._last_line >= self.interval:
+      self._last_line = now
+      self._line(self._status())
+
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    if self._bar is not None:
+      self._bar.stop()
+      self._bar = None
+    seconds = time.monotonic() - self._start
+    rate = (self.done - self._first) / seconds if seconds > 0 else 0.0
+    verb = "" if kind is None else "stopped at "
+    self._line(f"{verb}{self._count()} in {format_duration(seconds)}{self._speed(rate)}")
+
+  def _count(self) -> str:
+    return f"{self.done}/{self.total} {self.unit}"
+
+  def _speed(self, rate: float) -> str:
+    return f", {rate:.3g} {self.unit}/s" if 0 < rate < 1000 else f", {rate:.0f} {self.unit}/s"
+
+  def _status(self) -> str:
+    (then, before), (now, done) = self._marks[0], self._marks[-1]
+    if now <= then or done <= before:
+      return self._count()
+    rate = (done - before) / (now - then)
+    left = format_duration(max(self.total - done, 0) / rate)
+    return f"{self._count()}{self._speed(rate)}, {left} left"
+
+  def _line(self, text: str) -> None:
+    if self.enabled and self._stream is not None:
+      print(f"{self.label}: {text}" if self.label else text, file=self._stream, flush=True)
+
+  def _open_bar(self) -> None:
+    from rich import console, progress
+
+    self._bar = progress.Progress(
+      progress.TextColumn("{task.description}", markup=False),
+      progress.BarColumn(bar_width=24),
+      progress.TextColumn("{task.fields[status]}", markup=False),
+      progress.TimeElapsedColumn(),
+      console=console.Console(file=self._stream),
+      refresh_per_second=4,
+      transient=True,  # The last line takes its place.
+    )
+    self._task = self._bar.add_task(
+      self.label, total=self.total, completed=self.done, status=self._count()
+    )
+    self._bar.start()
+
+
+def format_duration(seconds: float) -> str:
+  """Seconds as "0:07", "12:34" or "1:02:03"."""
+  minutes, second = divmod(round(seconds), 60)
+  hours, minute = divmod(minutes, 60)
+  return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

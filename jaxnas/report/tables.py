@@ -1,0 +1,109 @@
+"""Tables as Markdown and as plain text, and the mean ± std of a column."""
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = Sequence[Any]
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Row]) -> str:
+  """A GitHub-flavoured Markdown table, columns of numbers to the right.
+
+  Cells may hold Markdown, save that `|` and `~` (both occur in NAS-Bench-201's architecture
+  strings) are escaped.
+
+  Raises:
+    ValueError: a row is not as long as the header.
+  """
+  cells, right = _layout(header, rows)
+  cells = [[_escape(cell) for cell in row] for row in cells]
+  widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+  ruler = ["-" * (width - 1) + (":" if r else "-") for width, r in zip(widths, right, strict=True)]
+  lines = [_aligned(row, widths, right) for row in cells]
+  lines.insert(1, ruler)
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def text_table(header: Sequence[str], rows: Iterable[Row]) -> str:
+  """A plain-text table for the terminal, columns of numbers to the right.
+
+  Raises:
+    ValueError: a row is not as long as the header.
+  """
+  cells, right = _layout(header, rows)
+  cells = [[" ".join(cell.split()) for cell in row] for row in cells]
+  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+  lines = [_aligned(row, widths, right) for row in cells]
+  lines.insert(1, ["-" * width for width in widths])
+  return "".join("  ".join(line).rstrip() + "\n" for line in lines)
+
+
+def mean_std(values: Iterable[float], digits: int = 1) -> str:
+  """The mean and the sample standard deviation (ddof=1), as "93.9 ± 0.5".
+
+  NaNs are left out. A single value stands without its ±, no value at all is "-".
+  """
+  kept = np.asarray([float(value) for value in values], np.float64)
+  kept = kept[~np.isnan(kept)]
+  if kept.size == 0:
+    return "-"
+  if not np.isfinite(kept).all():
+    return "inf" if (kept > -math.inf).all() else "-inf" if (kept < math.inf).all() else "nan"
+  mean = f"{kept.mean():.{digits}f}"
+  return mean if kept.size == 1 else f"{mean} ± {kept.std(ddof=1):.{digits}f}"
+
+
+def format_cell(value: Any) -> str:
+  """A cell's text: floats to six digits, None as "-", all else as `str` has it."""
+  if value is None:
+    return "-"
+  if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+    return f"{float(value):.6g}"
+  return str(value)
+
+
+def numeric_columns(width: int, rows: Sequence[Row]) -> list[bool]:
+  """Which of `width` columns hold numbers (or "93.9 ± 0.5", or nothing) and so go to the right."""
+  columns = [[row[i] for row in rows] for i in range(width)]
+  return [any(c is not None for c in column) and all(map(_numeric, column)) for column in columns]
+
+
+def _layout(header: Sequence[str], rows: Iterable[Row]) -> tuple[list[list[str]], list[bool]]:
+  rows = [list(row) for row in rows]
+  if not header:
+    raise ValueError("header: a table needs at least one column, got none")
+  for row in rows:
+    if len(row) != len(header):
+      raise ValueError(f"rows: got {len(row)} cells under {len(header)} headings: {row}")
+  cells = [[format_cell(cell) for cell in row] for row in [list(header), *rows]]
+  return cells, numeric_columns(len(header), rows)
+
+
+def _aligned(row: list[str], widths: list[int], right: list[bool]) -> list[str]:
+  return [
+    cell.rjust(width) if to_the_right else cell.ljust(width)
+    for cell, width, to_the_right in zip(row, widths, right, strict=True)
+  ]
+
+
+def _numeric(value: Any) -> bool:
+  if value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool)):
+    return True
+  if not isinstance(value, str):
+    return False
+  try:
+    for part in value.split("±"):
+      if part.strip() != "-":
+        float(part)
+  except ValueError:
+    return False
+  return True
+
+
+def _escape(cell: str) -> str:
+  cell = " ".join(cell.split()).replace("|", r"\|")
+  return cell if cell.startswith("`") else cell.replace("~", r"\~")

@@ -1,0 +1,365 @@
+"""The folder of one run: settings, scores appended as they come, results, log.
+
+A run may be killed at any byte. Scores are appended one JSON line at a time and forced to disk;
+every other file is written beside its place and renamed into it, so it is whole or absent.
+
+JSON has no NaN and no infinity: non-finite floats are written as the strings "NaN", "Infinity" and
+"-Infinity" and come back as floats (so a string with exactly one of these texts does too).
+"""
+
+import contextlib
+import datetime
+import errno
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+import jaxnas
+
+from ..errors import WorkdirError
+
+try:
+  import fcntl
+except ImportError:  # Windows has no flock: two runs in one folder go unnoticed there.
+  fcntl = None
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class _LogHandler(logging.FileHandler):
+  """A file handler that stays quiet on a full disk: the next score to be saved reports it."""
+
+  def handleError(self, record: logging.LogRecord) -> None:
+    pass
+
+
+class Workdir:
+  """One run's folder, locked against a second run for as long as this process lives.
+
+  Attributes:
+    path: the folder.
+    resumed: whether an earlier run with the same settings had begun here.
+    log: a `logging.FileHandler` on the file `log`; add it to the loggers that should write there.
+  """
+
+  path: pathlib.Path
+  resumed: bool
+  log: logging.FileHandler
+  _lock: int = -1  # File descriptors; -1 while closed.
+  _scores: int = -1
+
+  @classmethod
+  def open(
+    cls,
+    path: str | os.PathLike[str],
+    config: dict[str, Any],
+    *,
+    ignore: Sequence[str] = ("workdir",),
+  ) -> "Workdir":
+    """Creates the folder or continues in it.
+
+    Args:
+      path: the folder; parents are made too.
+      config: every setting of the run, JSON-able; kept in config.json beside `provenance()`.
+      ignore: keys of `config` that may differ between a run and its continuation.
+
+    Raises:
+      WorkdirError: the folder cannot be written, is in use by another process, holds a run with
+        other settings (each difference is listed), or its files are damaged.
+    """
+    self = cls()
+    self.path = pathlib.Path(path).expanduser()
+    try:
+      with _refusing(self.path):
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.path)
+        self.resumed = _claim(self.path, config, ignore)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        self._scores = os.open(self.path / "scores.jsonl", flags, 0o666)
+        self.log = _LogHandler(self.path / "log", encoding="utf-8")
+      self.log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+      self.records()  # Cuts a torn tail now, before anything is appended to it.
+    except BaseException:
+      self.close()
+      raise
+    return self
+
+  def append(self, record: dict[str, Any]) -> None:
+    """Adds one line to scores.jsonl and forces it to disk; on failure the file is as before.
+
+    Raises:
+      WorkdirError: the line could not be written (a full disk, say).
+      TypeError: the record is not JSON-able.
+    """
+    line = encode(record).encode() + b"\n"
+    with _refusing(self.path / "scores.jsonl"):
+      before = os.fstat(self._scores).st_size
+      try:
+        while line:
+          line = line[os.write(self._scores, line) :]
+        os.fsync(self._scores)
+      except BaseException:
+        os.ftruncate(self._scores, before)
+        raise
+
+  def records(self) -> list[dict[str, Any]]:
+    """All records of scores.jsonl, in order.
+
+    A last line that a kill cut short is removed from the file: its score is computed again.
+
+    Raises:
+      WorkdirError: any other line is damaged; the message gives its number.
+    """
+    file = self.path / "scores.jsonl"
+    with _refusing(file):
+      lines = file.read_bytes().splitlines(keepends=True)
+    found, end = [], 0
+    for number, line in enumerate(lines, start=1):
+      record = _record(line)
+      if record is None and number < len(lines):
+        raise WorkdirError(
+          f"--workdir: line {number} of {file} is damaged ({line[:40]!r}); delete that line to "
+          "have its score computed again, or give another --workdir"
+        )
+      if record is None:
+        logging.getLogger(__name__).warning("line %d of %s was cut short; removed", number, file)
+        with _refusing(file):
+          os.ftruncate(self._scores, end)
+      else:
+        found.append(record)
+        end += len(line)
+    return found
+
+  def write_bytes(self, name: str, data: bytes) -> pathlib.Path:
+    """Writes a file of the folder, whole or not at all, and returns its path."""
+    return write_atomically(self.path / name, data)
+
+  def write_text(self, name: str, text: str) -> pathlib.Path:
+    """As `write_bytes`, for UTF-8 text."""
+    return self.write_bytes(name, text.encode())
+
+  def write_json(self, name: str, value: Any) -> pathlib.Path:
+    """As `write_bytes`, for a JSON-able value; numpy and JAX arrays become lists."""
+    return self.write_text(name, encode(value, indent=2) + "\n")
+
+  def read_json(self, name: str) -> Any:
+    """Reads what `write_json` wrote; None if there is no such file."""
+    return _read_json(self.path / name)
+
+  def close(self) -> None:
+    """Closes the files and lets go of the lock (the end of the process does so too)."""
+    if hasattr(self, "log"):
+      self.log.close()
+    for descriptor in (self._scores, self._lock):
+      if descriptor >= 0:
+        os.close(descriptor)
+    self._scores = self._lock = -1
+
+  def __enter__(self) -> "Workdir":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+
+def provenance() -> dict[str, Any]:
+  """What produced a result: versions, devices, git revision (None outside a checkout), OS, date."""
+  device = jax.devices()[0]
+  return {
+    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "jaxnas": jaxnas.__version__,
+    "revision": _revision(pathlib.Path(jaxnas.__file__).resolve().parents[1]),
+    "python": platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
+    "platform": device.platform,
+    "device_kind": device.device_kind,
+    "device_count": jax.device_count(),
+    "os": platform.platform(),
+  }
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> pathlib.Path:
+  """Writes a file beside its place, forces it to disk, renames it; returns its path.
+
+  Raises:
+    WorkdirError: it could not be written; a file that stood there before is untouched.
+  """
+  path = pathlib.Path(path)
+  part = path.with_name(f".{path.name}.part")
+  with _refusing(path):
+    try:
+      with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(part, path)
+    except BaseException:
+      with contextlib.suppress(OSError):  # Of two failures, the first is the one to report.
+        part.unlink(missing_ok=True)
+      raise
+  return path
+
+
+def encode(value: Any, indent: int | None = None) -> str:
+  """JSON text of a value made of dicts, sequences, numbers, strings, paths and arrays."""
+  return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def decode(text: str | bytes) -> Any:
+  """The value of a text that `encode` wrote (tuples and arrays come back as lists)."""
+  return _restore(json.loads(text))
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {str(key): _plain(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_plain(item) for item in value]
+  if value is None or isinstance(value, (str, bool, int)):
+    return value
+  if isinstance(value, float):
+    if math.isnan(value):
+      return "NaN"
+    return float(value) if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if hasattr(value, "tolist"):
+    return _plain(value.tolist())
+  raise TypeError(f"a {type(value).__name__} cannot be written as JSON: {value!r}")
+
+
+def _restore(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _restore(item) for key, item in value.items()}
+  if isinstance(value, list):
+    return [_restore(item) for item in value]
+  return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+  """The record on one line; None if the line is not whole."""
+  if not line.endswith(b"\n"):
+    return None
+  try:
+    value = decode(line)
+  except ValueError:
+    return None
+  return value if isinstance(value, dict) else None
+
+
+def _read_json(file: pathlib.Path) -> Any:
+  try:
+    with _refusing(file):
+      return decode(file.read_bytes()) if file.exists() else None
+  except ValueError as error:
+    raise WorkdirError(
+      f"--workdir: {file} is not valid JSON ({error}); delete it or give another --workdir"
+    ) from error
+
+
+def _claim(path: pathlib.Path, config: dict[str, Any], ignore: Sequence[str]) -> bool:
+  """Writes config.json, or compares with it; returns whether a run had begun here."""
+  saved = _read_json(path / "config.json")
+  if saved is None:
+    if (path / "scores.jsonl").exists():
+      raise WorkdirError(
+        f"--workdir={path} has a scores.jsonl but no config.json, so its settings are unknown; "
+        "give another --workdir"
+      )
+    text = encode({"config": config, "provenance": provenance()}, indent=2) + "\n"
+    write_atomically(path / "config.json", text.encode())
+    return False
+  if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
+    raise WorkdirError(
+      f"--workdir={path} has a config.json that no run of jaxnas wrote; give another --workdir"
+    )
+  differing = "; ".join(
+    f"--{key}: was {was}, now {now}"
+    for key, was, now in _differences(saved["config"], config)
+    if key.split(".")[0] not in ignore
+  )
+  if differing:
+    raise WorkdirError(
+      f"--workdir={path} holds a run with other settings ({differing}); "
+      "give the same flags to continue it, or another --workdir"
+    )
+  return True
+
+
+def _differences(was: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+  """(key, old value, new value) of what differs; keys inside a dict are joined by dots."""
+  before, after = _flat(_plain(was)), _flat(_plain(now))
+  for key in sorted(before.keys() | after.keys()):
+    if key not in before or key not in after or before[key] != after[key]:
+      old, new = (json.dumps(s[key]) if key in s else "not set" for s in (before, after))
+      yield key, old, new
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for key, value in config.items():
+    flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+  return flat
+
+
+def _lock(path: pathlib.Path) -> int:
+  """Takes the folder's lock; returns the descriptor that holds it."""
+  descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+  try:
+    if fcntl is not None:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+  except BlockingIOError as error:
+    holder = os.read(descriptor, 32).decode() or "unknown"
+    os.close(descriptor)
+    raise WorkdirError(
+      f"--workdir={path} is in use by another run (pid {holder}); "
+      "wait for it to end, or give another --workdir"
+    ) from error
+  except OSError as error:
+    if error.errno in _NO_LOCKS_HERE:  # Some network file systems: run on, unguarded.
+      logging.getLogger(__name__).warning("%s cannot be locked: %s", path, error.strerror)
+      return descriptor
+    os.close(descriptor)
+    raise
+  return descriptor
+
+
+@contextlib.contextmanager
+def _refusing(path: pathlib.Path) -> Iterator[None]:
+  """Turns an OSError into the one line that says what would not be written, why, what to do."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      fix = "free some space and start again with the same flags: the run continues"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+      fix = "something else stands in its place; give another --workdir"
+    else:
+      fix = "give a --workdir that can be written"
+    reason = error.strerror or str(error)
+    raise WorkdirError(f"--workdir: cannot write {path} ({reason}); {fix}") from error
+
+
+def _revision(checkout: pathlib.Path) -> str | None:
+  if not (checkout / ".git").exists():  # An installed copy; git would find a stranger's checkout.
+    return None
+  command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
+  try:
+    answer = subprocess.run(
+      [*command, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return answer.stdout.strip() or None

@@ -1,0 +1,351 @@
+"""The NAS-Bench-201 network in Flax, for one architecture, a pruned supernet or a soft mixture.
+
+`alphas` of shape (1, 6, 5) are the weights with which every edge mixes its operations: one-hot rows are an
+architecture, rows of equal weights a (pruned) supernet. They are data, so one compilation serves all of them.
+
+A cell is computed source by source: every convolution that leaves a node sees the same ReLU(node), so those of
+all outgoing edges and kernel sizes are one fused layer (`layers.conv_bn_mix`).
+
+Source: Dong & Yang, "NAS-Bench-201", ICLR 2020, section 2; TE-NAS's reduced supernets: Chen et al., ICLR 2021.
+"""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxnas.errors import ConfigError, DatasetError
+from jaxnas.spaces import layers
+from jaxnas.spaces.nb201.encoding import EDGES, OPS
+
+SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
+CONVS = {OPS.index("nor_conv_1x1"): 1, OPS.index("nor_conv_3x3"): 3}  # op column -> kernel size
+ALL_OPS = (tuple(range(len(OPS))),) * len(EDGES)
+EXECUTED = 0.01  # an operation with a smaller weight is not executed (TE-NAS code): it shows no ReLU
+BATCH_NORMS = ("batch", "batch_frozen", "running", "identity")
+INITS = ("kaiming_fan_out", "kaiming_fan_in", "torch_default")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+  """Shape and numerics of the network.
+
+  Attributes:
+    channels: C, channels of the first stage (doubled by each of the two reduction blocks).
+    cells: N, cells per stage. The benchmark trains C=16, N=5.
+    classes: outputs of the classifier.
+    stem: whether a 3x3 convolution to C channels precedes the cells; without it images must have C channels.
+    first_cell_only: stop after the first cell (TE-NAS's network for linear regions).
+    batch_norm: `batch` (mini-batch statistics, differentiated through), `batch_frozen` (the same, as constants),
+      `running` (the `batch_stats` collection) or `identity` (mean 0, variance 1).
+    init: `kaiming_fan_out` or `kaiming_fan_in` (normal, gain sqrt 2, biases 0), or `torch_default`
+      (uniform within 1 / sqrt(fan in), classifier bias included).
+    ops: for each edge, the columns of the operations that exist; the default, all, is the supernet.
+    fused: compute `batch` mode by `layers.conv_bn_mix`; off, by plain autodiff of the same formulas.
+  """
+
+  channels: int = 16
+  cells: int = 5
+  classes: int = 10
+  stem: bool = True
+  first_cell_only: bool = False
+  batch_norm: Literal["batch", "batch_frozen", "running", "identity"] = "batch"
+  init: Literal["kaiming_fan_out", "kaiming_fan_in", "torch_default"] = "kaiming_fan_out"
+  ops: tuple[tuple[int, ...], ...] = ALL_OPS
+  fused: bool = True
+
+  def __post_init__(self):
+    for name in ("channels", "cells", "classes"):
+      if getattr(self, name) < 1:
+        raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+    for name, allowed in (("batch_norm", BATCH_NORMS), ("init", INITS)):
+      if getattr(self, name) not in allowed:
+        raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+    if len(self.ops) != len(EDGES) or any(o not in range(len(OPS)) for row in self.ops for o in row):
+      raise ConfigError(f"ops={self.ops} must list op columns 0..{len(OPS) - 1} for each of {len(EDGES)} edges")
+
+
+def _kernel_init(config: NetworkConfig) -> nn.initializers.Initializer:
+  if config.init == "torch_default":
+    return nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+  mode = "fan_out" if config.init == "kaiming_fan_out" else "fan_in"
+  return nn.initializers.variance_scaling(2.0, mode, "normal")
+
+
+class BatchNorm(nn.Module):
+  """Scale and bias, and the statistics: `batch_stats` (running) and, when asked for, `moments` (this batch's)."""
+
+  features: int
+  config: NetworkConfig
+
+  def setup(self):
+    self.scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
+    self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+    if self.config.batch_norm == "running" or self.is_mutable_collection("batch_stats"):
+      self.mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,), jnp.float32)
+      self.var = self.variable("batch_stats", "var", jnp.ones, (self.features,), jnp.float32)
+
+  def collecting(self) -> bool:
+    """Whether the caller of `apply` asked for this batch's statistics."""
+    return self.is_mutable_collection("batch_stats") or self.is_mutable_collection("moments")
+
+  def statistics(self, z: Array | None) -> tuple[Array, Array]:
+    """(mean, variance) [features] that the mode prescribes; `z` [N, H, W, features] is the layer's input."""
+    mode = self.config.batch_norm
+    if mode == "identity":
+      return jnp.zeros_like(self.bias), jnp.ones_like(self.scale)
+    if mode == "running":
+      return self.mean.value, self.var.value
+    assert z is not None
+    mean, var = layers.batch_moments(z)
+    if self.is_mutable_collection("moments"):
+      self.put_variable("moments", "mean", mean)
+      self.put_variable("moments", "var", var)
+    if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+      count = z.size // z.shape[-1]
+      unbiased = var * (count / max(1, count - 1))
+      self.mean.value = 0.9 * self.mean.value + 0.1 * lax.stop_gradient(mean)
+      self.var.value = 0.9 * self.var.value + 0.1 * lax.stop_gradient(unbiased)
+    return (mean, var) if mode == "batch" else (lax.stop_gradient(mean), lax.stop_gradient(var))
+
+  def __call__(self, z: Array) -> Array:
+    return layers.normalise(z, *self.statistics(z)) * self.scale[None, None, None] + self.bias[None, None, None]
+
+
+class Kernel(nn.Module):
+  """The HWIO kernel of a convolution without bias."""
+
+  size: int
+  channels_in: int
+  channels_out: int
+  config: NetworkConfig
+
+  @nn.compact
+  def __call__(self) -> Array:
+    shape = (self.size, self.size, self.channels_in, self.channels_out)
+    return self.param("kernel", _kernel_init(self.config), shape, jnp.float32)
+
+
+class ConvBN(nn.Module):
+  """Convolution and batch normalisation of an input that has had its ReLU."""
+
+  size: int
+  channels_in: int
+  channels_out: int
+  config: NetworkConfig
+  stride: int = 1
+
+  def setup(self):
+    self.conv = Kernel(self.size, self.channels_in, self.channels_out, self.config)
+    self.bn = BatchNorm(self.channels_out, self.config)
+
+  def __call__(self, x: Array) -> Array:
+    ones = jnp.ones((self.channels_out,), x.dtype)
+    return mixed_conv_bn(x, [[self]], [[ones]], self.config, self.stride)
+
+
+def mixed_conv_bn(
+  x: Float[Array, "N H W C"], branches: list[list[ConvBN]], weights: list[list[Array]], config: NetworkConfig, stride: int
+) -> Array:
+  """The outputs of several targets side by side in the channel axis: [N, H2, W2, targets * Cout].
+
+  `branches[o][t]` is the module of kernel size o and target t, `weights[o][t]` its mixing weight per channel. Every
+  mode of batch normalisation goes through here, so all see the same order of operations.
+  """
+  kernels, scales, biases, flat = [], [], [], []
+  for row, row_weights in zip(branches, weights, strict=True):
+    kernels.append(jnp.concatenate([m.conv() for m in row], -1))
+    scales.append(jnp.concatenate([m.bn.scale for m in row]))
+    biases.append(jnp.concatenate([m.bn.bias for m in row]))
+    flat.append(jnp.concatenate(row_weights))
+  if config.batch_norm == "batch" and config.fused and not branches[0][0].bn.collecting():
+    return layers.conv_bn_mix(x, tuple(kernels), tuple(scales), tuple(biases), tuple(flat), stride)
+  means, variances = [], []
+  for row, kernel in zip(branches, kernels, strict=True):
+    parts: list[Array | None] = [None] * len(row)
+    if config.batch_norm in ("batch", "batch_frozen"):
+      parts = list(jnp.split(layers.conv(x, kernel, stride), len(row), -1))
+    mean, var = zip(*(m.bn.statistics(z) for m, z in zip(row, parts, strict=True)), strict=True)
+    means.append(jnp.concatenate(mean))
+    variances.append(jnp.concatenate(var))
+  return layers.conv_affine_mix(x, kernels, scales, biases, flat, means, variances, stride)
+
+
+class Edge(nn.Module):
+  """The parameters of one edge's operations."""
+
+  channels: int
+  ops: tuple[int, ...]
+  config: NetworkConfig
+
+  def setup(self):
+    args = (self.channels, self.channels, self.config)
+    self.convs = {o: ConvBN(CONVS[o], *args, name=OPS[o]) for o in self.ops if o in CONVS}
+
+
+class Cell(nn.Module):
+  """Four nodes, six edges; a node is the sum over its incoming edges, the output is the last node."""
+
+  channels: int
+  config: NetworkConfig
+
+  def setup(self):
+    self.edges = {
+      (target, source): Edge(self.channels, self.config.ops[e], self.config, name=f"edge{target}_{source}")
+      for e, (target, source) in enumerate(EDGES)
+    }
+
+  def __call__(self, x: Float[Array, "N H W C"], alphas: Float[Array, "E O"]) -> Float[Array, "N H W C"]:
+    nodes: list[Array] = [x]
+    incoming: list[list[Array]] = [[], [], []]
+    for source in range(3):
+      for target, value in self._leaving(source, nodes[source], alphas):
+        incoming[target - 1].append(value)
+      nodes.append(sum(incoming[source][1:], incoming[source][0]))
+    return nodes[-1]
+
+  def _leaving(self, source: int, x: Array, alphas: Array):
+    """(target, summed output of the edge's operations) of every edge that leaves `source`."""
+    rows = {t: e for e, (t, s) in enumerate(EDGES) if s == source}
+    outputs: dict[int, list[Array]] = {t: [] for t in rows}
+    groups: dict[tuple[int, ...], list[int]] = {}  # the targets whose edges have the same convolutions
+    for target, e in rows.items():
+      convs = tuple(o for o in CONVS if o in self.config.ops[e])
+      if convs:
+        groups.setdefault(convs, []).append(target)
+    positive = nn.relu(x)
+    active = jnp.asarray(False)
+    for convs, targets in groups.items():
+      branches = [[self.edges[t, source].convs[o] for t in targets] for o in convs]
+      weights = [[jnp.broadcast_to(alphas[rows[t], o], (self.channels,)) for t in targets] for o in convs]
+      mixed = mixed_conv_bn(positive, branches, weights, self.config, 1)
+      for target, value in zip(targets, jnp.split(mixed, len(targets), -1), strict=True):
+        outputs[target].append(value)
+        active = active | jnp.any(jnp.stack([alphas[rows[target], o] > EXECUTED for o in convs]))
+    if groups:
+      self.sow("patterns", f"node{source}", (x > 0) & active)
+    pooled = layers.avg_pool(x) if any(POOL in self.config.ops[e] for e in rows.values()) else None
+    for target, e in rows.items():
+      if pooled is not None and POOL in self.config.ops[e]:
+        outputs[target].append(alphas[e, POOL] * pooled)
+      if SKIP in self.config.ops[e]:
+        outputs[target].append(alphas[e, SKIP] * x)
+      values = outputs[target] or [jnp.zeros_like(x)]
+      yield target, sum(values[1:], values[0])
+
+
+class ReductionBlock(nn.Module):
+  """C -> 2C at half the size: two ReLU-conv3x3-BN, the first at stride 2, plus pool-conv1x1 of the input."""
+
+  channels_in: int
+  config: NetworkConfig
+
+  def setup(self):
+    channels = 2 * self.channels_in
+    self.conv_a = ConvBN(3, self.channels_in, channels, self.config, stride=2)
+    self.conv_b = ConvBN(3, channels, channels, self.config)
+    self.downsample = Shortcut(self.channels_in, channels, self.config)
+
+  def __call__(self, x: Array) -> Array:
+    self.sow("patterns", "before_conv_a", x > 0)
+    middle = self.conv_a(nn.relu(x))
+    self.sow("patterns", "before_conv_b", middle > 0)
+    return self.downsample(x) + self.conv_b(nn.relu(middle))
+
+
+class Shortcut(nn.Module):
+  """2x2 average pooling and a 1x1 convolution."""
+
+  channels_in: int
+  channels_out: int
+  config: NetworkConfig
+
+  def setup(self):
+    self.conv = Kernel(1, self.channels_in, self.channels_out, self.config)
+
+  def __call__(self, x: Array) -> Array:
+    return layers.conv(layers.avg_pool_2x2(x), self.conv(), 1)
+
+
+class Classifier(nn.Module):
+  """Linear layer with bias."""
+
+  features: int
+  config: NetworkConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "N C"]) -> Float[Array, "N K"]:
+    fan_in = x.shape[-1]
+    kernel = self.param("kernel", _kernel_init(self.config), (fan_in, self.features), jnp.float32)
+    bias = self.param("bias", self._bias_init(fan_in), (self.features,), jnp.float32)
+    return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST) + bias[None]
+
+  def _bias_init(self, fan_in: int):
+    if self.config.init != "torch_default":
+      return nn.initializers.zeros
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Network(nn.Module):
+  """Stem, three stages of cells with reduction blocks between them, BN-ReLU, global pooling, classifier.
+
+  `apply(variables, images [N, H, W, 3], alphas [1, 6, 5])` -> logits [N, classes].
+  Collections: `params`; `batch_stats` (running statistics, updated when mutable); `moments` (this batch's
+  statistics, when mutable); `patterns` (signs of all ReLU outputs) and `features` (stem, cells, last), both sown.
+  """
+
+  config: NetworkConfig
+
+  def setup(self):
+    c, n = self.config.channels, self.config.cells
+    if self.config.stem:
+      self.stem = ConvBN(3, 3, c, self.config)
+    stages: list[nn.Module] = []
+    for stage in range(3):
+      if stage:
+        stages.append(ReductionBlock(c * 2 ** (stage - 1), self.config))
+      stages += [Cell(c * 2**stage, self.config) for _ in range(n)]
+    self.cells = stages[:1] if self.config.first_cell_only else stages
+    width = c if self.config.first_cell_only else 4 * c
+    self.last = Last(width, self.config)
+    self.classifier = Classifier(self.config.classes, self.config)
+
+  def __call__(self, images: Float[Array, "N H W 3"], alphas: Float[Array, "1 6 5"]) -> Float[Array, "N K"]:
+    self._check(images, alphas)
+    x = self.stem(images) if self.config.stem else images
+    self.sow("features", "after_stem", x)
+    for i, cell in enumerate(self.cells):
+      x = cell(x, alphas[0]) if isinstance(cell, Cell) else cell(x)
+      self.sow("features", f"after_cell{i}", x)
+    x = self.last(x)
+    self.sow("patterns", "after_last", x > 0)
+    x = nn.relu(x)
+    self.sow("features", "after_last", x)
+    return self.classifier(x.mean((1, 2)))
+
+  def _check(self, images: Array, alphas: Array):
+    channels = 3 if self.config.stem else self.config.channels
+    if images.ndim != 4 or images.shape[-1] != channels:
+      raise DatasetError(f"images of shape {images.shape}: expected (N, H, W, {channels})")
+    if not self.config.first_cell_only and min(images.shape[1:3]) < 4:
+      raise DatasetError(f"images of {images.shape[1]}x{images.shape[2]} pixels: two halvings need at least 4x4")
+    if alphas.shape != (1, len(EDGES), len(OPS)):
+      raise ConfigError(f"alphas of shape {alphas.shape}: expected (1, {len(EDGES)}, {len(OPS)})")
+
+
+class Last(nn.Module):
+  """The batch normalisation before the global pooling."""
+
+  channels: int
+  config: NetworkConfig
+
+  def setup(self):
+    self.bn = BatchNorm(self.channels, self.config)
+
+  def __call__(self, x: Array) -> Array:
+    return self.bn(x)

@@ -1,0 +1,91 @@
+"""Command: turns a NATS-Bench topology folder or file into a table, once."""
+
+import argparse
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+from jaxnas.errors import BenchmarkError, JaxnasError
+from jaxnas.tabular import open_benchmark, write_csv
+from jaxnas.tabular.csv_table import check_out
+from jaxnas.tabular.table import FLAG
+
+_PROGRAM = "python -m jaxnas.tabular"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command; returns 0, 2 for bad input (one line on stderr), or 130 if interrupted."""
+  arguments = _parser().parse_args(argv)
+  try:
+    _convert(arguments.source, arguments.out, arguments.overwrite)
+  except JaxnasError as error:
+    text = str(error)
+    if text.startswith(FLAG):  # the flag of jaxnas.main; here it is the first argument
+      text = f"SOURCE={text.removeprefix(FLAG)}"
+    print(f"{_PROGRAM}: {text}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print(f"{_PROGRAM}: interrupted; nothing was written", file=sys.stderr)
+    return 130
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog=_PROGRAM,
+    description=(
+      "Read a NATS-Bench topology benchmark once and write it as a table that opens in a fraction"
+      " of a second: python -m jaxnas.main --benchmark=OUT."
+    ),
+    epilog=(
+      "NATS-Bench files are pickles, which run code when opened: convert only files that you trust."
+      " A full folder takes about five minutes. OUT is written wholly or not at all."
+    ),
+  )
+  parser.add_argument(
+    "source",
+    metavar="SOURCE",
+    help="NATS-tss-v1_0-3ffb9-simple folder or NATS-tss-v1_0-3ffb9.pickle.pbz2 file",
+  )
+  parser.add_argument("out", metavar="OUT", help="table to write; ends in .csv.gz or .csv")
+  parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+  return parser
+
+
+def _convert(source: str, out: str, overwrite: bool) -> None:
+  from rich import progress
+  from rich.console import Console
+
+  check_out(out, overwrite=overwrite)
+  start = time.monotonic()
+  console = Console(stderr=True)
+  with console.status("opening SOURCE (minutes for a single file of 2 GB)"):
+    benchmark = open_benchmark(source)
+  held = len(benchmark.unread)
+  if not held:
+    raise BenchmarkError(f"{FLAG}{source}: already a table; use it as it is")
+  columns = (
+    progress.TextColumn("reading"),
+    progress.BarColumn(),
+    progress.MofNCompleteColumn(),
+    progress.TextColumn("{task.fields[rate]} ETA"),
+    progress.TimeRemainingColumn(),
+  )
+  quiet = not console.is_terminal
+  with progress.Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+    task = bar.add_task("", total=held, rate="")
+
+    def report(done: int, total: int) -> None:
+      speed = bar.tasks[0].speed or 0.0
+      bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s")
+
+    write_csv(benchmark, out, overwrite=overwrite, progress=report)
+  size = pathlib.Path(out).stat().st_size / 1e6
+  seconds = time.monotonic() - start
+  counts = f"{held:,} of {len(benchmark.archs):,} architectures"
+  print(f"{out}: {counts}, {size:.2f} MB, in {seconds:.1f} s")
+
+
+if __name__ == "__main__":
+  sys.exit(main())

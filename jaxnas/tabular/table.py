@@ -1,0 +1,227 @@
+"""The one interface to the accuracies of trained architectures, whatever file they came from."""
+
+import dataclasses
+import functools
+import operator
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
+
+DATASETS = ("cifar10", "cifar100", "imagenet16_120")
+ACCURACY_COLUMNS = (
+  *(f"{dataset}_test" for dataset in DATASETS),
+  *(f"{dataset}_valid" for dataset in DATASETS),
+  "cifar10_valid_12ep",
+)
+COLUMNS = (*ACCURACY_COLUMNS, "cost_12ep_s", "params_mb")
+NUM_ARCHS = 15_625
+FLAG = "--benchmark="
+
+# An accuracy is a mean over at most three seeds of (correct / images), so two of them differ by
+# nothing or by more than 6e-4 points. Smaller gaps are float32 noise of the original sums; counted
+# as differences they would move ranks by more than 300 places.
+RANK_DECIMALS = 4
+
+_NODES = (r"\|{op}~0\|", r"\|{op}~0\|{op}~1\|", r"\|{op}~0\|{op}~1\|{op}~2\|")
+_NB201 = re.compile(r"\+".join(_NODES).format(op=r"[a-z][a-z0-9_]*"))
+_FIX = (
+  "give a NATS-tss-v1_0-3ffb9-simple folder, a NATS-tss-v1_0-3ffb9.pickle.pbz2 file, or a table"
+  " that `python -m jaxnas.tabular` wrote"
+)
+
+
+def problem(path: str | os.PathLike[str], what: str, fix: str = _FIX) -> BenchmarkError:
+  """The error for a benchmark that cannot be used: one line with the flag, the path, the fix."""
+  return BenchmarkError(f"{FLAG}{os.fspath(path)}: {' '.join(what.split())}; {fix}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Benchmark:
+  """Accuracies of A trained architectures, in the benchmark's own order.
+
+  Attributes:
+    name: file or folder name, for reports.
+    space: the search space, "nb201".
+    path: where it was opened from.
+    archs: A architecture strings; the place in the tuple is the architecture's index.
+    columns: float64 [A] for each of `COLUMNS`: accuracies in percent, `cost_12ep_s` in seconds,
+      `params_mb` in millions of parameters; nan where unknown or not read yet.
+    read_row: reads the values of one architecture from the source.
+    unread: indices that the source holds and `columns` does not yet. They are read when asked for;
+      rankings need all of them (about 20 ms each from a NATS-Bench folder).
+    datasets: the data sets that `accuracy` knows.
+  """
+
+  name: str
+  space: str
+  path: str
+  archs: tuple[str, ...] = dataclasses.field(repr=False)
+  columns: Mapping[str, Float64[np.ndarray, "A"]] = dataclasses.field(repr=False)
+  read_row: Callable[[int], Mapping[str, float]] | None = dataclasses.field(
+    default=None, repr=False
+  )
+  unread: set[int] = dataclasses.field(default_factory=set, repr=False)
+  datasets: tuple[str, ...] = DATASETS
+  _orders: dict[str, tuple[Int64[np.ndarray, "A"], int]] = dataclasses.field(
+    default_factory=dict, init=False, repr=False
+  )
+
+  def index(self, arch: str | int) -> int:
+    """The index of an architecture given as the benchmark's exact string or as an index.
+
+    Raises:
+      ArchitectureError: no such architecture.
+    """
+    if isinstance(arch, str):
+      if arch not in self._index_of:
+        raise ArchitectureError(
+          f"arch {arch!r}: not among the {len(self.archs):,} architectures of {self.path};"
+          f" write it as in {self.archs[0]!r}"
+        )
+      return self._index_of[arch]
+    index = operator.index(arch)
+    if not 0 <= index < len(self.archs):
+      raise ArchitectureError(f"arch {index}: not an index; give 0..{len(self.archs) - 1}")
+    return index
+
+  def accuracy(self, arch: str | int, dataset: str, split: str = "test") -> float:
+    """Accuracy in percent, mean over the trained seeds; nan if the benchmark lacks it.
+
+    Args:
+      arch: the benchmark's exact string, or an index.
+      dataset: "cifar10", "cifar100" or "imagenet16_120".
+      split: "test" and "valid" are after 200 epochs, "valid_12ep" (CIFAR-10 only) is after the
+        12-epoch run. CIFAR-10's validation networks saw half of the training set, its test
+        networks all of it (Dong and Yang, NAS-Bench-201, section 2.2).
+
+    Raises:
+      ArchitectureError: no such architecture.
+      ConfigError: no such data set or split.
+      BenchmarkError: the architecture's file is damaged.
+    """
+    return self._value(_column(dataset, split), arch)
+
+  def accuracies(self, dataset: str, split: str = "test") -> Float64[np.ndarray, "A"]:
+    """Accuracies in percent of all architectures (read-only), nan where unknown.
+
+    Raises:
+      ConfigError, BenchmarkError: as `accuracy`.
+    """
+    name = _column(dataset, split)
+    self.read_all()
+    view = self.columns[name].view()
+    view.flags.writeable = False
+    return view
+
+  def rank(self, arch: str | int, dataset: str, split: str = "test") -> tuple[int | None, int]:
+    """Competition rank (1 = best, ties share the better rank) and the number of known accuracies.
+
+    Accuracies closer than 1e-4 points are ties. The rank is None if the accuracy is unknown. The
+    first call of a (dataset, split) sorts, later ones look up.
+
+    Raises:
+      ArchitectureError, ConfigError, BenchmarkError: as `accuracy`.
+    """
+    index = self.index(arch)
+    ranks, known = self._ranks(_column(dataset, split))
+    return int(ranks[index]) or None, known
+
+  def best(self, dataset: str, split: str = "test") -> tuple[int, float]:
+    """Index and accuracy (percent) of the best known architecture, the first one of equals.
+
+    Raises:
+      ConfigError: no such data set or split.
+      BenchmarkError: no accuracy is known, or a file is damaged.
+    """
+    name = _column(dataset, split)
+    ranks, known = self._ranks(name)
+    if not known:
+      raise problem(self.path, f"holds no {split} accuracy of {dataset}")
+    index = int(np.argmax(ranks == 1))
+    return index, float(self.columns[name][index])
+
+  def cost_12ep(self, arch: str | int) -> float:
+    """Seconds of training of the 12-epoch CIFAR-10 run (half of the training set); nan if unknown.
+
+    The benchmark's simulated search time adds one validation pass to it.
+    """
+    return self._value("cost_12ep_s", arch)
+
+  def params_mb(self, arch: str | int) -> float:
+    """Millions of parameters (C=16, N=5, 10 classes); nan if unknown."""
+    return self._value("params_mb", arch)
+
+  def read_all(self, progress: Callable[[int, int], None] | None = None) -> None:
+    """Reads what the source still holds; `progress(rows read, rows to read)` is called after each.
+
+    Raises:
+      BenchmarkError: a file is damaged.
+    """
+    todo = sorted(self.unread)
+    for done, index in enumerate(todo, start=1):
+      self._read(index)
+      if progress is not None:
+        progress(done, len(todo))
+
+  @functools.cached_property
+  def _index_of(self) -> dict[str, int]:
+    return {arch: index for index, arch in enumerate(self.archs)}
+
+  def _read(self, index: int) -> None:
+    if index in self.unread and self.read_row is not None:
+      for name, value in self.read_row(index).items():
+        self.columns[name][index] = value
+      self.unread.discard(index)
+
+  def _value(self, name: str, arch: str | int) -> float:
+    index = self.index(arch)
+    self._read(index)
+    return float(self.columns[name][index])
+
+  def _ranks(self, name: str) -> tuple[Int64[np.ndarray, "A"], int]:
+    """Ranks of a column (0 where unknown) and the number of known values."""
+    self.read_all()
+    if name not in self._orders:
+      values = np.round(self.columns[name], RANK_DECIMALS)
+      ascending = np.sort(values[~np.isnan(values)])
+      ranks = len(ascending) - np.searchsorted(ascending, values, side="right") + 1
+      self._orders[name] = (np.where(np.isnan(values), 0, ranks), len(ascending))
+    return self._orders[name]
+
+
+def _column(dataset: str, split: str) -> str:
+  if dataset not in DATASETS:
+    raise ConfigError(f"dataset {dataset!r}: not in the benchmark; give one of {DATASETS}")
+  name = f"{dataset}_{split}"
+  if name not in ACCURACY_COLUMNS:
+    known = tuple(c.removeprefix(f"{dataset}_") for c in ACCURACY_COLUMNS if c.startswith(dataset))
+    raise ConfigError(f"split {split!r}: the benchmark has none of {dataset}; give one of {known}")
+  return name
+
+
+def empty_columns() -> dict[str, Float64[np.ndarray, "A"]]:
+  """All columns, float64 [15625], filled with nan."""
+  return {name: np.full(NUM_ARCHS, np.nan) for name in COLUMNS}
+
+
+def check_archs(path: str | os.PathLike[str], archs: Sequence[object]) -> tuple[str, ...]:
+  """Returns the architectures if they are the 15,625 distinct cells of NAS-Bench-201.
+
+  Raises:
+    BenchmarkError: another space, or a part of the list.
+  """
+  strings = tuple(str(arch) for arch in archs)
+  strange = next((arch for arch in strings if not _NB201.fullmatch(arch)), None)
+  if strange is not None:
+    what = f"{len(strings):,} architectures of another space than nb201, such as {strange[:80]!r}"
+    raise problem(path, what)
+  if len(strings) != NUM_ARCHS:
+    raise problem(path, f"{len(strings):,} architectures where NAS-Bench-201 has {NUM_ARCHS:,}")
+  if len(set(strings)) != NUM_ARCHS:
+    raise problem(path, "the same architecture occurs twice")
+  return strings
