@@ -1,4 +1,4 @@
-"""Eigenvalues and condition numbers: reference numbers, and every way a kernel can be degenerate."""
+"""Eigenvalues and condition numbers: reference numbers, and every degenerate kernel."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,5 @@
 """How an empirical kernel function reads its axes, `vmap_axes` and keyword arguments."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,9 +40,11 @@ def leaf_axes(axes: Any, tree: PyTree, name: str) -> list[int | None]:
   result = []
   for axis, leaf in zip(listed, leaves, strict=True):
     ndim = jnp.ndim(leaf)
-    if axis is not None and not -ndim <= axis < ndim:
-      raise ConfigError(f"{name}={axes!r}: an array there has shape {jnp.shape(leaf)}.")
-    result.append(None if axis is None else operator.index(axis) % ndim)
+    if axis is not None and not (isinstance(axis, int) and -ndim <= axis < ndim):
+      raise ConfigError(
+        f"{name}={axes!r}: no axis {axis!r} in an array of shape {jnp.shape(leaf)}."
+      )
+    result.append(None if axis is None else axis % ndim)
   return result
 
 

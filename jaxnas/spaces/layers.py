@@ -153,7 +153,8 @@ def conv_bn_mix(
 def _conv_bn_mix_fwd(x, kernels, scales, biases, weights, stride):
   largest = max(k.shape[0] for k in kernels)
   window = patches(x, largest, stride)
-  patch_sum = window.sum((0, 1, 2))
+  window = window.reshape(-1, window.shape[-1]).T  # the layout that the products with every dy read
+  patch_sum = window.sum(1)
   y, saved = 0.0, []
   for kernel, scale, bias, weight in zip(kernels, scales, biases, weights, strict=True):
     z = _convolve(x, kernel, stride)
@@ -161,7 +162,7 @@ def _conv_bn_mix_fwd(x, kernels, scales, biases, weights, stride):
     normal = normalise(z, mean, variance)
     y = y + normal * _per_channel(scale * weight) + _per_channel(bias * weight)
     inverse = lax.rsqrt(variance + jnp.asarray(BN_EPSILON, z.dtype))
-    cross = jnp.einsum("nhwk,nhwc->kc", window, normal, precision=_HIGHEST)
+    cross = jnp.matmul(window, normal.reshape(-1, normal.shape[-1]), precision=_HIGHEST)
     saved.append((kernel, scale, bias, weight, mean, inverse, cross, *_pullback_basis(kernel, normal, stride, x.shape)))
   return y, (window, patch_sum, saved)
 
@@ -185,8 +186,9 @@ def _pullback_basis(kernel, normal, stride, shape):
 
 def _conv_bn_mix_bwd(stride, residuals, dy):
   window, patch_sum, saved = residuals
+  dy = lax.optimization_barrier(dy)  # else XLA assembles it once per reader
   count = jnp.asarray(dy.shape[0] * dy.shape[1] * dy.shape[2], dy.dtype)
-  correlation = jnp.einsum("nhwk,nhwc->kc", window, dy, precision=_HIGHEST)
+  correlation = jnp.matmul(window, dy.reshape(-1, dy.shape[-1]), precision=_HIGHEST)
   total = dy.sum((0, 1, 2))
   largest = max(s[0].shape[0] for s in saved)
   channels_in, channels_out = saved[0][0].shape[2:]

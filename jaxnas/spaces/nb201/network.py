@@ -10,22 +10,23 @@ Source: Dong & Yang, "NAS-Bench-201", ICLR 2020, section 2; TE-NAS's reduced sup
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.spaces import layers
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
+from jaxnas.spaces.supernet import EXECUTED
 
 SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
 CONVS = {OPS.index("nor_conv_1x1"): 1, OPS.index("nor_conv_3x3"): 3}  # op column -> kernel size
 ALL_OPS = (tuple(range(len(OPS))),) * len(EDGES)
-EXECUTED = 0.01  # an operation with a smaller weight is not executed (TE-NAS code): it shows no ReLU
 BATCH_NORMS = ("batch", "batch_frozen", "running", "identity")
 INITS = ("kaiming_fan_out", "kaiming_fan_in", "torch_default")
 
@@ -69,11 +70,25 @@ class NetworkConfig:
       raise ConfigError(f"ops={self.ops} must list op columns 0..{len(OPS) - 1} for each of {len(EDGES)} edges")
 
 
-def _kernel_init(config: NetworkConfig) -> nn.initializers.Initializer:
-  if config.init == "torch_default":
-    return nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-  mode = "fan_out" if config.init == "kaiming_fan_out" else "fan_in"
-  return nn.initializers.variance_scaling(2.0, mode, "normal")
+def _kernel_init(config: NetworkConfig):
+  """Initialiser of HWIO and (in, out) kernels: fan in = k k Cin, fan out = k k Cout."""
+
+  def init(key, shape, dtype):
+    window = math.prod(shape[:-2])
+    if config.init == "torch_default":
+      bound = (window * shape[-2]) ** -0.5
+      return _draw(jax.random.uniform, key, shape, dtype) * (2 * bound) - bound
+    fan = window * (shape[-1] if config.init == "kaiming_fan_out" else shape[-2])
+    return _draw(jax.random.normal, key, shape, dtype) * (2 / fan) ** 0.5
+
+  return init
+
+
+def _draw(distribution, key, shape, dtype):
+  """Values cut from a draw of a round length: XLA compiles a draw once per length, about a second each."""
+  size = math.prod(shape)
+  length = max(1024, 1 << (size - 1).bit_length())
+  return distribution(key, (length,), dtype)[:size].reshape(shape)
 
 
 class BatchNorm(nn.Module):
@@ -88,6 +103,9 @@ class BatchNorm(nn.Module):
     if self.config.batch_norm == "running" or self.is_mutable_collection("batch_stats"):
       self.mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,), jnp.float32)
       self.var = self.variable("batch_stats", "var", jnp.ones, (self.features,), jnp.float32)
+
+  def declare(self):
+    """Creates the parameters."""
 
   def collecting(self) -> bool:
     """Whether the caller of `apply` asked for this batch's statistics."""
@@ -143,6 +161,11 @@ class ConvBN(nn.Module):
     self.conv = Kernel(self.size, self.channels_in, self.channels_out, self.config)
     self.bn = BatchNorm(self.channels_out, self.config)
 
+  def declare(self):
+    """Creates the parameters."""
+    self.conv()
+    self.bn.declare()
+
   def __call__(self, x: Array) -> Array:
     ones = jnp.ones((self.channels_out,), x.dtype)
     return mixed_conv_bn(x, [[self]], [[ones]], self.config, self.stride)
@@ -186,6 +209,11 @@ class Edge(nn.Module):
     args = (self.channels, self.channels, self.config)
     self.convs = {o: ConvBN(CONVS[o], *args, name=OPS[o]) for o in self.ops if o in CONVS}
 
+  def declare(self):
+    """Creates the parameters."""
+    for module in self.convs.values():
+      module.declare()
+
 
 class Cell(nn.Module):
   """Four nodes, six edges; a node is the sum over its incoming edges, the output is the last node."""
@@ -198,6 +226,11 @@ class Cell(nn.Module):
       (target, source): Edge(self.channels, self.config.ops[e], self.config, name=f"edge{target}_{source}")
       for e, (target, source) in enumerate(EDGES)
     }
+
+  def declare(self):
+    """Creates the parameters."""
+    for edge in self.edges.values():
+      edge.declare()
 
   def __call__(self, x: Float[Array, "N H W C"], alphas: Float[Array, "E O"]) -> Float[Array, "N H W C"]:
     nodes: list[Array] = [x]
@@ -250,6 +283,12 @@ class ReductionBlock(nn.Module):
     self.conv_b = ConvBN(3, channels, channels, self.config)
     self.downsample = Shortcut(self.channels_in, channels, self.config)
 
+  def declare(self):
+    """Creates the parameters."""
+    for module in (self.conv_a, self.conv_b):
+      module.declare()
+    self.downsample.conv()
+
   def __call__(self, x: Array) -> Array:
     self.sow("patterns", "before_conv_a", x > 0)
     middle = self.conv_a(nn.relu(x))
@@ -274,21 +313,26 @@ class Shortcut(nn.Module):
 class Classifier(nn.Module):
   """Linear layer with bias."""
 
+  channels: int
   features: int
   config: NetworkConfig
 
-  @nn.compact
-  def __call__(self, x: Float[Array, "N C"]) -> Float[Array, "N K"]:
-    fan_in = x.shape[-1]
-    kernel = self.param("kernel", _kernel_init(self.config), (fan_in, self.features), jnp.float32)
-    bias = self.param("bias", self._bias_init(fan_in), (self.features,), jnp.float32)
-    return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST) + bias[None]
+  def setup(self):
+    shape = (self.channels, self.features)
+    self.kernel = self.param("kernel", _kernel_init(self.config), shape, jnp.float32)
+    self.bias = self.param("bias", self._bias_init(), (self.features,), jnp.float32)
 
-  def _bias_init(self, fan_in: int):
+  def declare(self):
+    """Creates the parameters."""
+
+  def __call__(self, x: Float[Array, "N C"]) -> Float[Array, "N K"]:
+    return jnp.matmul(x, self.kernel, precision=lax.Precision.HIGHEST) + self.bias[None]
+
+  def _bias_init(self):
     if self.config.init != "torch_default":
       return nn.initializers.zeros
-    bound = fan_in**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+    bound = self.channels**-0.5
+    return lambda key, shape, dtype: _draw(jax.random.uniform, key, shape, dtype) * (2 * bound) - bound
 
 
 class Network(nn.Module):
@@ -300,6 +344,16 @@ class Network(nn.Module):
   """
 
   config: NetworkConfig
+
+  @nn.nowrap
+  def with_batch_norm(self, mode: str) -> "Network":
+    """The same network with another `batch_norm` mode; parameters are the same."""
+    return Network(dataclasses.replace(self.config, batch_norm=mode), parent=None)
+
+  @nn.nowrap
+  def init_params(self, key: Array) -> PyTree:
+    """Fresh parameters, float32, as `init` draws them but without tracing a forward pass."""
+    return self.init(key, method="declare")["params"]
 
   def setup(self):
     c, n = self.config.channels, self.config.cells
@@ -313,7 +367,7 @@ class Network(nn.Module):
     self.cells = stages[:1] if self.config.first_cell_only else stages
     width = c if self.config.first_cell_only else 4 * c
     self.last = Last(width, self.config)
-    self.classifier = Classifier(self.config.classes, self.config)
+    self.classifier = Classifier(width, self.config.classes, self.config)
 
   def __call__(self, images: Float[Array, "N H W 3"], alphas: Float[Array, "1 6 5"]) -> Float[Array, "N K"]:
     self._check(images, alphas)
@@ -327,6 +381,15 @@ class Network(nn.Module):
     x = nn.relu(x)
     self.sow("features", "after_last", x)
     return self.classifier(x.mean((1, 2)))
+
+  def declare(self):
+    """Creates every parameter and computes nothing."""
+    if self.config.stem:
+      self.stem.declare()
+    for cell in self.cells:
+      cell.declare()
+    self.last.bn.declare()
+    self.classifier.declare()
 
   def _check(self, images: Array, alphas: Array):
     channels = 3 if self.config.stem else self.config.channels

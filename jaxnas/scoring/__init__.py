@@ -1,0 +1,5 @@
+"""The engine: one proxy, many architectures, one compilation."""
+
+from jaxnas.scoring.engine import Engine, Seconds
+
+__all__ = ["Engine", "Seconds"]

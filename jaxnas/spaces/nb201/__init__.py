@@ -1,0 +1,47 @@
+"""NAS-Bench-201: 15,625 cells of four nodes, five operations on each of six edges.
+
+Source: Dong & Yang, "NAS-Bench-201: Extending the Scope of Reproducible NAS", ICLR 2020.
+"""
+
+import dataclasses
+
+from jaxnas.spaces.nb201 import costs, encoding, isomorphism
+from jaxnas.spaces.nb201.network import Network, NetworkConfig
+
+__all__ = ["NB201", "Network", "NetworkConfig", "costs", "encoding", "isomorphism"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NB201:
+  """The space as one object: encoding, alphas, costs and network (see the modules of this package).
+
+  An architecture is an int8 array [6] of op columns, a batch of them [A, 6]; `alphas` are [A, 1, 6, 5].
+  """
+
+  name: str = "nb201"
+  ops: tuple[str, ...] = encoding.OPS
+  edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
+  cell_types: int = 1
+  none_op: int = encoding.OPS.index("none")
+
+  parse = staticmethod(encoding.parse)
+  format = staticmethod(encoding.format)
+  index_of = staticmethod(encoding.index_of)
+  from_index = staticmethod(encoding.from_index)
+  enumerate_all = staticmethod(encoding.enumerate_all)
+  sample = staticmethod(encoding.sample)
+  mutate = staticmethod(encoding.mutate)
+  neighbours = staticmethod(encoding.neighbours)
+  alphas = staticmethod(encoding.alphas)
+  from_alphas = staticmethod(encoding.from_alphas)
+  has_path = staticmethod(encoding.has_path)
+  canonical = staticmethod(isomorphism.canonical)
+  params = staticmethod(costs.params)
+  macs = staticmethod(costs.macs)
+
+  def __len__(self) -> int:
+    return encoding.NUM_ARCHS
+
+  def network(self, config: NetworkConfig) -> Network:
+    """The Flax network for any alphas of this space."""
+    return Network(config)
