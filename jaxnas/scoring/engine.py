@@ -40,7 +40,7 @@ class Engine:
     self.seconds = Seconds()
     self._programs: dict[Any, Any] = {}
 
-  def score(
+  def measure(
     self,
     proxy: Proxy,
     network: Any,
@@ -49,8 +49,8 @@ class Engine:
     batch: Array,
     *,
     advance: Callable[[int], None] = lambda n: None,
-  ) -> list[Reading]:
-    """One reading per architecture, all with the same weights and batch.
+  ) -> np.ndarray:
+    """What `proxy.measure` gives for each architecture, [A, ...] on the host; the same weights and batch for all.
 
     Args:
       proxy, network, params, batch: see `Proxy`.
@@ -67,19 +67,25 @@ class Engine:
       out = jnp.zeros((len(block), *empty.shape), empty.dtype)
       return lax.fori_loop(0, count, lambda i, out: out.at[i].set(one(i)), out)
 
-    readings: list[Reading] = []
+    found = []
     for start in range(0, len(alphas), self.block):
       part = np.asarray(alphas[start : start + self.block], np.float32)
-      count = len(part)
       block = np.zeros((self.block, *part.shape[1:]), np.float32)
-      block[:count] = part
-      args = (params, jnp.asarray(block), jnp.asarray(count, jnp.int32), batch)
+      block[: len(part)] = part
+      args = (params, jnp.asarray(block), jnp.asarray(len(part), jnp.int32), batch)
       program = self._program((proxy, network, batch.shape, block.shape), run, *args)
       begin = time.perf_counter()
-      raw = np.asarray(program(*args))[:count]
-      readings += [proxy.finish(r) for r in raw]
+      found.append(np.asarray(program(*args))[: len(part)])
       self.seconds.score += time.perf_counter() - begin
-      advance(count)
+      advance(len(part))
+    return np.concatenate(found)
+
+  def score(self, proxy: Proxy, network: Any, params: PyTree, alphas, batch, *, advance=lambda n: None) -> list[Reading]:
+    """One `Reading` per architecture; arguments as of `measure`."""
+    raw = self.measure(proxy, network, params, alphas, batch, advance=advance)
+    begin = time.perf_counter()
+    readings = [proxy.finish(r) for r in raw]
+    self.seconds.score += time.perf_counter() - begin
     return readings
 
   def _program(self, name: Any, fn: Callable, *args):

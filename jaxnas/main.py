@@ -1,0 +1,186 @@
+"""The command line: `python -m jaxnas.main [--flagfile=FILE] [flags]`.
+
+Flags mirror the frozen dataclasses of the algorithms; this is the only module that reads them.
+"""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, get_args, get_origin
+
+from absl import app, flags
+
+from jaxnas import algorithms, data, spaces
+from jaxnas.algorithms.indicators import IndicatorConfig
+from jaxnas.algorithms.random_search import RandomSearchConfig
+from jaxnas.algorithms.score import ScoreConfig
+from jaxnas.algorithms.tenas import TENASConfig
+from jaxnas.errors import ConfigError, JaxnasError
+
+FLAGS = flags.FLAGS
+CONFIGS: dict[str, Any] = {"tenas": TENASConfig, "random_search": RandomSearchConfig, "score": ScoreConfig}
+
+flags.DEFINE_enum("algorithm", "tenas", algorithms.NAMES, "what to run")
+flags.DEFINE_enum("space", "nb201", spaces.NAMES, "search space")
+flags.DEFINE_enum(
+  "dataset", "synthetic", data.NAMES, "images to search with; 'synthetic' is generated, the others are read through TFDS"
+)
+flags.DEFINE_string("data_dir", None, "TFDS folder that holds the data set (default: TFDS_DATA_DIR, or TFDS's own)")
+flags.DEFINE_bool("download", False, "let TFDS fetch a data set that is missing")
+flags.DEFINE_list("seeds", ["0"], "seeds, comma-separated: one search each", short_name=None)
+flags.DEFINE_alias("seed", "seeds")
+flags.DEFINE_string(
+  "workdir", None, "folder for config, scores, result, log, plots and report.html; a killed run continues in it"
+)
+flags.DEFINE_string(
+  "benchmark",
+  os.environ.get("JAXNAS_BENCHMARK"),
+  "accuracy table to look the result up in: a NATS-Bench folder or file, or a .csv(.gz) made by "
+  "`python -m jaxnas.tabular` (default: the environment variable JAXNAS_BENCHMARK)",
+)
+flags.DEFINE_string(
+  "compilation_cache", "default", "folder that keeps compiled programs between runs; 'default' is in the user's cache, 'off' none"
+)
+flags.DEFINE_bool("progress", True, "show progress with rate and time left on standard error")
+
+
+def _define_settings(config: type) -> None:
+  """One flag per field of `config` that has a help text; a field shared by several configs is one flag."""
+  for field in dataclasses.fields(config):
+    if field.name in FLAGS or "help" not in field.metadata:
+      continue
+    text, default = field.metadata["help"], field.default
+    if get_origin(field.type) is tuple:
+      flags.DEFINE_list(field.name, list(default), text)
+    elif field.type is int:
+      flags.DEFINE_integer(field.name, default, text)
+    else:
+      flags.DEFINE_enum(field.name, default, get_args(field.type), text)
+
+
+for _config in (IndicatorConfig, *CONFIGS.values()):
+  _define_settings(_config)
+
+
+def _settings(config: type) -> Any:
+  values: dict[str, Any] = {"indicators": _settings(IndicatorConfig)} if config is not IndicatorConfig else {}
+  for field in dataclasses.fields(config):
+    if "help" in field.metadata:
+      value = FLAGS[field.name].value
+      values[field.name] = tuple(value) if isinstance(value, list) else value
+  return config(**values)
+
+
+def _refuse_contradictions(config: Any) -> None:
+  """A flag that the chosen algorithm does not read is a mistake, not a setting."""
+  used = {f.name for c in (type(config), IndicatorConfig) for f in dataclasses.fields(c)}
+  for other in CONFIGS.values():
+    for field in dataclasses.fields(other):
+      if "help" in field.metadata and field.name not in used and FLAGS[field.name].present:
+        owner = next(name for name, c in CONFIGS.items() if c is other)
+        raise ConfigError(
+          f"--{field.name} is a setting of --algorithm={owner}, but --algorithm={FLAGS.algorithm} was asked for; drop one"
+        )
+  if FLAGS.dataset == "synthetic" and (FLAGS.download or FLAGS["data_dir"].present):
+    flag = "download" if FLAGS.download else "data_dir"
+    raise ConfigError(f"--{flag} has no meaning with --dataset=synthetic, which is generated; name a --dataset or drop it")
+
+
+def _seeds() -> tuple[int, ...]:
+  try:
+    seeds = tuple(int(s) for s in FLAGS.seeds)
+  except ValueError:
+    seeds = ()
+  if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= s < 2**31 for s in seeds):
+    raise ConfigError(f"--seeds={','.join(FLAGS.seeds)!r} must be distinct integers from 0 to 2147483647, comma-separated")
+  return seeds
+
+
+def _cache_compilations(folder: str) -> None:
+  import jax
+
+  if folder == "off":
+    return
+  base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "jaxnas" / "xla"
+  path = base if folder == "default" else pathlib.Path(folder).expanduser()
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    if folder != "default":
+      raise ConfigError(f"--compilation_cache={folder!r} cannot be written ({error.strerror}); give another, or off") from error
+    return  # a read-only home costs time, not the run
+  jax.config.update("jax_compilation_cache_dir", str(path))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _config_record(settings: Any, seeds: Sequence[int]) -> dict[str, Any]:
+  """What makes two runs the same run; where the data and benchmark lie does not."""
+  flat = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name != "indicators"}
+  return {
+    "algorithm": FLAGS.algorithm,
+    "space": FLAGS.space,
+    "dataset": FLAGS.dataset,
+    "seeds": list(seeds),
+    **dataclasses.asdict(settings.indicators),
+    **{k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()},
+  }
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs what the flags say; returns the exit code."""
+  from jaxnas import run, tabular
+
+  if len(argv) > 1:
+    raise ConfigError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value")
+  settings = _settings(CONFIGS[FLAGS.algorithm])
+  _refuse_contradictions(settings)
+  seeds = _seeds()
+  _cache_compilations(FLAGS.compilation_cache)
+  benchmark = tabular.open_benchmark(FLAGS.benchmark, FLAGS.space) if FLAGS.benchmark else None
+  source = data.load(FLAGS.dataset, data_dir=FLAGS.data_dir, download=FLAGS.download)
+  run.run(
+    space=spaces.get(FLAGS.space),
+    source=source,
+    settings=settings,
+    seeds=seeds,
+    benchmark=benchmark,
+    workdir=FLAGS.workdir,
+    config=_config_record(settings, seeds),
+    progress=FLAGS.progress,
+  )
+  return 0
+
+
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    return FLAGS(argv)
+  except flags.Error as error:
+    sys.exit(_fail(str(error).replace("flag --", "--", 1)))
+
+
+def _fail(message: str) -> int:
+  print(f"jaxnas: error: {' '.join(message.split())}", file=sys.stderr)
+  return 2
+
+
+def _guarded(argv: list[str]) -> int:
+  logging.captureWarnings(True)
+  try:
+    return main(argv)
+  except JaxnasError as error:
+    return _fail(str(error))
+  except KeyboardInterrupt:
+    print("jaxnas: interrupted; the same command continues in --workdir where there is one", file=sys.stderr)
+    return 130
+
+
+def run_app() -> None:
+  """Entry point of `jaxnas` and of `python -m jaxnas.main`."""
+  app.run(_guarded, flags_parser=_parse)
+
+
+if __name__ == "__main__":
+  run_app()

@@ -1,0 +1,120 @@
+"""The result of a run as a table on the terminal and as one HTML page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxnas.report.cell_drawing import draw_cell
+from jaxnas.report.html import Image, Section, write_report
+from jaxnas.report.plots import plot_pruning_history, plot_spectrum
+from jaxnas.report.progress import format_duration
+from jaxnas.report.tables import mean_std, text_table
+from jaxnas.report.workdir import Workdir
+
+_SLOW_LOOKUP = 1000  # unread rows of a NATS folder beyond which a rank would take minutes
+
+
+def look_up(space: Any, benchmark: Any | None, row: Mapping[str, Any]) -> dict[str, Any]:
+  """`row` with the architecture's size and, from the benchmark, its index, test accuracies and ranks."""
+  arch = row["arch"]
+  out = {**row, "params": int(space.params(arch)), "macs": int(space.macs(arch))}
+  if benchmark is None:
+    return out
+  out["index"] = int(benchmark.index(arch))
+  for dataset in benchmark.datasets:
+    out[f"{dataset}_test"] = float(benchmark.accuracy(arch, dataset))
+    if len(benchmark.unread) < _SLOW_LOOKUP:
+      rank, known = benchmark.rank(arch, dataset)
+      out[f"{dataset}_rank"], out[f"{dataset}_known"] = rank, known
+  return out
+
+
+def text(result: Mapping[str, Any], benchmark: Any | None) -> str:
+  """The final table, and where the time went."""
+  rows: Sequence[Mapping[str, Any]] = result["results"]
+  header, body = table(rows, benchmark)
+  lines = ["", text_table(header, body)]
+  if benchmark is None:
+    lines.append("no accuracies: give --benchmark (or JAXNAS_BENCHMARK) to look the result up in NAS-Bench-201")
+  elif len(benchmark.unread) >= _SLOW_LOOKUP:
+    lines.append("no ranks: they need every row; convert once with `python -m jaxnas.tabular SOURCE OUT.csv.gz`")
+  lines.append(times(result["seconds"]))
+  return "\n".join(lines)
+
+
+def times(seconds: Mapping[str, float]) -> str:
+  """Wall time and its parts."""
+  parts = ", ".join(f"{name} {seconds[name]:.1f} s" for name in ("compile", "score", "other"))
+  return f"wall time {format_duration(seconds['wall'])}: {parts}"
+
+
+def table(rows: Sequence[Mapping[str, Any]], benchmark: Any | None) -> tuple[list[str], list[list[Any]]]:
+  """Header and one row per architecture; several seeds end with mean ± standard deviation."""
+  scores = [
+    (key, title)
+    for key, title in (
+      ("ntk_condition_number", "NTK cond."),
+      ("linear_regions", "regions"),
+      ("supernet_condition_number", "supernet NTK cond."),
+      ("supernet_regions", "supernet regions"),
+      ("valid_12ep", "valid 12 ep. %"),
+    )
+    if key in rows[0]
+  ]
+  datasets = benchmark.datasets if benchmark is not None else ()
+  header = ["seed", "architecture", *(t for _, t in scores), "params M", "MACs M"]
+  header += [f"{d} test % (rank)" for d in datasets]
+  body: list[list[Any]] = []
+  for row in rows:
+    line = [row["seed"], row["arch"]]
+    line += [_with_status(row, key) for key, _ in scores]
+    line += [f"{row['params'] / 1e6:.3f}", f"{row['macs'] / 1e6:.1f}"]
+    body.append(line + [_accuracy(row, d) for d in datasets])
+  if len(rows) > 1 and datasets:
+    means = [mean_std([r[f"{d}_test"] for r in rows], digits=2) for d in datasets]
+    body.append(["all", "mean ± std", *("" for _ in scores), "", "", *means])
+  return header, body
+
+
+def _with_status(row: Mapping[str, Any], key: str) -> str:
+  status = row.get(f"{key}_status", "ok")
+  return f"{row[key]:.5g}" + ("" if status == "ok" else f" ({status})")
+
+
+def _accuracy(row: Mapping[str, Any], dataset: str) -> str:
+  value = row[f"{dataset}_test"]
+  if math.isnan(value):
+    return "not in this benchmark"
+  rank = row.get(f"{dataset}_rank")
+  return f"{value:.2f}" + (f" ({rank} of {row[f'{dataset}_known']})" if rank else "")
+
+
+def write_html(
+  folder: Workdir, space: Any, result: Mapping[str, Any], extra: Mapping[str, Any], benchmark: Any | None
+) -> Any:
+  """Draws the plots and writes report.html; returns its path. Plots are of the first seed."""
+  rows, images = result["results"], []
+  arch = space.parse(rows[0]["arch"])
+  edges = [(source, target, space.ops[op]) for (target, source), op in zip(space.edges, arch, strict=True)]
+  draw_cell(edges, folder.path / "cell.png", title=rows[0]["arch"])
+  images.append(Image("cell.png", "The cell found: nodes are feature maps, edges operations."))
+  if extra.get("history"):
+    names = [f"{target}←{source}" for target, source in space.edges]
+    path = folder.path / "pruning_history.png"
+    plot_pruning_history(extra["history"], path, edge_names=names, op_names=space.ops, title="Pruning history")
+    images.append(Image("pruning_history.png", "Which operation of which edge was pruned in which round."))
+  if extra.get("eigenvalues"):
+    plot_spectrum(extra["eigenvalues"], folder.path / "ntk_spectrum.png", title="NTK spectrum")
+    images.append(Image("ntk_spectrum.png", "Eigenvalues of the neural tangent kernel on one batch."))
+  config = result["config"]
+  header, body = table(rows, benchmark)
+  return write_report(
+    folder,
+    title=f"jaxnas: {config['algorithm']} on {config['space']}",
+    summary=[("architecture", rows[0]["arch"]), ("data set", config["dataset"]), ("time", times(result["seconds"]))],
+    sections=[
+      Section("Result", header, body),
+      Section("Settings", ("flag", "value"), [[f"--{k}", str(v)] for k, v in config.items()]),
+    ],
+    images=images,
+  )
