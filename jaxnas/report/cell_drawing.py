@@ -2,10 +2,14 @@
 
 import dataclasses
 import graphlib
+import math
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
 
 from ..errors import ArchitectureError
 from .plots import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, new_figure, save_png
@@ -22,11 +26,15 @@ _KINDS = (("skip", GREEN), ("pool", ORANGE), ("1x1", SKY), ("conv", BLUE))
 
 @dataclasses.dataclass(frozen=True)
 class _Arc:
-  """An edge that bends: from `left` to `right` (positions on the line), `height` at its middle."""
+  """An edge from `left` to `right` (positions on the line) with its middle at `height`.
+
+  It passes over `level` others, and leaves its nodes the more steeply.
+  """
 
   left: float
   right: float
   height: float
+  level: int
   op: str
 
 
@@ -58,13 +66,13 @@ def draw_cell(
   left, right = -1.1 - ends, at[nodes[-1]] + 1.1 + ends
   top = max([_RADIUS, *(arc.height for arc in arcs)]) + _MARGIN + (0.35 if title else 0)
   bottom = min([-_RADIUS, *(arc.height for arc in arcs)]) - _MARGIN
-  figure = new_figure(right - left, top - bottom)
+  figure = new_figure(right - left, top - bottom, layout="none")
   axis = figure.add_axes((0, 0, 1, 1))
   axis.set(xlim=(left, right), ylim=(bottom, top))
   axis.set_axis_off()
 
   for source, target, op in straight:
-    _draw_edge(axis, _Arc(at[source], at[target], 0.0, op))
+    _draw_edge(axis, _Arc(at[source], at[target], 0.0, 0, op))
   for arc in arcs:
     _draw_edge(axis, arc)
   for node in nodes:
@@ -126,13 +134,9 @@ def _bend(
   for side, sign in zip(sides, (1, -1), strict=True):
     placed: list[_Arc] = []
     for left, right, op in reversed(side):
-      height = _RADIUS + _LEVEL
-      for arc in placed:
-        if arc.left < right and left < arc.right:
-          height = max(height, arc.height + _LEVEL)
-          if left == arc.left or right == arc.right:  # Steeper, or the two would touch at once.
-            height = max(height, 1.15 * arc.height * (right - left) / (arc.right - arc.left))
-      placed.append(_Arc(left, right, height, op))
+      below = [arc for arc in placed if arc.left < right and left < arc.right]
+      level = 1 + max((arc.level for arc in below), default=-1)
+      placed.append(_Arc(left, right, _RADIUS + _LEVEL * (1 + level), level, op))
     arcs += [dataclasses.replace(arc, height=sign * arc.height) for arc in placed]
   return straight, arcs
 
@@ -148,17 +152,38 @@ def _colour(op: str) -> str:
   return next((colour for kind, colour in _KINDS if kind in op), PURPLE)
 
 
+def _curve(arc: _Arc) -> Float[np.ndarray, "4 2"]:
+  """The cubic Bézier curve of an arc, cut where it leaves one node's circle and meets the other's.
+
+  A cubic whose inner control points lie at 4/3 of a height passes through that height.
+  """
+  from matplotlib.bezier import inside_circle, split_bezier_intersecting_with_closedpath
+
+  peak = arc.height / 0.75
+  lead = (arc.right - arc.left) / 3
+  if peak:
+    lead = min(lead, abs(peak) / math.tan(math.radians(min(38 + 17 * arc.level, 80))))
+  points = np.array(
+    [(arc.left, 0), (arc.left + lead, peak), (arc.right - lead, peak), (arc.right, 0)]
+  )
+  gap = _RADIUS + 0.02
+  for centre in (arc.left, arc.right):
+    inside = inside_circle(centre, 0, gap)
+    first, second = split_bezier_intersecting_with_closedpath(points, inside, tolerance=1e-3)
+    points = np.asarray(second if centre == arc.left else first)
+  return points
+
+
 def _draw_edge(axis: "Axes", arc: _Arc) -> None:
   from matplotlib.patches import FancyArrowPatch
+  from matplotlib.path import Path
 
   colour, faint = _colour(arc.op), arc.op == "none"
-  gap = 72 * _RADIUS + 1.5  # Points.
+  codes = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
   axis.add_patch(
     FancyArrowPatch(
-      (arc.left, 0), (arc.right, 0), arrowstyle="-|>", mutation_scale=13,
-      connectionstyle=f"arc3,rad={-2 * arc.height / (arc.right - arc.left)}",
-      shrinkA=gap, shrinkB=gap, color=colour, linewidth=1.0 if faint else 2.0,
-      linestyle=":" if faint else "-", zorder=1,
+      path=Path(_curve(arc), codes), arrowstyle="-|>", mutation_scale=13, facecolor=colour,
+      edgecolor=colour, linewidth=1.0 if faint else 2.0, linestyle=":" if faint else "-", zorder=1,
     )
   )  # fmt: skip
   axis.text(

@@ -8,7 +8,7 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -56,8 +56,6 @@ def plot_pruning_history(
     ValueError: the history is empty.
     WorkdirError: the file cannot be written.
   """
-  from matplotlib.patches import Patch
-
   if not history:
     raise ValueError("history: got no round; a pruning history has at least one")
   pruned = _pruned_in(history)
@@ -66,37 +64,34 @@ def plot_pruning_history(
   rounds = [int(entry["round"]) for entry in history]
   colours = {r: _shade(i, len(rounds)) for i, r in enumerate(rounds)}
 
-  map_width, map_height = 0.9 + 0.62 * len(ops), 0.9 + 0.42 * len(edge_names)
-  height = max(4.2, map_height + 1.3)
-  figure = new_figure(cells * map_width + 5.2, height)
-  maps, curves = figure.subfigures(1, 2, width_ratios=[cells * map_width + 0.7, 4.5])
-  axes = maps.subplots(1, cells, squeeze=False)[0]
-  for cell, axis in enumerate(axes):
+  map_width = 0.8 + 0.68 * len(ops)
+  figure = new_figure(cells * map_width + 5.0, max(4.4, 1.8 + 0.42 * len(edge_names)))
+  grid = figure.add_gridspec(2, cells + 1, width_ratios=[map_width] * cells + [4.2])
+  for cell in range(cells):
+    axis = figure.add_subplot(grid[:, cell])
     _draw_map(axis, {key[1:]: r for key, r in pruned.items() if key[0] == cell}, ops, colours)
     axis.set_xticks(range(len(ops)), [op_names[op] for op in ops], rotation=35, ha="right")
     axis.set_yticks(range(len(edge_names)), edge_names if cell == 0 else [])
     axis.set_ylim(len(edge_names) - 0.5, -0.5)
+    axis.set_xlabel("Operation (number: round that pruned it)")
+    if cell == 0:
+      axis.set_ylabel("Edge (target←source)", labelpad=8)
     if cells > 1:
       axis.set_title(cell_names[cell] if cell_names else f"Cell type {cell}", fontsize=11)
-  axes[0].set_ylabel("Edge (target←source)")
-  patches = [Patch(facecolor=colours[r], label=f"pruned in round {r}") for r in rounds]
-  patches.append(Patch(facecolor=VERMILION, label="kept"))
-  maps.legend(
-    handles=patches, loc="outside upper center", ncols=min(4, len(patches)), frameon=False,
-    fontsize=9, handlelength=1.2, columnspacing=1.2,
-  )  # fmt: skip
 
-  upper, lower = curves.subplots(2, 1, sharex=True)
-  _draw_repeats(upper, rounds, [entry["cond_before"] for entry in history], VERMILION, "o")
-  _draw_repeats(lower, rounds, [entry["regions_before"] for entry in history], BLUE, "s")
+  upper = figure.add_subplot(grid[0, cells])
+  lower = figure.add_subplot(grid[1, cells], sharex=upper)
+  _draw_repeats(upper, rounds, [entry["cond_before"] for entry in history], VERMILION, log=True)
+  _draw_repeats(lower, rounds, [entry["regions_before"] for entry in history], BLUE, log=False)
   _log_scale(upper)
+  upper.set_title("Dots: each repeat; line: their median", fontsize=9, color=INK)
   upper.set_ylabel("NTK condition number")
+  upper.tick_params(labelbottom=False)
   lower.set_ylabel("Linear regions (count)")
   lower.set_ylim(bottom=0)
   lower.set_xlabel("Round (supernet before its pruning)")
   lower.set_xticks(rounds)
   lower.set_xlim(min(rounds) - 0.35, max(rounds) + 0.35)
-  upper.set_title("Line: median of the repeats; dots: each repeat", fontsize=9, color=INK)
   if title:
     figure.suptitle(title, fontsize=12)
   return save_png(figure, path)
@@ -143,17 +138,20 @@ def plot_spectrum(
   axis.set_xlabel("Eigenvalue index (largest first)")
   axis.set_ylabel("NTK eigenvalue")
   axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+  axis.set_xlim(0.5, max(2, *(np.size(v) for v in eigenvalues_by_label.values())) + 0.5)
   axis.legend(frameon=False, fontsize=9)
   if title:
     axis.set_title(title, fontsize=12)
   return save_png(figure, path)
 
 
-def new_figure(width: float, height: float) -> "Figure":
+def new_figure(
+  width: float, height: float, layout: Literal["constrained", "none"] = "constrained"
+) -> "Figure":
   """A figure of that many inches that belongs to nobody else."""
   from matplotlib.figure import Figure
 
-  return Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+  return Figure(figsize=(width, height), dpi=150, layout=layout, facecolor="white")
 
 
 def save_png(figure: "Figure", path: Path) -> pathlib.Path:
@@ -204,37 +202,39 @@ def _draw_map(
 
 
 def _draw_repeats(
-  axis: "Axes", rounds: list[int], values: list[Sequence[float]], colour: str, marker: str
+  axis: "Axes", rounds: list[int], values: list[Sequence[float]], colour: str, *, log: bool
 ) -> None:
-  """Each repeat as a dot, their median as a line; what cannot be drawn as a cross on top."""
+  """Each repeat as a dot, their median as a line; a note counts those without a place."""
   medians = []
   for r, repeats in zip(rounds, values, strict=True):
     repeats = np.asarray(repeats, np.float64).ravel()
-    good = repeats[np.isfinite(repeats) & (repeats > 0)]
-    offsets = np.linspace(-0.06, 0.06, good.size) if good.size > 1 else np.zeros(good.size)
-    axis.scatter(r + offsets, good, s=20, color=colour, alpha=0.55, linewidths=0, zorder=3)
+    good = repeats[np.isfinite(repeats) & ((repeats > 0) | (not log))]
+    offsets = np.linspace(-0.07, 0.07, good.size) if good.size > 1 else np.zeros(good.size)
+    axis.scatter(r + offsets, good, s=24, color=colour, alpha=0.6, linewidths=0, zorder=3)
     medians.append(np.median(good) if good.size else math.nan)
     if good.size < repeats.size:
       axis.text(
-        r, 0.97, f"{repeats.size - good.size} of {repeats.size}\nnot finite",
+        r, 0.98, f"{repeats.size - good.size} of {repeats.size}\nsingular",
         transform=axis.get_xaxis_transform(), ha="center", va="top", fontsize=8, color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5}, zorder=4,
       )  # fmt: skip
-  axis.plot(rounds, medians, color=colour, marker=marker, markersize=6, linewidth=1.6)
+  axis.plot(
+    rounds, medians, color=colour, linewidth=1.5, marker="_", markersize=17, markeredgewidth=2
+  )
   _plain_frame(axis)
 
 
 def _log_scale(axis: "Axes") -> None:
   """A logarithmic y axis with readable labels even where it spans less than a decade."""
-  from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+  from matplotlib.ticker import LogLocator, MaxNLocator
 
   axis.set_yscale("log")
   low, high = axis.get_ylim()
   if high / low < 50:
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    narrow = MaxNLocator(5) if high / low < 6 else LogLocator(subs=(1, 2, 5))
+    axis.yaxis.set_major_locator(narrow)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
     axis.yaxis.set_minor_formatter(lambda *_: "")
-  else:
-    axis.yaxis.set_major_formatter(LogFormatterSciNotation())
 
 
 def _plain_frame(axis: "Axes") -> None:

@@ -240,22 +240,32 @@ def conv_affine_mix(
   return conv(x, merged, stride) + _per_channel(shift)
 
 
+def _box(x: Array) -> Array:
+  """Sums over 3x3 neighbourhoods, zeros outside."""
+  _, height, width, _ = x.shape
+  padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
+  rows = padded[:, :, :width] + padded[:, :, 1 : width + 1] + padded[:, :, 2:]
+  padded = jnp.pad(rows, ((0, 0), (1, 1), (0, 0), (0, 0)))
+  return padded[:, :height] + padded[:, 1 : height + 1] + padded[:, 2:]
+
+
+def _box_weight(shape: tuple[int, ...], dtype) -> np.ndarray:
+  """1 / (pixels of the image in each 3x3 neighbourhood), [1, H, W, 1]."""
+  rows, columns = (np.minimum(np.arange(n) + 2, n) - np.maximum(np.arange(n) - 1, 0) for n in shape[1:3])
+  return (1.0 / np.outer(rows, columns)).astype(dtype)[None, :, :, None]
+
+
+@jax.custom_vjp
 def avg_pool(x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
   """3x3 average at stride 1; padded zeros are not counted."""
-  _, height, width, _ = x.shape
+  return _box(x) * _box_weight(x.shape, x.dtype)
 
-  def box(v, axis):
-    pad = [(0, 0)] * 4
-    pad[axis] = (1, 1)
-    size = v.shape[axis]
-    padded = jnp.pad(v, pad)
-    return sum(lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3))
 
-  def counts(n):
-    return np.array([min(i + 2, n) - max(i - 1, 0) for i in range(n)], np.float64)
+def _avg_pool_bwd(_, dy):
+  return (_box(dy * _box_weight(dy.shape, dy.dtype)),)  # the sum over neighbourhoods is its own transpose
 
-  weight = 1.0 / np.outer(counts(height), counts(width))
-  return box(box(x, 2), 1) * weight.astype(x.dtype)[None, :, :, None]
+
+avg_pool.defvjp(lambda x: (avg_pool(x), None), _avg_pool_bwd)
 
 
 def avg_pool_2x2(x: Float[Array, "N H W C"]) -> Float[Array, "N H2 W2 C"]:

@@ -27,6 +27,7 @@ from jaxnas.spaces.supernet import EXECUTED
 SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
 CONVS = {OPS.index("nor_conv_1x1"): 1, OPS.index("nor_conv_3x3"): 3}  # op column -> kernel size
 ALL_OPS = (tuple(range(len(OPS))),) * len(EDGES)
+NARROW = 6  # below so many channels a layer per edge beats one for all edges that leave a node (BUILD_NOTES.md)
 BATCH_NORMS = ("batch", "batch_frozen", "running", "identity")
 INITS = ("kaiming_fan_out", "kaiming_fan_in", "torch_default")
 
@@ -245,14 +246,14 @@ class Cell(nn.Module):
     """(target, summed output of the edge's operations) of every edge that leaves `source`."""
     rows = {t: e for e, (t, s) in enumerate(EDGES) if s == source}
     outputs: dict[int, list[Array]] = {t: [] for t in rows}
-    groups: dict[tuple[int, ...], list[int]] = {}  # the targets whose edges have the same convolutions
+    groups: dict[tuple, list[int]] = {}  # targets that share one layer: their edges have the same convolutions
     for target, e in rows.items():
       convs = tuple(o for o in CONVS if o in self.config.ops[e])
       if convs:
-        groups.setdefault(convs, []).append(target)
+        groups.setdefault((convs, target if self.channels < NARROW else 0), []).append(target)
     positive = nn.relu(x)
     active = jnp.asarray(False)
-    for convs, targets in groups.items():
+    for (convs, _), targets in groups.items():
       branches = [[self.edges[t, source].convs[o] for t in targets] for o in convs]
       weights = [[jnp.broadcast_to(alphas[rows[t], o], (self.channels,)) for t in targets] for o in convs]
       mixed = mixed_conv_bn(positive, branches, weights, self.config, 1)
