@@ -1,1 +1,84 @@
-"""Batches: normalised images and crops, drawn from a JAX key."""
+"""Batches of normalised images and crops, drawn from a JAX key; the same key gives the same batch."""
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float32, Int32
+
+from jaxnas.data.source import ImageSource
+from jaxnas.errors import ConfigError
+
+
+def plain_batch(
+  source: ImageSource, key: Array, size: int
+) -> tuple[Float32[np.ndarray, "N H W 3"], Int32[np.ndarray, "N"]]:
+  """`size` different images, normalised by the source's mean and standard deviation, and their labels.
+
+  Raises:
+    ConfigError: `size` is not in [1, len(source)].
+    DatasetError: an image cannot be read.
+  """
+  images, labels = source.examples(_choose(source, _generator(key), size))
+  return _normalise(source, images), labels
+
+
+def augmented_batch(source: ImageSource, key: Array, size: int) -> Float32[np.ndarray, "N H W 3"]:
+  """`size` different images, flipped with probability 1/2, cropped at random from a frame padded with black, normalised.
+
+  The padding is 4 pixels for images of 32 and 2 for images of 16, an eighth of the width, as usual for training on
+  them. Raises as `plain_batch`.
+  """
+  generator = _generator(key)
+  images = source.images(_choose(source, generator, size))
+  flips = generator.random(size) < 0.5
+  images = np.where(flips[:, None, None, None], images[:, :, ::-1], images)
+  pad = max(1, images.shape[2] // 8)
+  frame = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  rows, columns = generator.integers(0, 2 * pad + 1, (2, size))
+  return _normalise(source, _crops(frame, rows, columns, *images.shape[1:3]))
+
+
+def region_crops(
+  source: ImageSource, key: Array, *, batches: int = 3, batch_size: int = 1000, size: int = 3, channels: int = 1
+) -> Float32[np.ndarray, "batches batch_size size size channels"]:
+  """Random crops of random normalised images, one randomly chosen colour channel each: TE-NAS's region inputs.
+
+  No flip, no padding. Images are drawn with replacement, since a batch may be larger than the data set; `channels`
+  repeats the chosen colour. Raises:
+    ConfigError: a size below 1, or crops larger than the images.
+    DatasetError: an image cannot be read.
+  """
+  height, width, colours = source.image_shape
+  for name, value in (("batches", batches), ("batch_size", batch_size), ("size", size), ("channels", channels)):
+    if value < 1:
+      raise ConfigError(f"{name}={value} must be at least 1")
+  if size > min(height, width):
+    raise ConfigError(f"size={size} is larger than the {height}x{width} images of {source.name!r}")
+  generator, count = _generator(key), batches * batch_size
+  images = source.images(generator.integers(0, len(source), count))
+  rows = generator.integers(0, height - size + 1, count)
+  columns = generator.integers(0, width - size + 1, count)
+  colour = generator.integers(0, colours, count)
+  crops = _crops(images, rows, columns, size, size)[np.arange(count), :, :, colour]
+  normal = (crops / np.float32(255) - source.mean[colour, None, None]) / source.std[colour, None, None]
+  return np.repeat(normal.reshape(batches, batch_size, size, size, 1), channels, axis=-1)
+
+
+def _generator(key: Array) -> np.random.Generator:
+  return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+
+
+def _choose(source: ImageSource, generator: np.random.Generator, size: int) -> np.ndarray:
+  if not 1 <= size <= len(source):
+    raise ConfigError(f"a batch of {size} images needs a size in [1, {len(source)}], the images of {source.name!r}")
+  return generator.choice(len(source), size, replace=False)
+
+
+def _crops(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> np.ndarray:
+  """One window of each image, [N, height, width, C]."""
+  y = rows[:, None, None] + np.arange(height)[None, :, None]
+  x = columns[:, None, None] + np.arange(width)[None, None, :]
+  return images[np.arange(len(images))[:, None, None], y, x]
+
+
+def _normalise(source: ImageSource, images: np.ndarray) -> np.ndarray:
+  return (images / np.float32(255) - source.mean) / source.std

@@ -66,7 +66,7 @@ def draw_cell(
   left, right = -1.1 - ends, at[nodes[-1]] + 1.1 + ends
   top = max([_RADIUS, *(arc.height for arc in arcs)]) + _MARGIN + (0.35 if title else 0)
   bottom = min([-_RADIUS, *(arc.height for arc in arcs)]) - _MARGIN
-  figure = new_figure(right - left, top - bottom, layout="none")
+  figure = new_figure(right - left, top - bottom, layout=None)
   axis = figure.add_axes((0, 0, 1, 1))
   axis.set(xlim=(left, right), ylim=(bottom, top))
   axis.set_axis_off()
@@ -84,7 +84,10 @@ def draw_cell(
         fontsize=10, color=INK,
       )  # fmt: skip
   if title:
-    axis.text((left + right) / 2, top - 0.15, title, ha="center", va="top", fontsize=12, color=INK)
+    size = min(12.0, 72 * (right - left - 0.3) / (0.62 * len(title)))  # Architecture strings fit.
+    axis.text(
+      (left + right) / 2, top - 0.15, title, ha="center", va="top", fontsize=size, color=INK
+    )
   return save_png(figure, path)
 
 
@@ -160,9 +163,9 @@ def _curve(arc: _Arc) -> Float[np.ndarray, "4 2"]:
   from matplotlib.bezier import inside_circle, split_bezier_intersecting_with_closedpath
 
   peak = arc.height / 0.75
-  lead = (arc.right - arc.left) / 3
+  lead = (arc.right - arc.left) / 2
   if peak:
-    lead = min(lead, abs(peak) / math.tan(math.radians(min(38 + 17 * arc.level, 80))))
+    lead = min(lead, abs(peak) / math.tan(math.radians(min(34 + 26 * arc.level, 78))))
   points = np.array(
     [(arc.left, 0), (arc.left + lead, peak), (arc.right - lead, peak), (arc.right, 0)]
   )

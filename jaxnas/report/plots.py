@@ -65,7 +65,8 @@ def plot_pruning_history(
   colours = {r: _shade(i, len(rounds)) for i, r in enumerate(rounds)}
 
   map_width = 0.8 + 0.68 * len(ops)
-  figure = new_figure(cells * map_width + 5.0, max(4.4, 1.8 + 0.42 * len(edge_names)))
+  figure = new_figure(cells * map_width + 5.0, max(5.2, 1.8 + 0.42 * len(edge_names)))
+  figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
   grid = figure.add_gridspec(2, cells + 1, width_ratios=[map_width] * cells + [4.2])
   for cell in range(cells):
     axis = figure.add_subplot(grid[:, cell])
@@ -146,7 +147,7 @@ def plot_spectrum(
 
 
 def new_figure(
-  width: float, height: float, layout: Literal["constrained", "none"] = "constrained"
+  width: float, height: float, layout: Literal["constrained"] | None = "constrained"
 ) -> "Figure":
   """A figure of that many inches that belongs to nobody else."""
   from matplotlib.figure import Figure
