@@ -4,7 +4,6 @@ Flags mirror the frozen dataclasses of the algorithms; this is the only module t
 """
 
 import dataclasses
-import logging
 import os
 import pathlib
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, get_args, get_origin
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 from jaxnas import algorithms, data, spaces
 from jaxnas.algorithms.indicators import IndicatorConfig
@@ -99,7 +99,7 @@ def _seeds() -> tuple[int, ...]:
   return seeds
 
 
-def _cache_compilations(folder: str) -> None:
+def cache_compilations(folder: str) -> None:
   import jax
 
   if folder == "off":
@@ -138,7 +138,7 @@ def main(argv: Sequence[str]) -> int:
   settings = _settings(CONFIGS[FLAGS.algorithm])
   _refuse_contradictions(settings)
   seeds = _seeds()
-  _cache_compilations(FLAGS.compilation_cache)
+  cache_compilations(FLAGS.compilation_cache)
   benchmark = tabular.open_benchmark(FLAGS.benchmark, FLAGS.space) if FLAGS.benchmark else None
   source = data.load(FLAGS.dataset, data_dir=FLAGS.data_dir, download=FLAGS.download)
   run.run(
@@ -167,7 +167,7 @@ def _fail(message: str) -> int:
 
 
 def _guarded(argv: list[str]) -> int:
-  logging.captureWarnings(True)
+  absl_logging.set_verbosity(absl_logging.WARNING)  # JAX tells of every backend that it does not find
   try:
     return main(argv)
   except JaxnasError as error:

@@ -20,7 +20,7 @@ quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 ARCHS = ("with_none", "all_3x3", "all_skip", "mixed_pool")
 SMALL = NetworkConfig(channels=2, cells=1, classes=3)
-# Fewer operations compile sooner; every kind is there, alone and in mixtures, and a source has both.
+# Fewer operations compile sooner; every kind is there, alone and in mixtures.
 SPARSE = dataclasses.replace(SMALL, ops=((2, 3), (1, 3), (4,), (1, 4), (0, 2), (3,)))
 ONE_CELL = dataclasses.replace(SMALL, first_cell_only=True)
 LOSS = "train/ce_"

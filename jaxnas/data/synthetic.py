@@ -29,7 +29,7 @@ _STD = np.array([63.0, 62.1, 66.7], np.float32)
 _CORRELATION = np.array([[1.0, 0.92, 0.80], [0.92, 1.0, 0.91], [0.80, 0.91, 1.0]])
 _MIX = np.linalg.cholesky(_CORRELATION).astype(np.float32)
 _TINT = np.array([0.4, 0.0, -0.4], np.float32)
-_GAIN = 1.06  # makes up for clipping to 0..255
+_GAIN = 1.12  # makes up for clipping to 0..255
 
 
 def source(split: str = "train") -> ImageSource:
@@ -82,7 +82,7 @@ def _render(entropies: list[tuple[int, int, int]], labels: np.ndarray) -> np.nda
   texture = _mix_channels(np.moveaxis(texture, 1, -1))
   colour = _mix_channels(colour)
   warm = np.where(labels < _CLASSES // 2, 1.0, -1.0).astype(np.float32)
-  canvas = 0.8 * colour[:, 0, None, None, :] + 0.5 * texture
+  canvas = 0.85 * colour[:, 0, None, None, :] + 0.42 * texture
   for leaf in range(shapes):
     u = place[:, leaf]
     fill = 0.95 * colour[:, leaf + 1]
@@ -97,7 +97,7 @@ def _render(entropies: list[tuple[int, int, int]], labels: np.ndarray) -> np.nda
       reach = _reach(labels % 5, *_local(centre, upright))
       fill = fill + warm[:, None] * _TINT
     cover = np.clip((radius[:, None, None] - reach) * np.float32(0.6) + np.float32(0.5), 0, 1)[..., None]
-    canvas += cover * (fill[:, None, None, :] + 0.4 * texture - canvas)
+    canvas += cover * (fill[:, None, None, :] + 0.34 * texture - canvas)
   return np.clip(np.rint(_MEAN + _GAIN * _STD * canvas), 0, 255).astype(np.uint8)
 
 

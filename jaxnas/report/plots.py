@@ -229,6 +229,8 @@ def _log_scale(axis: "Axes") -> None:
   """A logarithmic y axis with readable labels even where it spans less than a decade."""
   from matplotlib.ticker import LogLocator, MaxNLocator
 
+  if not any(np.isfinite(line.get_ydata()).any() for line in axis.lines):
+    axis.set_ylim(1, 10)  # Nothing to draw; a logarithmic axis must have some range all the same.
   axis.set_yscale("log")
   low, high = axis.get_ylim()
   if high / low < 50:

@@ -108,8 +108,8 @@ def write_html(
   edges = [
     (source, target, space.ops[op]) for (target, source), op in zip(space.edges, arch, strict=True)
   ]
-  draw_cell(edges, folder.path / "cell.png", title=rows[0]["arch"])
-  images.append(Image("cell.png", "The cell found: nodes are feature maps, edges operations."))
+  draw_cell(edges, folder.path / "cell.png")
+  images.append(Image("cell.png", f"{rows[0]['arch']}: nodes are feature maps, edges operations."))
   if extra.get("history"):
     names = [f"{target}←{source}" for target, source in space.edges]
     path = folder.path / "pruning_history.png"

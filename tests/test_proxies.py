@@ -1,0 +1,375 @@
+"""NTK condition number and linear regions: parity with TE-NAS's code, oracles, invariances, degenerate networks."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from jaxnas import proxies, spaces
+from jaxnas.errors import ConfigError
+from jaxnas.proxies import Reading, ntk_condition_number
+from jaxnas.spaces.nb201 import encoding
+from jaxnas.spaces.nb201.network import Network, NetworkConfig
+
+# Compiling is most of the time here: LLVM without its expensive passes.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick = functools.partial(jax.jit, compiler_options=QUICK)
+
+NTK_TAGS = ("generic", "torch_default_init", "kaiming_fanout_init")
+NTK_CASES = ("full", "pruned_e3_op3", "pruned_e0_op1", "single_path")
+REGION_TAGS = ("generic", "torch_default_init", "kaiming_fanin_init")
+REGION_INPUTS = ("gauss", "patch")
+REGION_CASES = ("e3_op3", "e0_op1", "e5_op2")
+NTK_NETWORK = Network(NetworkConfig(channels=3, cells=1))
+REGION_NETWORK = Network(NetworkConfig(channels=1, cells=1, stem=False, first_cell_only=True))
+# Both reduction blocks, every operation, alone and in mixtures, but few enough to compile soon.
+SPARSE = NetworkConfig(channels=2, cells=1, classes=3, ops=((2, 3), (1,), (4,), (1, 3), (0,), (3,)))
+
+
+@functools.cache
+def compiled(measure, network):
+  """The proxy's traced part as one program per precision; alphas, parameters and images are data."""
+  return quick(functools.partial(measure, network))
+
+
+def load(shared, name):
+  with np.load(shared / "fixtures" / "tenas" / f"{name}.npz") as file:
+    return dict(file)
+
+
+def fixture_params(file, dtype):
+  """Nested parameters; `w/cells.3.x` becomes `cells_3/x`."""
+  names = {k: k.removeprefix("w/").replace("cells.", "cells_").replace(".", "/") for k in file}
+  leaves = {names[k]: jnp.asarray(file[k], dtype) for k in file if k.startswith("w/")}
+  return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def random_params(network, dtype):
+  """Parameters with BN scales and biases that are not 1 and 0."""
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(network.init_params, jax.random.key(0))
+  spread = {"kernel": (0, 0.5), "scale": (1, 0.2), "bias": (0, 0.1)}
+  leaves = traverse_util.flatten_dict(shapes, sep="/")
+  drawn = {k: rng.normal(*spread[k.split("/")[-1]], v.shape) for k, v in leaves.items()}
+  return traverse_util.unflatten_dict({k: jnp.asarray(v, dtype) for k, v in drawn.items()}, sep="/")
+
+
+def draw(seed, *shape, dtype=np.float64):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def soft_alphas(seed, dtype=np.float64):
+  return jnp.asarray(np.random.default_rng(seed).dirichlet(np.ones(5), (1, 6)), dtype)
+
+
+def assert_kernel(actual, expected, tolerance):
+  """Relative to the largest entry."""
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+# NTK condition number: the reference
+
+
+@pytest.fixture(scope="module", params=NTK_TAGS)
+def ntk_reference(request, shared):
+  return load(shared, f"f2_ntk_nb201_{request.param}")
+
+
+def reference_kernel(file, case, dtype, proxy, network=NTK_NETWORK):
+  weights = spaces.mixing_weights(file[f"{case}/alphas"])
+  np.testing.assert_allclose(weights, file[f"{case}/softmax"] * (weights > 0), rtol=1e-12)
+  arguments = fixture_params(file, dtype), jnp.asarray(weights[None], dtype)
+  images = jnp.asarray(file["x_nhwc"], dtype)
+  return np.asarray(compiled(proxy.measure, network)(*arguments, images))
+
+
+@pytest.mark.parametrize("case", NTK_CASES)
+def test_kernel_is_the_reference(x64, ntk_reference, case):
+  proxy = ntk_condition_number("batch")
+  theta = reference_kernel(ntk_reference, case, jnp.float64, proxy)
+  assert theta.dtype == np.float64
+  assert_kernel(theta, ntk_reference[f"{case}/ntk"], 1e-10)
+  reading = proxy.finish(theta)
+  assert reading.status == "ok"
+  np.testing.assert_allclose(reading.value, ntk_reference[f"{case}/cond"], rtol=1e-10)
+
+
+@pytest.mark.parametrize("case", ["full", "single_path"])
+def test_float32_kernel_is_near_the_reference(ntk_reference, case):
+  proxy = ntk_condition_number("batch")
+  theta = reference_kernel(ntk_reference, case, jnp.float32, proxy)
+  assert theta.dtype == np.float32
+  assert_kernel(theta, ntk_reference[f"{case}/ntk"], 1e-4)
+  reading = proxy.finish(theta)
+  assert reading.status == "ok"
+  for figure in ("cond", "cond_float32"):
+    np.testing.assert_allclose(reading.value, ntk_reference[f"{case}/{figure}"], rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", NTK_CASES)
+def test_unfused_kernel_is_the_reference(x64, ntk_reference, case):
+  network = Network(dataclasses.replace(NTK_NETWORK.config, fused=False))
+  proxy = ntk_condition_number("batch")
+  theta = reference_kernel(ntk_reference, case, jnp.float64, proxy, network)
+  assert_kernel(theta, ntk_reference[f"{case}/ntk"], 1e-10)
+
+
+def test_permuted_samples_permute_the_kernel(x64, shared):
+  file = load(shared, "f2_ntk_nb201_generic")
+  order = np.random.default_rng(0).permutation(8)
+  file["x_nhwc"] = file["x_nhwc"][order]
+  proxy = ntk_condition_number("batch")
+  theta = reference_kernel(file, "full", jnp.float64, proxy)
+  assert_kernel(theta, file["full/ntk"][np.ix_(order, order)], 1e-10)
+  np.testing.assert_allclose(proxy.finish(theta).value, file["full/cond"], rtol=1e-10)
+
+
+def test_disconnected_network_is_singular_not_an_error(shared):
+  """Same program as the reference's, with `none` on every edge: all images have one gradient."""
+  file = load(shared, "f2_ntk_nb201_generic")
+  arguments = fixture_params(file, jnp.float32), jnp.asarray(encoding.alphas([0] * 6))
+  proxy = ntk_condition_number("batch")
+  program = compiled(proxy.measure, NTK_NETWORK)
+  reading = proxy.finish(np.asarray(program(*arguments, jnp.asarray(file["x_nhwc"]))))
+  assert reading.status in ("singular", "negative", "non_finite")
+  assert proxy.ranking_value(reading) == -proxy.worst
+
+
+# NTK condition number: oracles
+
+
+def dense_kernel(mode, config, params, alphas, images):
+  """G G' from a dense Jacobian of the summed logits in kernels and BN scales."""
+  network = Network(dataclasses.replace(config, batch_norm=mode, fused=False))
+
+  @quick
+  def jacobian(params, alphas, images):
+    def scalars(params):
+      return network.apply({"params": params}, images, alphas).sum(-1)
+
+    return jax.jacrev(scalars)(params)
+
+  leaves = traverse_util.flatten_dict(jacobian(params, alphas, images))
+  rows = [v.reshape(len(v), -1) for k, v in leaves.items() if k[-1] in ("kernel", "scale")]
+  matrix = np.concatenate(rows, 1)
+  return matrix @ matrix.T
+
+
+@pytest.mark.parametrize("mode", ["batch", "batch_frozen"])
+@pytest.mark.parametrize(
+  "config",
+  [SPARSE, pytest.param(NTK_NETWORK.config, marks=pytest.mark.slow)],
+  ids=["sparse", "full"],
+)
+def test_kernel_is_that_of_the_dense_jacobian(x64, config, mode):
+  """`batch`: fused layers = autodiff. `batch_frozen`: decoupled samples = stop-gradient statistics."""
+  params = random_params(Network(config), jnp.float64)
+  arguments = params, soft_alphas(1), draw(2, 5, 8, 8, 3)
+  measure = ntk_condition_number(mode, chunk_size=2).measure
+  theta = compiled(measure, Network(config))(*arguments)
+  assert_kernel(np.asarray(theta), dense_kernel(mode, config, *arguments), 1e-10)
+
+
+def test_frozen_kernel_is_another_kernel(x64):
+  config = dataclasses.replace(SPARSE, first_cell_only=True)
+  arguments = random_params(Network(config), jnp.float64), soft_alphas(1), draw(2, 5, 8, 8, 3)
+  kernels = {
+    mode: np.asarray(compiled(ntk_condition_number(mode).measure, Network(config))(*arguments))
+    for mode in ("batch", "batch_frozen")
+  }
+  assert np.abs(kernels["batch"] - kernels["batch_frozen"]).max() > 0.01 * kernels["batch"].max()
+
+
+@functools.cache
+def one_cell():
+  """Network, parameters, alphas and images small enough for several programs, float32."""
+  network = Network(dataclasses.replace(SPARSE, first_cell_only=True))
+  params = random_params(network, np.float32)
+  return network, params, soft_alphas(1, np.float32), draw(2, 5, 4, 4, 3, dtype=np.float32)
+
+
+@pytest.mark.parametrize("mode", ["batch", "batch_frozen"])
+def test_chunk_size_does_not_change_the_kernel(mode):
+  network, *arguments = one_cell()
+  whole, chunked = (
+    np.asarray(compiled(ntk_condition_number(mode, chunk_size=c).measure, network)(*arguments))
+    for c in (5, 3)
+  )
+  assert_kernel(chunked, whole, 1e-5)
+
+
+def test_eigenvalues_are_those_of_the_kernel():
+  network, *arguments = one_cell()
+  values = proxies.ntk_condition_number.__globals__["eigenvalues"](network, *arguments)
+  proxy = ntk_condition_number("batch")
+  theta = np.asarray(compiled(proxy.measure, network)(*arguments), np.float64)
+  assert values.dtype == np.float64
+  np.testing.assert_allclose(values, np.linalg.eigvalsh(theta), rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(values[-1] / values[0], proxy.finish(theta).value, rtol=1e-2)
+
+
+# Linear regions: the reference
+
+
+@pytest.fixture(scope="module", params=REGION_TAGS)
+def region_reference(request, shared):
+  return load(shared, f"f3_regions_nb201_{request.param}")
+
+
+def region_bits(file, inputs, case, pruned):
+  """Packed patterns, and the bits [300, 36] of the final BN and of the cell's nodes 0, 1, 2."""
+  weights = spaces.mixing_weights(file[f"{inputs}/{case}/alphas_{pruned}"].astype(np.float64))
+  arguments = fixture_params(file, jnp.float64), jnp.asarray(weights[None], jnp.float64)
+  batches = jnp.asarray(file[f"x_{inputs}_nhwc"], jnp.float64).reshape(3, 100, 3, 3, 1)
+  packed = compiled(proxies.linear_regions().measure, REGION_NETWORK)(*arguments, batches)
+  return np.asarray(packed), np.unpackbits(packed, axis=1, count=36)
+
+
+@pytest.mark.parametrize("inputs", REGION_INPUTS)
+@pytest.mark.parametrize("case", REGION_CASES)
+def test_patterns_and_counts_are_the_reference(x64, region_reference, case, inputs):
+  proxy, counts = proxies.linear_regions(), []
+  for pruned in (0, 1):
+    packed, bits = region_bits(region_reference, inputs, case, pruned)
+    blocks = dict(zip(("last", "0", "1", "2"), np.split(bits, 4, axis=1), strict=True))
+    prefix = f"{inputs}/{case}"
+    modules = region_reference[f"{prefix}/relu_order_{pruned}"].tolist()
+    # A ReLU inside an operation of edge T<-F shows node F; one channel, so only row and column.
+    sources = [m.split(".edge")[1][2] if ".edge" in m else "last" for m in modules]
+    rebuilt = np.concatenate([blocks[source] for source in sources], axis=1)
+    size = int(region_reference[f"{prefix}/n_neurons_{pruned}"])
+    pattern = np.unpackbits(region_reference[f"{prefix}/pattern_{pruned}"], axis=1, count=size)
+    np.testing.assert_array_equal(rebuilt, pattern)
+    reading = proxy.finish(packed)
+    assert reading.value == region_reference[f"{prefix}/count_{pruned}"]
+    assert reading.status == ("saturated" if reading.value >= 0.95 * 300 else "ok")
+    counts.append(reading.value)
+  change = round((counts[0] - counts[1]) / counts[0], 3)
+  assert change == region_reference[f"{prefix}/delta_rounded3"]
+
+
+def test_float32_counts_are_near_the_reference(region_reference):
+  proxy = proxies.linear_regions()
+  for inputs in REGION_INPUTS:
+    alphas = spaces.mixing_weights(region_reference[f"{inputs}/e3_op3/alphas_0"])
+    arguments = fixture_params(region_reference, jnp.float32), jnp.asarray(alphas[None])
+    batches = jnp.asarray(region_reference[f"x_{inputs}_nhwc"]).reshape(3, 100, 3, 3, 1)
+    packed = np.asarray(compiled(proxy.measure, REGION_NETWORK)(*arguments, batches))
+    assert packed.dtype == np.uint8
+    assert len(packed) == 300
+    expected = region_reference[f"{inputs}/e3_op3/count_0"]
+    assert abs(proxy.finish(packed).value - expected) <= 1
+
+
+def region_reading(arch, params=None, batches=None):
+  proxy = proxies.linear_regions()
+  params = random_params(REGION_NETWORK, np.float32) if params is None else params
+  batches = draw(3, 3, 100, 3, 3, 1, dtype=np.float32) if batches is None else batches
+  alphas = jnp.asarray(encoding.alphas(arch))
+  packed = np.asarray(compiled(proxy.measure, REGION_NETWORK)(params, alphas, batches))
+  return packed, proxy.finish(packed)
+
+
+def test_nodes_without_an_active_convolution_show_nothing():
+  skip, conv = encoding.OPS.index("skip_connect"), encoding.OPS.index("nor_conv_3x3")
+  packed, _ = region_reading([skip] * 6)
+  last, *nodes = np.split(np.unpackbits(packed, axis=1, count=36), 4, axis=1)
+  assert last.any()
+  assert not np.any(nodes)
+  packed, _ = region_reading([skip, skip, skip, skip, conv, skip])  # edge 3<-1
+  _, *nodes = np.split(np.unpackbits(packed, axis=1, count=36), 4, axis=1)
+  assert [bool(node.any()) for node in nodes] == [False, True, False]
+
+
+def test_disconnected_network_has_one_region():
+  _, reading = region_reading([0] * 6)
+  assert reading == Reading(1.0, "ok")
+
+
+def test_batches_are_normalised_apart_and_counted_together():
+  batches = draw(3, 3, 100, 3, 3, 1, dtype=np.float32)
+  packed, reading = region_reading([3] * 6, batches=batches)
+  copied = jnp.concatenate([batches[:1]] * 3)
+  same, repeated = region_reading([3] * 6, batches=copied)
+  np.testing.assert_array_equal(same[:100], packed[:100])
+  np.testing.assert_array_equal(same[100:], np.concatenate([same[:100]] * 2))
+  assert repeated.value <= 100 < reading.value
+  turned, _ = region_reading([3] * 6, batches=batches[::-1])
+  np.testing.assert_array_equal(turned.reshape(3, 100, -1)[::-1].reshape(300, -1), packed)
+
+
+def test_saturated_count_says_so():
+  finish = proxies.linear_regions().finish
+  distinct = np.arange(200, dtype=np.uint8)[:, None]
+  assert finish(distinct) == Reading(200.0, "saturated")
+  assert finish(np.minimum(distinct, 189)) == Reading(190.0, "saturated")  # 95 %
+  assert finish(np.minimum(distinct, 188)) == Reading(189.0, "ok")
+  assert finish(np.zeros((200, 3), np.uint8)) == Reading(1.0, "ok")
+
+
+# What a proxy declares
+
+
+def test_declarations():
+  ntk, regions = ntk_condition_number("batch_frozen"), proxies.linear_regions()
+  assert (ntk.name, ntk.higher_is_better, ntk.worst) == ("ntk_condition_number", False, 1e5)
+  assert (regions.name, regions.higher_is_better, regions.worst) == ("linear_regions", True, 1.0)
+  assert ntk.batch_norm == "batch_frozen"
+  assert regions.batch_norm == "batch"
+
+
+def test_ranking_puts_better_first_and_degenerate_last():
+  ntk, regions = ntk_condition_number("batch"), proxies.linear_regions()
+  readings = [
+    Reading(2.0, "ok"),
+    Reading(30.0, "ok"),
+    Reading(1e7, "singular"),
+    Reading(-4.0, "negative"),
+    Reading(float("nan"), "non_finite"),
+    Reading(float("inf"), "ok"),
+  ]
+  values = [ntk.ranking_value(r) for r in readings]
+  assert values[0] > values[1] > values[2]
+  assert values[2:] == [-ntk.worst] * 4
+  counts = [Reading(300.0, "saturated"), Reading(120.0, "ok"), Reading(1.0, "ok")]
+  assert [regions.ranking_value(r) for r in counts] == [300.0, 120.0, 1.0]
+
+
+@pytest.mark.parametrize(
+  ("theta", "status"),
+  [
+    (np.diag([1.0, 4.0]), "ok"),
+    (np.ones((2, 2)), "singular"),
+    (np.zeros((2, 2)), "singular"),
+    (np.diag([-1.0, 4.0]), "negative"),
+    (np.full((2, 2), np.nan), "non_finite"),
+    (np.diag([1.0, np.inf]), "non_finite"),
+  ],
+)
+def test_status_of_a_kernel(theta, status):
+  proxy = ntk_condition_number("batch")
+  reading = proxy.finish(theta)
+  assert reading.status == status
+  assert proxy.ranking_value(reading) == (-4.0 if status == "ok" else -proxy.worst)
+
+
+def test_one_object_per_setting():
+  """Programs are kept by proxy, so equal settings must be one object."""
+  assert ntk_condition_number("batch") is ntk_condition_number("batch")
+  assert ntk_condition_number("batch") != ntk_condition_number("batch_frozen")
+  assert proxies.linear_regions() is proxies.linear_regions()
+
+
+def test_proxies_by_name():
+  for name in proxies.NAMES:
+    assert proxies.get(name).name == name
+  assert proxies.get("ntk_condition_number", "batch_frozen").batch_norm == "batch_frozen"
+  with pytest.raises(ConfigError, match="'snip'.*ntk_condition_number, linear_regions"):
+    proxies.get("snip")
+  with pytest.raises(ConfigError, match="batch_norm='running'.*batch, batch_frozen"):
+    proxies.get("ntk_condition_number", "running")
