@@ -10,7 +10,6 @@ Needs only torch and numpy: python pytorch_loop.py EXCHANGE.npz RESULT.json KERN
 
 import json
 import pathlib
-import resource
 import sys
 import time
 from collections import OrderedDict
@@ -18,36 +17,30 @@ from collections import OrderedDict
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, relu
 
-EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))  # (target, source), the rows of a mask
+EDGES = ("1_0", "2_0", "2_1", "3_0", "3_1", "3_2")  # target, source: the rows of a mask
 
 
-def conv_bn(size, channels_in, channels_out, stride=1):
+def conv_bn(size, channels_in, channels_out, stride=1, before=nn.ReLU):
   conv = nn.Conv2d(channels_in, channels_out, size, stride, (size - 1) // 2, bias=False)
-  return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(channels_out)))
+  return nn.Sequential(OrderedDict(relu=before(), conv=conv, bn=nn.BatchNorm2d(channels_out)))
 
 
 class Cell(nn.Module):
   def __init__(self, c):
     super().__init__()
-    for target, source in EDGES:
-      convs = {f"nor_conv_{k}x{k}": conv_bn(k, c, c) for k in (1, 3)}
-      self.add_module(f"edge{target}_{source}", nn.ModuleDict(convs))
+    for edge in EDGES:
+      ops = {"skip": nn.Identity(), "nor_conv_1x1": conv_bn(1, c, c), "nor_conv_3x3": conv_bn(3, c, c)}
+      ops["pool"] = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+      self.add_module(f"edge{edge}", nn.ModuleDict(ops))
 
   def forward(self, x, weights):
     nodes = [x, 0, 0, 0]
-    for (target, source), convs, row in zip(EDGES, self.children(), weights, strict=True):
-      operations = (
-        torch.zeros_like,
-        lambda v: v,
-        lambda v, convs=convs: convs["nor_conv_1x1"](relu(v)),
-        lambda v, convs=convs: convs["nor_conv_3x3"](relu(v)),
-        lambda v: avg_pool2d(v, 3, 1, 1, count_include_pad=False),
-      )
-      for weight, operation in zip(row.tolist(), operations, strict=True):
+    for edge, ops, row in zip(EDGES, self.children(), weights[:, 1:].tolist(), strict=True):
+      target, source = map(int, edge.split("_"))
+      for weight, op in zip(row, ops.values(), strict=True):
         if weight > 0.01:
-          nodes[target] = nodes[target] + weight * operation(nodes[source])
+          nodes[target] = nodes[target] + weight * op(nodes[source])
     return nodes[-1]
 
 
@@ -55,10 +48,11 @@ class ReductionBlock(nn.Module):
   def __init__(self, c):
     super().__init__()
     self.conv_a, self.conv_b = conv_bn(3, c, 2 * c, stride=2), conv_bn(3, 2 * c, 2 * c)
-    self.downsample = nn.ModuleDict({"conv": nn.Conv2d(c, 2 * c, 1, bias=False)})
+    conv = nn.Conv2d(c, 2 * c, 1, bias=False)
+    self.downsample = nn.Sequential(OrderedDict(pool=nn.AvgPool2d(2), conv=conv))
 
   def forward(self, x, weights):
-    return self.downsample["conv"](avg_pool2d(x, 2)) + self.conv_b(relu(self.conv_a(relu(x))))
+    return self.downsample(x) + self.conv_b(self.conv_a(x))
 
 
 class Network(nn.Module):
@@ -66,17 +60,17 @@ class Network(nn.Module):
 
   def __init__(self, c, classes):
     super().__init__()
-    self.stem = conv_bn(3, 3, c)
+    self.stem = conv_bn(3, 3, c, before=nn.Identity)
     blocks = Cell(c), ReductionBlock(c), Cell(2 * c), ReductionBlock(2 * c), Cell(4 * c)
     self.cells = nn.ModuleList(blocks)
-    self.last = nn.ModuleDict({"bn": nn.BatchNorm2d(4 * c)})
+    self.last = nn.Sequential(OrderedDict(bn=nn.BatchNorm2d(4 * c), relu=nn.ReLU()))
     self.classifier = nn.Linear(4 * c, classes)
 
   def forward(self, images, alphas):
     x, weights = self.stem(images), alphas.softmax(-1)
     for cell in self.cells:
       x = cell(x, weights)
-    return self.classifier(relu(self.last["bn"](x)).mean((2, 3)))
+    return self.classifier(self.last(x).mean((2, 3)))
 
 
 def load(exchange):
@@ -114,10 +108,9 @@ def main(exchange_path, result_path, kernels):
     alphas = torch.where(torch.from_numpy(exchange["masks"][i, 0]), 0.0, -1000.0)
     cpu, wall = time.process_time(), time.perf_counter()
     kappa = condition_number(network, images, alphas)
-    spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-    calls.append({"kappa": kappa, **spent})
-  peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-  found = {"calls": calls, "threads": torch.get_num_threads(), "peak_mb": peak_mb}
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    calls.append({"kappa": kappa, "cpu": cpu, "wall": wall})
+  found = {"calls": calls, "threads": torch.get_num_threads()}
   pathlib.Path(result_path).write_text(json.dumps(found))
 
 

@@ -30,9 +30,7 @@ PUBLISHED = (
 )
 CONTROL_REPEATS = 500
 
-_OUT = flags.DEFINE_string(
-  "out", "out_tenas_nb201", "folder for the work directories and the table"
-)
+_OUT = flags.DEFINE_string("out", "out_tenas_nb201", "folder for the work directories and the table")
 _DATASETS = flags.DEFINE_list("datasets", ["cifar10"], "data sets to search on")
 _SETTINGS = flags.DEFINE_multi_string(
   "settings",
@@ -43,29 +41,18 @@ _SETTINGS = flags.DEFINE_multi_string(
 
 def configure(text: str) -> TENASConfig:
   """A search's settings from 'name=value,...'; ConfigError for an unknown name."""
-  fields = {
-    f.name: f
-    for c in (IndicatorConfig, TENASConfig)
-    for f in dataclasses.fields(c)
-    if "help" in f.metadata
-  }
+  fields = {f.name: f for c in (IndicatorConfig, TENASConfig) for f in dataclasses.fields(c) if "help" in f.metadata}
   inner, outer = {}, {}
   for item in filter(None, text.split(",")):
     name, _, value = item.partition("=")
     if name not in fields:
-      raise ConfigError(
-        f"--settings={text!r}: {name!r} is no setting; choose from {', '.join(fields)}"
-      )
+      raise ConfigError(f"--settings={text!r}: {name!r} is no setting; choose from {', '.join(fields)}")
     typed = int(value) if isinstance(fields[name].default, int) else value
-    (inner if name in {f.name for f in dataclasses.fields(IndicatorConfig)} else outer)[name] = (
-      typed
-    )
+    (inner if name in {f.name for f in dataclasses.fields(IndicatorConfig)} else outer)[name] = typed
   return TENASConfig(indicators=IndicatorConfig(**inner), **outer)
 
 
-def searched(
-  space, benchmark, dataset: str, text: str, seeds: tuple[int, ...], out: pathlib.Path
-) -> list[str]:
+def searched(space, benchmark, dataset: str, text: str, seeds: tuple[int, ...], out: pathlib.Path) -> list[str]:
   """One row: the accuracies that TE-NAS finds with these settings."""
   settings = configure(text)
   source = data.load(dataset, data_dir=flags.FLAGS.data_dir, download=flags.FLAGS.download)
@@ -88,10 +75,7 @@ def searched(
   name = f"TE-NAS, {dataset}, {text.replace(',', ', ')} ({len(seeds)} seeds)"
   return [
     name,
-    *(
-      report.mean_std([r[f"{d}_test"] for r in result["results"]], digits=2)
-      for d in benchmark.datasets
-    ),
+    *(report.mean_std([r[f"{d}_test"] for r in result["results"]], digits=2) for d in benchmark.datasets),
   ]
 
 
@@ -125,15 +109,9 @@ def make_table(argv) -> None:
   benchmark = tabular.open_benchmark(flags.FLAGS.benchmark)
   seeds = tuple(int(s) for s in flags.FLAGS.seeds)
   rows = [
-    searched(space, benchmark, dataset, text, seeds, out)
-    for dataset in _DATASETS.value
-    for text in _SETTINGS.value
+    searched(space, benchmark, dataset, text, seeds, out) for dataset in _DATASETS.value for text in _SETTINGS.value
   ]
-  rows.append(
-    control(
-      space, benchmark, "random architecture", RandomSearchConfig(samples=1, criterion="first")
-    )
-  )
+  rows.append(control(space, benchmark, "random architecture", RandomSearchConfig(samples=1, criterion="first")))
   rows.append(
     control(
       space,

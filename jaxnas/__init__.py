@@ -8,8 +8,18 @@ import importlib
 
 __version__ = "0.1.0"
 
-_ROOMS = ("algorithms", "data", "errors", "ntk", "proxies", "report", "scoring", "spaces", "tabular")
-__all__ = [*_ROOMS, "__version__"]
+_ROOMS = (
+  "algorithms",
+  "data",
+  "errors",
+  "ntk",
+  "proxies",
+  "report",
+  "scoring",
+  "spaces",
+  "tabular",
+)
+__all__ = ["__version__", "algorithms", "data", "errors", "ntk", "proxies", "report", "scoring", "spaces", "tabular"]
 
 
 def __getattr__(name: str):

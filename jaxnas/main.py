@@ -21,19 +21,28 @@ from jaxnas.algorithms.tenas import TENASConfig
 from jaxnas.errors import ConfigError, JaxnasError
 
 FLAGS = flags.FLAGS
-CONFIGS: dict[str, Any] = {"tenas": TENASConfig, "random_search": RandomSearchConfig, "score": ScoreConfig}
+CONFIGS: dict[str, Any] = {
+  "tenas": TENASConfig,
+  "random_search": RandomSearchConfig,
+  "score": ScoreConfig,
+}
 
 flags.DEFINE_enum("algorithm", "tenas", algorithms.NAMES, "what to run")
 flags.DEFINE_enum("space", "nb201", spaces.NAMES, "search space")
 flags.DEFINE_enum(
-  "dataset", "synthetic", data.NAMES, "images to search with; 'synthetic' is generated, the others are read through TFDS"
+  "dataset",
+  "synthetic",
+  data.NAMES,
+  "images to search with; 'synthetic' is generated, the others are read through TFDS",
 )
 flags.DEFINE_string("data_dir", None, "TFDS folder that holds the data set (default: TFDS_DATA_DIR, or TFDS's own)")
 flags.DEFINE_bool("download", False, "let TFDS fetch a data set that is missing")
 flags.DEFINE_list("seeds", ["0"], "seeds, comma-separated: one search each", short_name=None)
 flags.DEFINE_alias("seed", "seeds")
 flags.DEFINE_string(
-  "workdir", None, "folder for config, scores, result, log, plots and report.html; a killed run continues in it"
+  "workdir",
+  None,
+  "folder for config, scores, result, log, plots and report.html; a killed run continues in it",
 )
 flags.DEFINE_string(
   "benchmark",
@@ -42,7 +51,9 @@ flags.DEFINE_string(
   "`python -m jaxnas.tabular` (default: the environment variable JAXNAS_BENCHMARK)",
 )
 flags.DEFINE_string(
-  "compilation_cache", "default", "folder that keeps compiled programs between runs; 'default' is in the user's cache, 'off' none"
+  "compilation_cache",
+  "default",
+  "folder that keeps compiled programs between runs; 'default' is in the user's cache, 'off' none",
 )
 flags.DEFINE_bool("progress", True, "show progress with rate and time left on standard error")
 
@@ -52,7 +63,8 @@ def _define_settings(config: type) -> None:
   for field in dataclasses.fields(config):
     if field.name in FLAGS or "help" not in field.metadata:
       continue
-    text, default = field.metadata["help"], field.default
+    text = field.metadata["help"]
+    default: Any = field.default
     if get_origin(field.type) is tuple:
       flags.DEFINE_list(field.name, list(default), text)
     elif field.type is int:
@@ -82,11 +94,13 @@ def _refuse_contradictions(config: Any) -> None:
       if "help" in field.metadata and field.name not in used and FLAGS[field.name].present:
         owner = next(name for name, c in CONFIGS.items() if c is other)
         raise ConfigError(
-          f"--{field.name} is a setting of --algorithm={owner}, but --algorithm={FLAGS.algorithm} was asked for; drop one"
+          f"--{field.name} is a setting of --algorithm={owner}, not of --algorithm={FLAGS.algorithm}; drop one of them"
         )
   if FLAGS.dataset == "synthetic" and (FLAGS.download or FLAGS["data_dir"].present):
     flag = "download" if FLAGS.download else "data_dir"
-    raise ConfigError(f"--{flag} has no meaning with --dataset=synthetic, which is generated; name a --dataset or drop it")
+    raise ConfigError(
+      f"--{flag} has no meaning with --dataset=synthetic, which is generated; name a --dataset or drop it"
+    )
 
 
 def _seeds() -> tuple[int, ...]:
@@ -95,7 +109,9 @@ def _seeds() -> tuple[int, ...]:
   except ValueError:
     seeds = ()
   if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= s < 2**31 for s in seeds):
-    raise ConfigError(f"--seeds={','.join(FLAGS.seeds)!r} must be distinct integers from 0 to 2147483647, comma-separated")
+    raise ConfigError(
+      f"--seeds={','.join(FLAGS.seeds)!r} must be distinct integers from 0 to 2147483647, comma-separated"
+    )
   return seeds
 
 
@@ -110,7 +126,9 @@ def cache_compilations(folder: str) -> None:
     path.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     if folder != "default":
-      raise ConfigError(f"--compilation_cache={folder!r} cannot be written ({error.strerror}); give another, or off") from error
+      raise ConfigError(
+        f"--compilation_cache={folder!r} cannot be written ({error.strerror}); give another, or off"
+      ) from error
     return  # a read-only home costs time, not the run
   jax.config.update("jax_compilation_cache_dir", str(path))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -173,7 +191,10 @@ def _guarded(argv: list[str]) -> int:
   except JaxnasError as error:
     return _fail(str(error))
   except KeyboardInterrupt:
-    print("jaxnas: interrupted; the same command continues in --workdir where there is one", file=sys.stderr)
+    print(
+      "jaxnas: interrupted; the same command continues in --workdir where there is one",
+      file=sys.stderr,
+    )
     return 130
 
 

@@ -67,7 +67,12 @@ def run(
       "score": engine.seconds.score,
       "other": wall - engine.seconds.compile - engine.seconds.score,
     }
-    result = {"config": config, "results": rows, "seconds": seconds, "history": extras[0].get("history", [])}
+    result = {
+      "config": config,
+      "results": rows,
+      "seconds": seconds,
+      "history": extras[0].get("history", []),
+    }
     print(summary.text(result, benchmark))
     if folder:
       folder.write_json("result.json", {**result, "provenance": report.provenance()})
@@ -89,7 +94,7 @@ def _work(space: NB201, settings: Any, seeds: int) -> tuple[int, str]:
     return seeds * tenas.evaluations(space, settings), "supernets"
   if isinstance(settings, random_search.RandomSearchConfig):
     return seeds * settings.samples, "architectures"
-  return seeds, "seeds"
+  return seeds * len([score.resolve(space, a) for a in settings.archs]), "architectures"
 
 
 def _one(space, source, settings, seed, benchmark, **runtime) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -110,7 +115,7 @@ def _one(space, source, settings, seed, benchmark, **runtime) -> tuple[list[dict
     drawn = random_search.search(space, source, settings, seed=seed, validation=validation, **runtime)
     return [{"arch": space.format(drawn.arch), settings.criterion: float(drawn.scores[drawn.best])}], {}
   rows = score.score(space, source, settings, seed=seed, engine=runtime["engine"])
-  runtime["advance"](1)
+  runtime["advance"](len(rows))
   return rows, {}
 
 

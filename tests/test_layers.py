@@ -36,9 +36,7 @@ def draw(seed, *shape, dtype=np.float64):
 def plain_conv(x, kernel, stride):
   pad = [((k - 1) // 2, (k - 1) // 2) for k in kernel.shape[:2]]
   numbers = ("NHWC", "HWIO", "NHWC")
-  return lax.conv_general_dilated(
-    x, kernel, (stride, stride), pad, dimension_numbers=numbers, precision="highest"
-  )
+  return lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=numbers, precision="highest")
 
 
 def assert_trees_close(actual, expected, **tolerance):
@@ -159,9 +157,7 @@ def plain_mix(x, kernels, scales, biases, weights, stride):
   return y
 
 
-@pytest.mark.parametrize(
-  ("sizes", "stride"), [((1,), 1), ((3,), 2), ((1, 3), 1), ((1, 3), 2), ((3, 1, 5), 1)]
-)
+@pytest.mark.parametrize(("sizes", "stride"), [((1,), 1), ((3,), 2), ((1, 3), 1), ((1, 3), 2), ((3, 1, 5), 1)])
 def test_fused_pullback_is_plain_autodiff(x64, sizes, stride):
   arguments = mix_arguments(sizes)
   cotangents = draw(5, 2, 3, 6 // stride, 8 // stride, 4)
@@ -208,9 +204,7 @@ def test_affine_mix_is_the_formula(x64, sizes, stride):
   arguments = (*mix_arguments(sizes), means, variances)
   cotangents = draw(5, 2, 3, 6 // stride, 8 // stride, 4)
   actual = pull(layers.conv_affine_mix, stride, arguments, cotangents)
-  assert_trees_close(
-    actual, pull(plain_affine, stride, arguments, cotangents), rtol=1e-9, atol=1e-9
-  )
+  assert_trees_close(actual, pull(plain_affine, stride, arguments, cotangents), rtol=1e-9, atol=1e-9)
 
 
 def test_values_without_differentiation(x64):
@@ -235,9 +229,7 @@ def test_moments_are_biased_and_normalise_uses_them(x64):
   np.testing.assert_allclose(mean, z.mean((0, 1, 2)), rtol=1e-12)
   np.testing.assert_allclose(variance, z.var((0, 1, 2)), rtol=1e-12)
   expected = (z - mean) / np.sqrt(variance + layers.BN_EPSILON)
-  np.testing.assert_allclose(
-    quick(layers.normalise)(*map(jnp.asarray, (z, mean, variance))), expected, rtol=1e-12
-  )
+  np.testing.assert_allclose(quick(layers.normalise)(*map(jnp.asarray, (z, mean, variance))), expected, rtol=1e-12)
 
 
 def test_embedded_kernel_convolves_alike(x64):

@@ -9,7 +9,13 @@ import time
 
 import pytest
 
-SMALL = ["--ntk_batch=6", "--repeats=1", "--region_batches=1", "--region_samples=60", "--ntk_channels=2"]
+SMALL = [
+  "--ntk_batch=6",
+  "--repeats=1",
+  "--region_batches=1",
+  "--region_samples=60",
+  "--ntk_channels=2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,10 @@ def test_a_run_leaves_everything(finished):
 def test_killed_and_continued_ends_the_same(finished, cache, tmp_path):
   folder = tmp_path / "run"
   process = subprocess.Popen(
-    command(*SMALL, f"--workdir={folder}"), env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    command(*SMALL, f"--workdir={folder}"),
+    env=environment(cache),
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
   )
   scores = folder / "scores.jsonl"
   deadline = time.monotonic() + 300
@@ -139,9 +148,15 @@ def test_help_names_every_flag(cache):
     (["--dataset=cifar10", "--data_dir=does_not_exist"], ["--data_dir", "--download"]),
     (["--algorithm=score"], ["--archs"]),
     (["--algorithm=score", "--archs=15625"], ["15625"]),
-    (["--algorithm=score", "--archs=|conv~0|+|none~0|none~1|+|none~0|none~1|none~2|"], ["conv", "nor_conv_1x1"]),
+    (
+      ["--algorithm=score", "--archs=|conv~0|+|none~0|none~1|+|none~0|none~1|none~2|"],
+      ["conv", "nor_conv_1x1"],
+    ),
     (["--algorithm=score", "--archs=|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"], ["no path"]),
-    (["--algorithm=random_search", "--criterion=valid_12ep"], ["--criterion=valid_12ep", "--benchmark"]),
+    (
+      ["--algorithm=random_search", "--criterion=valid_12ep"],
+      ["--criterion=valid_12ep", "--benchmark"],
+    ),
     (["stray"], ["stray"]),
   ],
 )

@@ -239,9 +239,7 @@ def test_from_alphas_takes_soft_and_pruned_weights():
   np.testing.assert_array_equal(encoding.from_alphas(1 + close), np.full(6, 4))
 
 
-@pytest.mark.parametrize(
-  "weights", [np.zeros((6, 5)), np.zeros((2, 6, 5)), np.full((1, 6, 5), np.nan), "x", None]
-)
+@pytest.mark.parametrize("weights", [np.zeros((6, 5)), np.zeros((2, 6, 5)), np.full((1, 6, 5), np.nan), "x", None])
 def test_bad_alphas(weights):
   with pytest.raises(ArchitectureError, match="alphas"):
     encoding.from_alphas(weights)

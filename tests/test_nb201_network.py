@@ -178,9 +178,7 @@ def test_one_hot_supernet_is_the_single_network(x64, reference):
   assert shared.keys() <= params.keys()
   params = traverse_util.unflatten_dict({**params, **shared}, sep="/")
   _, alphas = single_network(reference)
-  train, evaluation = forward(
-    params, jnp.asarray(reference["x_nhwc"], jnp.float64), jnp.asarray(alphas, jnp.float64)
-  )
+  train, evaluation = forward(params, jnp.asarray(reference["x_nhwc"], jnp.float64), jnp.asarray(alphas, jnp.float64))
   assert_close(train, reference["train/logits"])
   assert_close(evaluation, reference["eval/logits"])
 
@@ -189,9 +187,7 @@ def test_one_hot_supernet_is_the_single_network(x64, reference):
 
 
 def count(network):
-  return sum(
-    v.size for v in jax.tree.leaves(jax.eval_shape(network.init_params, jax.random.key(0)))
-  )
+  return sum(v.size for v in jax.tree.leaves(jax.eval_shape(network.init_params, jax.random.key(0))))
 
 
 def test_parameter_counts_are_the_formula():
@@ -316,9 +312,7 @@ def test_modes_agree_in_value_in_float32():
   assert expected.dtype == jnp.float32
   assert np.ptp(expected, axis=0).min() > 1e-3  # the output depends on the image
   for mode, fused in (("batch", False), ("batch_frozen", True)):
-    np.testing.assert_allclose(
-      small_forward(mode, fused)(params, images, alphas), expected, rtol=1e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(small_forward(mode, fused)(params, images, alphas), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_vmap_over_alphas_is_the_loop():

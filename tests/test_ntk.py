@@ -68,8 +68,7 @@ def dense(f, params, x):
   jac = jax.jit(jax.jacrev(f))(params, x)
   flat, _ = jax.tree_util.tree_flatten_with_path(jac)
   return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf).reshape(N, K, -1)
-    for path, leaf in flat
+    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf).reshape(N, K, -1) for path, leaf in flat
   }
 
 
@@ -105,9 +104,7 @@ def test_gram_targets_equal_dense_jacobian(x64, name):
   full = oracle(name)
   targets = ("sum_logits", "trace", "full")
   got = jax.jit(lambda p: [ntk.gram_matrix(f, p, x, target=t) for t in targets])(params)
-  for kernel, expected in zip(
-    got, [full.sum((2, 3)), np.einsum("ijkk->ij", full), full], strict=True
-  ):
+  for kernel, expected in zip(got, [full.sum((2, 3)), np.einsum("ijkk->ij", full), full], strict=True):
     close(kernel, expected)
 
 
@@ -116,9 +113,9 @@ def test_decoupled_equals_dense_jacobian(x64, name):
   f, params, x = network(name)
   full = oracle(name)
   how = dict(coupled=False)
-  summed, got = jax.jit(
-    lambda p: (ntk.gram_matrix(f, p, x, **how), ntk.gram_matrix(f, p, x, target="full", **how))
-  )(params)
+  summed, got = jax.jit(lambda p: (ntk.gram_matrix(f, p, x, **how), ntk.gram_matrix(f, p, x, target="full", **how)))(
+    params
+  )
   close(summed, full.sum((2, 3)))
   close(got, full)
 
@@ -164,9 +161,7 @@ def test_products_inside_the_network_get_the_precision():
     ]
     for jaxpr in jaxprs:
       products = [
-        e.params["precision"]
-        for e in jaxpr.eqns
-        if e.primitive.name in ("conv_general_dilated", "dot_general")
+        e.params["precision"] for e in jaxpr.eqns if e.primitive.name in ("conv_general_dilated", "dot_general")
       ]
       assert len(products) > 3
       assert all(("HIGHEST" in str(p)) == seen for p in products)
@@ -179,9 +174,7 @@ def test_products_inside_the_network_get_the_precision():
 def test_empirical_ntk_equals_dense_jacobian(x64, name):
   f, params, x = network(name)
   full = oracle(name)
-  got, mean = jax.jit(
-    lambda p: (ntk.empirical_ntk_fn(f, ())(x, None, p), ntk.empirical_ntk_fn(f)(x, None, p))
-  )(params)
+  got, mean = jax.jit(lambda p: (ntk.empirical_ntk_fn(f, ())(x, None, p), ntk.empirical_ntk_fn(f)(x, None, p)))(params)
   close(got, full)
   close(mean, np.einsum("ijkk->ij", full) / K)
 
@@ -230,17 +223,15 @@ def test_vmap_axes_of_trees_and_keyword_arguments(x64):
 
   def g(params, xs, *, shift, flag):
     assert flag is True  # not traced
-    out = (
-      mlp(params, xs["t"].T * xs["scale"]) + jnp.sin(shift)[:, None] * params["first"]["bias"][0]
-    )
+    out = mlp(params, xs["t"].T * xs["scale"]) + jnp.sin(shift)[:, None] * params["first"]["bias"][0]
     return {"out": out.T, "square": out**2}
 
   xs = {"t": x.T, "scale": jnp.asarray(2.0)}
   axes = ({"t": 1, "scale": None}, {"out": -1, "square": 0}, {"shift": 0})
   got, expected = (
-    jax.jit(
-      lambda p, s, a=a: ntk.empirical_ntk_fn(g, (), vmap_axes=a)(xs, None, p, shift=s, flag=True)
-    )(params, jnp.arange(float(N)))
+    jax.jit(lambda p, s, a=a: ntk.empirical_ntk_fn(g, (), vmap_axes=a)(xs, None, p, shift=s, flag=True))(
+      params, jnp.arange(float(N))
+    )
     for a in (axes, None)
   )
   assert got["out"].shape == (K, K, N, N)
@@ -349,8 +340,7 @@ def test_permuted_samples_permute_the_kernel(x64, name):
 def test_kernel_is_differentiable_through_chunks(x64):
   f, params, x = network("batch_norm")
   whole, chunked = (
-    jax.jit(jax.grad(lambda p, c=c: ntk.gram_matrix(f, p, x, chunk_size=c).sum()))(params)
-    for c in (None, 2)
+    jax.jit(jax.grad(lambda p, c=c: ntk.gram_matrix(f, p, x, chunk_size=c).sum()))(params) for c in (None, 2)
   )
   jax.tree.map(close, chunked, whole)
 

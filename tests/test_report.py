@@ -302,9 +302,7 @@ def test_mean_std(values, text):
 
 def test_text_table_is_aligned():
   table = report.text_table(["arch", "acc"], [["a", 93.9], ["long", "5.0 ± 0.1"], ["b", None]])
-  assert table == (
-    "arch        acc\n----  ---------\na          93.9\nlong  5.0 ± 0.1\nb             -\n"
-  )
+  assert table == ("arch        acc\n----  ---------\na          93.9\nlong  5.0 ± 0.1\nb             -\n")
 
 
 def test_markdown_table_keeps_its_columns_with_architecture_strings():
@@ -423,8 +421,7 @@ def test_report_with_a_missing_picture_is_not_written(workdir):
 
 def test_the_room_imports_no_drawing_package():
   code = (
-    "import sys, jaxnas.report\n"
-    "print([m for m in ('matplotlib', 'rich', 'tensorflow', 'torch') if m in sys.modules])"
+    "import sys, jaxnas.report\nprint([m for m in ('matplotlib', 'rich', 'tensorflow', 'torch') if m in sys.modules])"
   )
   answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert answer.stdout == "[]\n"

@@ -136,9 +136,7 @@ def test_batch_equals_one_by_one():
     Status.SINGULAR,
   ]
   for field in ("value", "lambda_min", "lambda_max", "ratio"):
-    np.testing.assert_array_equal(
-      getattr(number, field), [getattr(one, field) for one in one_by_one]
-    )
+    np.testing.assert_array_equal(getattr(number, field), [getattr(one, field) for one in one_by_one])
   np.testing.assert_array_equal(spectrum.status, number.status)
   assert spectrum.eigenvalues.shape == (5, 3)
   assert ntk.condition_number(batch[:4].reshape(2, 2, 3, 3)).value.shape == (2, 2)

@@ -207,9 +207,7 @@ def test_conversion_round_trip(data, folder, tmp_path, capsys, name):
     assert row_of(converted, index) == row_of(folder, index)
   for dataset, split in SPLITS:
     assert converted.best(dataset, split) == folder.best(dataset, split)
-    np.testing.assert_array_equal(
-      converted.accuracies(dataset, split), folder.accuracies(dataset, split)
-    )
+    np.testing.assert_array_equal(converted.accuracies(dataset, split), folder.accuracies(dataset, split))
   assert os.listdir(tmp_path) == [name]
 
 

@@ -35,8 +35,7 @@ def rounds(trace):
   cells = sum(f"r0/alphas_before_{c}" in trace for c in range(2))
   for r in range(int(trace["n_rounds"])):
     before, after = (
-      np.stack([trace[f"r{r}/alphas_{when}_{c}"] for c in range(cells)]) > -500
-      for when in ("before", "after")
+      np.stack([trace[f"r{r}/alphas_{when}_{c}"] for c in range(cells)]) > -500 for when in ("before", "after")
     )
     yield (lambda key, r=r: trace[f"r{r}/{key}"]), before, after
 
@@ -99,9 +98,7 @@ def test_argmax_genotype_of_final_alphas_is_the_traces(shared):
   with np.load(shared / "fixtures" / "tenas" / "f5_trace_nb201_intended.npz") as trace:
     ops = tr.argmax_genotype(trace["final_alphas_0"][None])
     names = trace["op_columns"][ops[0]]
-    found = [
-      token.split("~")[0] for token in str(trace["final_genotype"]).split("|") if "~" in token
-    ]
+    found = [token.split("~")[0] for token in str(trace["final_genotype"]).split("|") if "~" in token]
   assert names.tolist() == found
 
 
@@ -207,9 +204,7 @@ def test_stable_survives_broken_condition_numbers(bad):
   indicators, active = random_round(0)
   after = np.array(indicators.cond_after)
   after[7] = bad
-  decision = tr.decide(
-    dataclasses.replace(indicators, cond_after=after), prune_number=1, active=active
-  )
+  decision = tr.decide(dataclasses.replace(indicators, cond_after=after), prune_number=1, active=active)
   assert decision.clipped == 3
   assert np.argmax(decision.ntk_rank) == 7  # the worst to prune, alone
   assert decision.ntk_rank.max() not in np.delete(decision.ntk_rank, 7)
@@ -228,9 +223,7 @@ def test_stable_survives_broken_condition_numbers(bad):
 
 
 def test_kappa_worst_itself_is_not_clipped():
-  clipped, count = tr.clip_condition_numbers(
-    np.array([1.0, tr.KAPPA_WORST, np.nextafter(1e5, 2e5)])
-  )
+  clipped, count = tr.clip_condition_numbers(np.array([1.0, tr.KAPPA_WORST, np.nextafter(1e5, 2e5)]))
   assert clipped.tolist() == [1.0, 1e5, 1e5]
   assert count == 1
 
@@ -269,9 +262,7 @@ def test_code_counts_what_it_cleaned():
   after = np.array(indicators.cond_after)
   after[3, 0] = np.nan
   after[4, 0] = -5.0
-  decision = tr.decide(
-    dataclasses.replace(indicators, cond_after=after), prune_number=1, active=active, variant="code"
-  )
+  decision = tr.decide(dataclasses.replace(indicators, cond_after=after), prune_number=1, active=active, variant="code")
   assert decision.clipped == 1
 
 

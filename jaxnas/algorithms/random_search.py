@@ -27,7 +27,7 @@ _STEP = 24  # architectures between two records
 class RandomSearchConfig:
   """Settings of random search."""
 
-  indicators: IndicatorConfig = IndicatorConfig()
+  indicators: IndicatorConfig = dataclasses.field(default_factory=IndicatorConfig)
   samples: int = setting(100, "architectures that random search draws, without replacement")
   criterion: Literal["ntk_condition_number", "linear_regions", "valid_12ep", "first"] = setting(
     "ntk_condition_number",
@@ -114,7 +114,12 @@ def _scored(space, indicator, archs, engine, seed, records, keep, advance) -> tu
       advance(len(part))
     else:
       readings = engine.score(
-        indicator.proxy, indicator.network, indicator.params, space.alphas(part), indicator.batch, advance=advance
+        indicator.proxy,
+        indicator.network,
+        indicator.params,
+        space.alphas(part),
+        indicator.batch,
+        advance=advance,
       )
       for name, reading in zip(names, readings, strict=True):
         known[name] = {

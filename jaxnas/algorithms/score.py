@@ -18,8 +18,10 @@ from jaxnas.spaces import NB201
 class ScoreConfig:
   """Settings of scoring."""
 
-  indicators: IndicatorConfig = IndicatorConfig()
-  archs: tuple[str, ...] = setting((), "architectures to score: benchmark indices or |op~0|+... strings, comma-separated")
+  indicators: IndicatorConfig = dataclasses.field(default_factory=IndicatorConfig)
+  archs: tuple[str, ...] = setting(
+    (), "architectures to score: benchmark indices or |op~0|+... strings, comma-separated"
+  )
 
   def __post_init__(self):
     if not self.archs:
@@ -49,7 +51,11 @@ def score(
   archs = np.stack([resolve(space, a) for a in config.archs])
   engine = engine or Engine()
   rows: list[dict[str, Any]] = [{"arch": space.format(a)} for a in archs]
-  for make, key in zip((indicators.condition_number, indicators.regions), jax.random.split(jax.random.key(seed)), strict=True):
+  for make, key in zip(
+    (indicators.condition_number, indicators.regions),
+    jax.random.split(jax.random.key(seed)),
+    strict=True,
+  ):
     given = make(space, source, config.indicators, key)
     readings = engine.score(given.proxy, given.network, given.params, space.alphas(archs), given.batch)
     for row, reading in zip(rows, readings, strict=True):

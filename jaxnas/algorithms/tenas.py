@@ -26,7 +26,14 @@ from jaxtyping import Bool, Int
 from jaxnas import ntk, spaces
 from jaxnas.algorithms import indicators
 from jaxnas.algorithms.indicators import IndicatorConfig, setting
-from jaxnas.algorithms.tenas_ranking import Candidate, Decision, Indicators, argmax_genotype, candidates, decide
+from jaxnas.algorithms.tenas_ranking import (
+  Candidate,
+  Decision,
+  Indicators,
+  argmax_genotype,
+  candidates,
+  decide,
+)
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Engine
@@ -39,12 +46,13 @@ Indicate = Callable[[int, np.ndarray, list[Candidate]], Indicators]
 class TENASConfig:
   """Defaults are the official settings for NAS-Bench-201."""
 
-  indicators: IndicatorConfig = IndicatorConfig()
+  indicators: IndicatorConfig = dataclasses.field(default_factory=IndicatorConfig)
   repeats: int = setting(3, "repeats R of each indicator, with fresh weights and images")
   prune_number: int = setting(1, "operations to prune on each edge in a round")
   precision: int = setting(3, "decimals of the relative changes, and significant digits of their ranking")
   variant: Literal["stable", "code"] = setting(
-    "stable", "ranking: 'stable' is finite-safe and independent of the eigenvalue solver; 'code' replays the official one"
+    "stable",
+    "ranking: 'stable' is finite-safe and independent of the eigenvalue solver; 'code' replays the official one",
   )
 
   def __post_init__(self):
@@ -85,7 +93,11 @@ def prune(
   while found := candidates(active):
     measured = indicate(len(rounds) + 1, active, found)
     decision = decide(
-      measured, prune_number=config.prune_number, active=active, precision=config.precision, variant=config.variant
+      measured,
+      prune_number=config.prune_number,
+      active=active,
+      precision=config.precision,
+      variant=config.variant,
     )
     for candidate in decision.pruned:
       active[candidate] = False
@@ -138,7 +150,8 @@ def search(
     ntk_key, region_key = jax.random.split(repeat_key(number, repeat))
     counts = engine.score(*_order(indicators.regions(space, source, config.indicators, region_key), nets))
     kernels = engine.score(
-      *_order(indicators.condition_number(space, source, config.indicators, ntk_key), nets), advance=advance
+      *_order(indicators.condition_number(space, source, config.indicators, ntk_key), nets),
+      advance=advance,
     )
     record = {
       "algorithm": "tenas",
@@ -161,7 +174,13 @@ def search(
     kappa = np.array([r["ntk_condition_number"] for r in runs], np.float64).T  # [1 + K, R]
     count = np.array([r["linear_regions"] for r in runs], np.float64).T
     before = (len(found), config.repeats)
-    return Indicators(found, np.broadcast_to(kappa[0], before), kappa[1:], np.broadcast_to(count[0], before), count[1:])
+    return Indicators(
+      found,
+      np.broadcast_to(kappa[0], before),
+      kappa[1:],
+      np.broadcast_to(count[0], before),
+      count[1:],
+    )
 
   full = initial_active(space)
   left, rounds = prune(full, indicate, config)
@@ -169,7 +188,11 @@ def search(
   indicator = indicators.condition_number(space, source, config.indicators, repeat_key(0, 0))
   theta = engine.measure(*_order(indicator, spaces.active_weights(np.stack([full, left]))))
   spectra = ntk.spectrum(theta).eigenvalues
-  return Result(arch, [_as_dict(i, *r) for i, r in enumerate(rounds, start=1)], {"full supernet": spectra[0], "found architecture": spectra[1]})
+  return Result(
+    arch,
+    [_as_dict(i, *r) for i, r in enumerate(rounds, start=1)],
+    {"full supernet": spectra[0], "found architecture": spectra[1]},
+  )
 
 
 def _order(indicator: indicators.Indicator, nets: np.ndarray) -> tuple[Any, ...]:

@@ -197,9 +197,7 @@ def walked_ranks(
   return ranks, np.array(positions, np.int64)
 
 
-def dense_ranks(
-  means: Shaped[np.ndarray, " K"], *, descending: bool, precision: int = 3
-) -> Int[np.ndarray, " K"]:
+def dense_ranks(means: Shaped[np.ndarray, " K"], *, descending: bool, precision: int = 3) -> Int[np.ndarray, " K"]:
   """`variant="stable"`: dense ranks of the keys, in candidate order; `means` must be finite."""
   means = np.asarray(means, np.float64)
   lifted = np.where(means == 0, 0.0, np.abs(means) + _SIGNIFICANCE_EPS)
@@ -304,9 +302,7 @@ def decide(
   ntk_delta = relative_changes(cond_before, cond_after, precision=precision)
   region_delta = relative_changes(regions_before, regions_after, precision=precision)
   ntk_mean, region_mean = repeat_means(ntk_delta), repeat_means(region_delta)
-  ntk_rank, region_rank, order = rank_candidates(
-    cands, ntk_mean, region_mean, precision=precision, variant=variant
-  )
+  ntk_rank, region_rank, order = rank_candidates(cands, ntk_mean, region_mean, precision=precision, variant=variant)
   return Decision(
     candidates=cands,
     ntk_delta=ntk_delta,
@@ -335,9 +331,7 @@ def _check_positive(name: str, value: int) -> None:
 def _check_active(active: np.ndarray) -> np.ndarray:
   active = np.asarray(active)
   if active.dtype != np.bool_ or active.ndim != 3 or active.size == 0:
-    raise ConfigError(
-      f"active: got {active.dtype} of shape {active.shape}; pass booleans [cells, E, O]"
-    )
+    raise ConfigError(f"active: got {active.dtype} of shape {active.shape}; pass booleans [cells, E, O]")
   return active
 
 
@@ -348,9 +342,7 @@ def _check_candidates(given: Sequence[Candidate], active: np.ndarray) -> tuple[C
     raise ConfigError("active: no edge has more than one op; the search is over, do not decide")
   if sorted(given) != expected:
     wrong = sorted(set(given) ^ set(expected)) or "one listed twice"
-    raise ConfigError(
-      f"indicators.candidates: differ from candidates(active) in {wrong}; score each of them once"
-    )
+    raise ConfigError(f"indicators.candidates: differ from candidates(active) in {wrong}; score each of them once")
   return given
 
 

@@ -22,7 +22,7 @@ def plain_batch(
 
 
 def augmented_batch(source: ImageSource, key: Array, size: int) -> Float32[np.ndarray, "N H W 3"]:
-  """`size` different images, flipped with probability 1/2, cropped at random from a frame padded with black, normalised.
+  """`size` different images, flipped with probability 1/2, cropped at random from a black frame, normalised.
 
   The padding is 4 pixels for images of 32 and 2 for images of 16, an eighth of the width, as usual for training on
   them. Raises as `plain_batch`.
@@ -38,7 +38,13 @@ def augmented_batch(source: ImageSource, key: Array, size: int) -> Float32[np.nd
 
 
 def region_crops(
-  source: ImageSource, key: Array, *, batches: int = 3, batch_size: int = 1000, size: int = 3, channels: int = 1
+  source: ImageSource,
+  key: Array,
+  *,
+  batches: int = 3,
+  batch_size: int = 1000,
+  size: int = 3,
+  channels: int = 1,
 ) -> Float32[np.ndarray, "batches batch_size size size channels"]:
   """Random crops of random normalised images, one randomly chosen colour channel each: TE-NAS's region inputs.
 
@@ -48,7 +54,12 @@ def region_crops(
     DatasetError: an image cannot be read.
   """
   height, width, colours = source.image_shape
-  for name, value in (("batches", batches), ("batch_size", batch_size), ("size", size), ("channels", channels)):
+  for name, value in (
+    ("batches", batches),
+    ("batch_size", batch_size),
+    ("size", size),
+    ("channels", channels),
+  ):
     if value < 1:
       raise ConfigError(f"{name}={value} must be at least 1")
   if size > min(height, width):

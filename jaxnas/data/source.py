@@ -100,9 +100,7 @@ class ImageSource:
     """Labels at `indices`, int32 [n] in [0, K). Raises as `examples` does."""
     return self.examples(indices)[1]
 
-  def examples(
-    self, indices: Int[np.ndarray, "n"]
-  ) -> tuple[UInt8[np.ndarray, "n H W 3"], Int32[np.ndarray, "n"]]:
+  def examples(self, indices: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "n H W 3"], Int32[np.ndarray, "n"]]:
     """Images and labels at `indices` (any order, repeats allowed).
 
     Raises:
@@ -111,15 +109,10 @@ class ImageSource:
     """
     indices = np.asarray(indices)
     if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
-      raise ConfigError(
-        f"indices must be a one-dimensional integer array; got {indices.dtype}{indices.shape}"
-      )
+      raise ConfigError(f"indices must be a one-dimensional integer array; got {indices.dtype}{indices.shape}")
     indices = indices.astype(np.int64)
     if indices.size and not 0 <= indices.min() <= indices.max() < self.size:
-      raise ConfigError(
-        f"indices must lie in [0, {self.size}) for {self.name!r}; "
-        f"got {indices.min()}..{indices.max()}"
-      )
+      raise ConfigError(f"indices must lie in [0, {self.size}) for {self.name!r}; got {indices.min()}..{indices.max()}")
     return self._cache.fetch(indices, self._read_checked)
 
   def _read_checked(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,13 +120,11 @@ class ImageSource:
     expected = (len(indices), *self.image_shape)
     if images.dtype != np.uint8 or images.shape != expected:
       raise DatasetError(
-        f"data set {self.name!r} must give uint8 images of shape {expected}; "
-        f"got {images.dtype} {images.shape}"
+        f"data set {self.name!r} must give uint8 images of shape {expected}; got {images.dtype} {images.shape}"
       )
     if labels.size and not 0 <= labels.min() <= labels.max() < self.classes:
       raise DatasetError(
-        f"labels of data set {self.name!r} must lie in [0, {self.classes}); "
-        f"got {labels.min()}..{labels.max()}"
+        f"labels of data set {self.name!r} must lie in [0, {self.classes}); got {labels.min()}..{labels.max()}"
       )
     return images, labels
 

@@ -58,7 +58,15 @@ def source(name: str, *, split: str, data_dir: str | os.PathLike[str] | None, do
     return images, labels
 
   size = len(records) if keep is None else len(keep)
-  return ImageSource(name, kind.classes, (kind.side, kind.side, 3), size, np.array(kind.mean), np.array(kind.std), read)
+  return ImageSource(
+    name,
+    kind.classes,
+    (kind.side, kind.side, 3),
+    size,
+    np.array(kind.mean),
+    np.array(kind.std),
+    read,
+  )
 
 
 def _open(name: str, builder: str, split: str, data_dir: Any, download: bool) -> Any:
@@ -68,7 +76,7 @@ def _open(name: str, builder: str, split: str, data_dir: Any, download: bool) ->
 
     folder = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
     try:
-      made = tfds.builder(builder, data_dir=folder, file_format="array_record", try_gcs=False)
+      made: Any = tfds.builder(builder, data_dir=folder, file_format="array_record", try_gcs=False)
       if not download and not os.path.isdir(made.data_dir):
         raise DatasetError(
           f"data set {name!r} is not in {where}; give --data_dir=FOLDER with the folder that holds {builder}/ as "
@@ -107,7 +115,10 @@ def _resized(image: np.ndarray, side: int) -> np.ndarray:
 
 def _damaged(name: str, data_dir: Any, error: Exception) -> str:
   where = "the default TFDS folder" if data_dir is None else f"--data_dir={os.fspath(data_dir)}"
-  return f"data set {name!r} in {where} cannot be read ({_line(error)}); prepare it again with --download, or give another --data_dir"
+  return (
+    f"data set {name!r} in {where} cannot be read ({_line(error)}); "
+    "prepare it again with --download, or give another --data_dir"
+  )
 
 
 def _line(error: Exception) -> str:

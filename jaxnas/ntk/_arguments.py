@@ -34,16 +34,12 @@ def leaf_axes(axes: Any, tree: PyTree, name: str) -> list[int | None]:
     try:
       listed = treedef.flatten_up_to(axes)
     except (TypeError, ValueError) as error:
-      raise ConfigError(
-        f"{name}={axes!r}: expected an int, None or a tree like {treedef}."
-      ) from error
+      raise ConfigError(f"{name}={axes!r}: expected an int, None or a tree like {treedef}.") from error
   result = []
   for axis, leaf in zip(listed, leaves, strict=True):
     ndim = jnp.ndim(leaf)
     if axis is not None and not (isinstance(axis, int) and -ndim <= axis < ndim):
-      raise ConfigError(
-        f"{name}={axes!r}: no axis {axis!r} in an array of shape {jnp.shape(leaf)}."
-      )
+      raise ConfigError(f"{name}={axes!r}: no axis {axis!r} in an array of shape {jnp.shape(leaf)}.")
     result.append(None if axis is None else axis % ndim)
   return result
 

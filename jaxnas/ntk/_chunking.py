@@ -20,9 +20,7 @@ def check_chunk_size(chunk_size: int | None) -> None:
   except TypeError:
     size = 0
   if size < 1:
-    raise ConfigError(
-      f"chunk_size={chunk_size!r}: expected an integer of at least 1, or None for a single chunk."
-    )
+    raise ConfigError(f"chunk_size={chunk_size!r}: expected an integer of at least 1, or None for a single chunk.")
 
 
 def chunked_vmap(fn: Callable[[PyTree], PyTree], xs: PyTree, chunk_size: int | None) -> PyTree:

@@ -94,17 +94,12 @@ def _kernel(out1, out2, rows1, rows2, trace_axes, diagonal_axes, precision) -> A
   traced = output_axes(trace_axes, ndim, "trace_axes")
   diagonal = output_axes(diagonal_axes, ndim, "diagonal_axes")
   if set(traced) & set(diagonal):
-    raise ConfigError(
-      f"diagonal_axes={diagonal_axes!r}: shares an axis with trace_axes={trace_axes!r}."
-    )
+    raise ConfigError(f"diagonal_axes={diagonal_axes!r}: shares an axis with trace_axes={trace_axes!r}.")
   if any(out1.shape[i] != out2.shape[i] for i in (*traced, *diagonal)):
     raise ConfigError(
-      f"x2: f(x1) has shape {out1.shape}, f(x2) {out2.shape}; they must agree on traced and "
-      "diagonal axes."
+      f"x2: f(x1) has shape {out1.shape}, f(x2) {out2.shape}; they must agree on traced and diagonal axes."
     )
-  kernel = contract(
-    rows1, rows2, ndim, trace_axes=traced, diagonal_axes=diagonal, precision=precision
-  )
+  kernel = contract(rows1, rows2, ndim, trace_axes=traced, diagonal_axes=diagonal, precision=precision)
   return kernel / math.prod(out1.shape[i] for i in traced)
 
 
@@ -129,9 +124,7 @@ def _sliced_jacobian(f, parameters, x, kwargs, shapes, vmap_axes, chunk_size) ->
     )
 
   def slice_jacobian(one):
-    filled = [
-      jnp.expand_dims(one[i], in_axes[i]) if i in in_axes else leaf for i, leaf in enumerate(leaves)
-    ]
+    filled = [jnp.expand_dims(one[i], in_axes[i]) if i in in_axes else leaf for i, leaf in enumerate(leaves)]
     one_x, one_kwargs = jax.tree.unflatten(treedef, filled)
 
     def at(values):
@@ -147,6 +140,4 @@ def _sliced_jacobian(f, parameters, x, kwargs, shapes, vmap_axes, chunk_size) ->
     return jacobian(at, parameters.leaves)
 
   rows = chunked_vmap(slice_jacobian, slices, chunk_size)
-  return [
-    [jnp.moveaxis(jac, 0, axis) for jac in jacs] for jacs, axis in zip(rows, outputs, strict=True)
-  ]
+  return [[jnp.moveaxis(jac, 0, axis) for jac in jacs] for jacs, axis in zip(rows, outputs, strict=True)]

@@ -69,9 +69,7 @@ def per_sample_gradients(
   return parameters.pack(rows)
 
 
-def gram(
-  rows: PyTree, *, precision: jax.lax.Precision | None = jax.lax.Precision.HIGHEST
-) -> Float[Array, "N N"]:
+def gram(rows: PyTree, *, precision: jax.lax.Precision | None = jax.lax.Precision.HIGHEST) -> Float[Array, "N N"]:
   """`G G^T`, G being the leaves [N, ...] of `rows` side by side; summed leaf by leaf.
 
   Returns:

@@ -32,15 +32,12 @@ def select_leaves(params: PyTree, select: Callable[[str], bool] | None = None) -
   values = [leaf for _, leaf in flat]
   chosen = [i for i, path in enumerate(paths) if select is None or select(path)]
   if not chosen:
-    raise ConfigError(
-      f"select: none of the {len(paths)} parameter leaves is chosen; got paths {paths[:3]}, ..."
-    )
+    raise ConfigError(f"select: none of the {len(paths)} parameter leaves is chosen; got paths {paths[:3]}, ...")
   for i in chosen:
     dtype = jnp.result_type(values[i])
     if not jnp.issubdtype(dtype, jnp.floating):
       raise ConfigError(
-        f"params: leaf {paths[i]!r} is {dtype}; kernels need real floating-point leaves "
-        "(leave others out with select)."
+        f"params: leaf {paths[i]!r} is {dtype}; kernels need real floating-point leaves (leave others out with select)."
       )
 
   def fill(base: list, new: list) -> PyTree:
@@ -63,9 +60,7 @@ def matmul_precision(precision: jax.lax.Precision | None):
   return jax.default_matmul_precision(jax.lax.Precision(precision).name.lower())
 
 
-def jacobian(
-  fn: Callable[[list], PyTree], leaves: list[Array], chunk_size: int | None = None
-) -> list[list[Array]]:
+def jacobian(fn: Callable[[list], PyTree], leaves: list[Array], chunk_size: int | None = None) -> list[list[Array]]:
   """Reverse-mode Jacobian of `fn` at `leaves`: `out[o][p]` is d output o / d leaf p.
 
   The forward pass runs once and its residuals stay unbatched; only the cotangent, a row of the
@@ -141,9 +136,7 @@ def contract(
     return rows.reshape((*rows.shape[:ndim], math.prod(rows.shape[ndim:]))).astype(dtype)
 
   terms = [
-    jnp.einsum(
-      flat(a), [*axes1, parameter], flat(b), [*axes2, parameter], out_axes, precision=precision
-    )
+    jnp.einsum(flat(a), [*axes1, parameter], flat(b), [*axes2, parameter], out_axes, precision=precision)
     for a, b in zip(rows1, rows2, strict=True)
   ]
   return sum(terms[1:], start=terms[0])

@@ -38,9 +38,7 @@ class _Arc:
   op: str
 
 
-def draw_cell(
-  edges: Sequence[Edge], path: str | os.PathLike[str], *, title: str = ""
-) -> pathlib.Path:
+def draw_cell(edges: Sequence[Edge], path: str | os.PathLike[str], *, title: str = "") -> pathlib.Path:
   """Draws a cell as a directed acyclic graph from left to right.
 
   Args:
@@ -85,9 +83,7 @@ def draw_cell(
       )  # fmt: skip
   if title:
     size = min(12.0, 72 * (right - left - 0.3) / (0.62 * len(title)))  # Architecture strings fit.
-    axis.text(
-      (left + right) / 2, top - 0.15, title, ha="center", va="top", fontsize=size, color=INK
-    )
+    axis.text((left + right) / 2, top - 0.15, title, ha="center", va="top", fontsize=size, color=INK)
   return save_png(figure, path)
 
 
@@ -110,9 +106,7 @@ def _ordered(edges: Sequence[Edge]) -> list[Node]:
     ) from error
 
 
-def _bend(
-  edges: Sequence[Edge], nodes: list[Node], at: dict[Node, float]
-) -> tuple[list[Edge], list[_Arc]]:
+def _bend(edges: Sequence[Edge], nodes: list[Node], at: dict[Node, float]) -> tuple[list[Edge], list[_Arc]]:
   """Splits edges into straight ones, between neighbours, and arcs above and below the line.
 
   Long arcs choose their side first, the one where they cross fewer; short arcs then choose their
@@ -166,9 +160,7 @@ def _curve(arc: _Arc) -> Float[np.ndarray, "4 2"]:
   lead = (arc.right - arc.left) / 2
   if peak:
     lead = min(lead, abs(peak) / math.tan(math.radians(min(34 + 26 * arc.level, 78))))
-  points = np.array(
-    [(arc.left, 0), (arc.left + lead, peak), (arc.right - lead, peak), (arc.right, 0)]
-  )
+  points = np.array([(arc.left, 0), (arc.left + lead, peak), (arc.right - lead, peak), (arc.right, 0)])
   gap = _RADIUS + 0.02
   for centre in (arc.left, arc.right):
     inside = inside_circle(centre, 0, gap)

@@ -122,6 +122,5 @@ def _figure(folder: pathlib.Path, image: Image) -> str:
     ) from error
   caption = _text(image.caption)
   return (
-    f'<figure><img src="data:image/png;base64,{data}" alt="{caption}">\n'
-    f"<figcaption>{caption}</figcaption></figure>"
+    f'<figure><img src="data:image/png;base64,{data}" alt="{caption}">\n<figcaption>{caption}</figcaption></figure>'
   )

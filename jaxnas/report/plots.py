@@ -146,9 +146,7 @@ def plot_spectrum(
   return save_png(figure, path)
 
 
-def new_figure(
-  width: float, height: float, layout: Literal["constrained"] | None = "constrained"
-) -> "Figure":
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
   """A figure of that many inches that belongs to nobody else."""
   from matplotlib.figure import Figure
 
@@ -202,9 +200,7 @@ def _draw_map(
   axis.spines[:].set_visible(False)
 
 
-def _draw_repeats(
-  axis: "Axes", rounds: list[int], values: list[Sequence[float]], colour: str, *, log: bool
-) -> None:
+def _draw_repeats(axis: "Axes", rounds: list[int], values: list[Sequence[float]], colour: str, *, log: bool) -> None:
   """Each repeat as a dot, their median as a line; a note counts those without a place."""
   medians = []
   for r, repeats in zip(rounds, values, strict=True):
@@ -219,9 +215,7 @@ def _draw_repeats(
         transform=axis.get_xaxis_transform(), ha="center", va="top", fontsize=8, color=INK,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5}, zorder=4,
       )  # fmt: skip
-  axis.plot(
-    rounds, medians, color=colour, linewidth=1.5, marker="_", markersize=17, markeredgewidth=2
-  )
+  axis.plot(rounds, medians, color=colour, linewidth=1.5, marker="_", markersize=17, markeredgewidth=2)
   _plain_frame(axis)
 
 

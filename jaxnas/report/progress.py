@@ -104,9 +104,7 @@ class Progress:
       refresh_per_second=4,
       transient=True,  # The last line takes its place.
     )
-    self._task = self._bar.add_task(
-      self.label, total=self.total, completed=self.done, status=self._count()
-    )
+    self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, status=self._count())
     self._bar.start()
 
 

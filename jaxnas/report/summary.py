@@ -35,13 +35,9 @@ def text(result: Mapping[str, Any], benchmark: Any | None) -> str:
   header, body = table(rows, benchmark)
   lines = ["", text_table(header, body)]
   if benchmark is None:
-    lines.append(
-      "no accuracies: give --benchmark (or JAXNAS_BENCHMARK) to look the result up in NAS-Bench-201"
-    )
+    lines.append("no accuracies: give --benchmark (or JAXNAS_BENCHMARK) to look the result up in NAS-Bench-201")
   elif len(benchmark.unread) >= _SLOW_LOOKUP:
-    lines.append(
-      "no ranks: they need every row; convert once with `python -m jaxnas.tabular SOURCE OUT.csv.gz`"
-    )
+    lines.append("no ranks: they need every row; convert once with `python -m jaxnas.tabular SOURCE OUT.csv.gz`")
   lines.append(times(result["seconds"]))
   return "\n".join(lines)
 
@@ -52,9 +48,7 @@ def times(seconds: Mapping[str, float]) -> str:
   return f"wall time {format_duration(seconds['wall'])}: {parts}"
 
 
-def table(
-  rows: Sequence[Mapping[str, Any]], benchmark: Any | None
-) -> tuple[list[str], list[list[Any]]]:
+def table(rows: Sequence[Mapping[str, Any]], benchmark: Any | None) -> tuple[list[str], list[list[Any]]]:
   """Header and one row per architecture; several seeds end with mean ± standard deviation."""
   scores = [
     (key, title)
@@ -105,25 +99,17 @@ def write_html(
   """Draws the plots and writes report.html; returns its path. Plots are of the first seed."""
   rows, images = result["results"], []
   arch = space.parse(rows[0]["arch"])
-  edges = [
-    (source, target, space.ops[op]) for (target, source), op in zip(space.edges, arch, strict=True)
-  ]
+  edges = [(source, target, space.ops[op]) for (target, source), op in zip(space.edges, arch, strict=True)]
   draw_cell(edges, folder.path / "cell.png")
   images.append(Image("cell.png", f"{rows[0]['arch']}: nodes are feature maps, edges operations."))
   if extra.get("history"):
     names = [f"{target}←{source}" for target, source in space.edges]
     path = folder.path / "pruning_history.png"
-    plot_pruning_history(
-      extra["history"], path, edge_names=names, op_names=space.ops, title="Pruning history"
-    )
-    images.append(
-      Image("pruning_history.png", "Which operation of which edge was pruned in which round.")
-    )
+    plot_pruning_history(extra["history"], path, edge_names=names, op_names=space.ops, title="Pruning history")
+    images.append(Image("pruning_history.png", "Which operation of which edge was pruned in which round."))
   if extra.get("eigenvalues"):
     plot_spectrum(extra["eigenvalues"], folder.path / "ntk_spectrum.png", title="NTK spectrum")
-    images.append(
-      Image("ntk_spectrum.png", "Eigenvalues of the neural tangent kernel on one batch.")
-    )
+    images.append(Image("ntk_spectrum.png", "Eigenvalues of the neural tangent kernel on one batch."))
   config = result["config"]
   header, body = table(rows, benchmark)
   return write_report(

@@ -69,9 +69,7 @@ def format_cell(value: Any) -> str:
 def numeric_columns(width: int, rows: Sequence[Row]) -> list[bool]:
   """Which of `width` columns hold numbers (or "93.9 ± 0.5", or nothing) and so go to the right."""
   columns = [[row[i] for row in rows] for i in range(width)]
-  return [
-    any(c not in (None, "") for c in column) and all(map(_numeric, column)) for column in columns
-  ]
+  return [any(c not in (None, "") for c in column) and all(map(_numeric, column)) for column in columns]
 
 
 def _layout(header: Sequence[str], rows: Iterable[Row]) -> tuple[list[list[str]], list[bool]]:

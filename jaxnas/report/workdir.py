@@ -262,9 +262,7 @@ def _read_json(file: pathlib.Path) -> Any:
     with _refusing(file):
       return decode(file.read_bytes()) if file.exists() else None
   except ValueError as error:
-    raise WorkdirError(
-      f"--workdir: {file} is not valid JSON ({error}); delete it or give another --workdir"
-    ) from error
+    raise WorkdirError(f"--workdir: {file} is not valid JSON ({error}); delete it or give another --workdir") from error
 
 
 def _claim(path: pathlib.Path, config: dict[str, Any], ignore: Sequence[str]) -> bool:
@@ -273,16 +271,13 @@ def _claim(path: pathlib.Path, config: dict[str, Any], ignore: Sequence[str]) ->
   if saved is None:
     if (path / "scores.jsonl").exists():
       raise WorkdirError(
-        f"--workdir={path} has a scores.jsonl but no config.json, so its settings are unknown; "
-        "give another --workdir"
+        f"--workdir={path} has a scores.jsonl but no config.json, so its settings are unknown; give another --workdir"
       )
     text = encode({"config": config, "provenance": provenance()}, indent=2) + "\n"
     write_atomically(path / "config.json", text.encode())
     return False
   if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
-    raise WorkdirError(
-      f"--workdir={path} has a config.json that no run of jaxnas wrote; give another --workdir"
-    )
+    raise WorkdirError(f"--workdir={path} has a config.json that no run of jaxnas wrote; give another --workdir")
   differing = "; ".join(
     f"--{key}: was {was}, now {now}"
     for key, was, now in _differences(saved["config"], config)
@@ -324,8 +319,7 @@ def _lock(path: pathlib.Path) -> int:
     holder = os.read(descriptor, 32).decode() or "unknown"
     os.close(descriptor)
     raise WorkdirError(
-      f"--workdir={path} is in use by another run (pid {holder}); "
-      "wait for it to end, or give another --workdir"
+      f"--workdir={path} is in use by another run (pid {holder}); wait for it to end, or give another --workdir"
     ) from error
   except OSError as error:
     if error.errno in _NO_LOCKS_HERE:  # Some network file systems: run on, unguarded.
@@ -357,9 +351,7 @@ def _revision(checkout: pathlib.Path) -> str | None:
     return None
   command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
   try:
-    answer = subprocess.run(
-      [*command, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
-    )
+    answer = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True)
   except (OSError, subprocess.SubprocessError):
     return None
   return answer.stdout.strip() or None

@@ -80,7 +80,9 @@ class Engine:
       advance(len(part))
     return np.concatenate(found)
 
-  def score(self, proxy: Proxy, network: Any, params: PyTree, alphas, batch, *, advance=lambda n: None) -> list[Reading]:
+  def score(
+    self, proxy: Proxy, network: Any, params: PyTree, alphas, batch, *, advance=lambda n: None
+  ) -> list[Reading]:
     """One `Reading` per architecture; arguments as of `measure`."""
     raw = self.measure(proxy, network, params, alphas, batch, advance=advance)
     begin = time.perf_counter()

@@ -14,6 +14,7 @@ All layers use symmetric padding (k - 1) // 2, as PyTorch does (`SAME` differs a
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,9 +108,7 @@ def patches(x: Float[Array, "N H W C"], size: int, stride: int = 1) -> Float[Arr
   pad = (size - 1) // 2
   _, height, width, _ = x.shape
   padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-  shifted = [
-    padded[:, i : i + height : stride, j : j + width : stride] for i in range(size) for j in range(size)
-  ]
+  shifted = [padded[:, i : i + height : stride, j : j + width : stride] for i in range(size) for j in range(size)]
   return jnp.concatenate(shifted, axis=-1)
 
 
@@ -131,7 +130,12 @@ def _per_channel(vector: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def conv_bn_mix(
-  x: Float[Array, "N H W Cin"], kernels: Kernels, scales: Vectors, biases: Vectors, weights: Vectors, stride: int
+  x: Float[Array, "N H W Cin"],
+  kernels: Kernels,
+  scales: Vectors,
+  biases: Vectors,
+  weights: Vectors,
+  stride: int,
 ) -> Float[Array, "N H2 W2 Cout"]:
   """sum_o weights_o * BN_o(conv_o(x)), BN in `batch` mode: mini-batch statistics, differentiated through.
 
@@ -142,7 +146,7 @@ def conv_bn_mix(
     weights: mixing weight of every branch and output channel, [Cout] each.
     stride: of all convolutions.
   """
-  y = 0.0
+  y: Any = 0.0
   for kernel, scale, bias, weight in zip(kernels, scales, biases, weights, strict=True):
     z = _convolve(x, kernel, stride)
     normal = normalise(z, *batch_moments(z))
@@ -155,7 +159,8 @@ def _conv_bn_mix_fwd(x, kernels, scales, biases, weights, stride):
   window = patches(x, largest, stride)
   window = window.reshape(-1, window.shape[-1]).T  # the layout that the products with every dy read
   patch_sum = window.sum(1)
-  y, saved = 0.0, []
+  y: Any = 0.0
+  saved = []
   for kernel, scale, bias, weight in zip(kernels, scales, biases, weights, strict=True):
     z = _convolve(x, kernel, stride)
     mean, variance = batch_moments(z)
@@ -163,7 +168,18 @@ def _conv_bn_mix_fwd(x, kernels, scales, biases, weights, stride):
     y = y + normal * _per_channel(scale * weight) + _per_channel(bias * weight)
     inverse = lax.rsqrt(variance + jnp.asarray(BN_EPSILON, z.dtype))
     cross = jnp.matmul(window, normal.reshape(-1, normal.shape[-1]), precision=_HIGHEST)
-    saved.append((kernel, scale, bias, weight, mean, inverse, cross, *_pullback_basis(kernel, normal, stride, x.shape)))
+    saved.append(
+      (
+        kernel,
+        scale,
+        bias,
+        weight,
+        mean,
+        inverse,
+        cross,
+        *_pullback_basis(kernel, normal, stride, x.shape),
+      )
+    )
   return y, (window, patch_sum, saved)
 
 
@@ -193,7 +209,8 @@ def _conv_bn_mix_bwd(stride, residuals, dy):
   largest = max(s[0].shape[0] for s in saved)
   channels_in, channels_out = saved[0][0].shape[2:]
   merged = jnp.zeros((largest, largest, channels_in, channels_out), dy.dtype)
-  grads, shift = [], 0.0
+  grads = []
+  shift: Any = 0.0
 
   def taps(matrix, size):  # the inner size x size taps of a [largest * largest * Cin, Cout] matrix
     edge = (largest - size) // 2
@@ -205,14 +222,12 @@ def _conv_bn_mix_bwd(stride, residuals, dy):
     raw = taps(correlation, size)
     along = ((kernel * raw).sum((0, 1, 2)) - mean * total) * inverse  # sum dy * normalised z
     gain = weight * scale * inverse
-    d_kernel = raw - (
-      taps(jnp.outer(patch_sum, total), size) + taps(cross * along[None], size)
-    ) / count
+    d_kernel = raw - (taps(jnp.outer(patch_sum, total), size) + taps(cross * along[None], size)) / count
     grads.append((_per_channel(gain) * d_kernel, weight * along, weight * total, scale * along + bias * total))
     merged = merged + embed_kernel(kernel * _per_channel(gain), largest)
     shift = shift + jnp.tensordot(gain * along / count, maps, 1, precision=_HIGHEST)
     shift = shift + jnp.tensordot(gain * total / count, ones, 1, precision=_HIGHEST)
-    shape = maps.shape[1:]
+  shape = saved[0][7].shape[1:]
   dx = conv_transpose(dy, merged, stride, shape) - shift
   return dx, *(tuple(g) for g in zip(*grads, strict=True))
 
@@ -227,17 +242,25 @@ def embed_kernel(kernel: Array, size: int) -> Array:
 
 
 def conv_affine_mix(
-  x: Array, kernels: Kernels, scales: Vectors, biases: Vectors, weights: Vectors, means: Vectors, variances: Vectors,
+  x: Array,
+  kernels: Kernels,
+  scales: Vectors,
+  biases: Vectors,
+  weights: Vectors,
+  means: Vectors,
+  variances: Vectors,
   stride: int,
 ) -> Array:
   """`conv_bn_mix` with given statistics: BN is then affine, and all branches are one convolution."""
   largest = max(k.shape[0] for k in kernels)
-  merged, shift = 0.0, 0.0
+  merged: Any = 0.0
+  shift: Any = 0.0
   for kernel, scale, bias, weight, mean, var in zip(kernels, scales, biases, weights, means, variances, strict=True):
     gain = scale * lax.rsqrt(var + jnp.asarray(BN_EPSILON, var.dtype))
     merged = merged + embed_kernel(kernel * _per_channel(weight * gain), largest)
     shift = shift + weight * (bias - gain * mean)
-  return conv(x, merged, stride) + _per_channel(shift)
+  y: Any = conv(x, merged, stride)
+  return y + _per_channel(shift)
 
 
 def _box(x: Array) -> Array:

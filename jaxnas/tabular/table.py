@@ -62,9 +62,7 @@ class Benchmark:
   path: str
   archs: tuple[str, ...] = dataclasses.field(repr=False)
   columns: Mapping[str, Float64[np.ndarray, "A"]] = dataclasses.field(repr=False)
-  read_row: Callable[[int], Mapping[str, float]] | None = dataclasses.field(
-    default=None, repr=False
-  )
+  read_row: Callable[[int], Mapping[str, float]] | None = dataclasses.field(default=None, repr=False)
   unread: set[int] = dataclasses.field(default_factory=set, repr=False)
   datasets: tuple[str, ...] = DATASETS
   _orders: dict[str, tuple[Int64[np.ndarray, "A"], int]] = dataclasses.field(

@@ -40,9 +40,7 @@ def params(arch: Any, channels: int = 16, cells: int = 5, classes: int = 10) -> 
   return sum(c.params for c in _layers(arch, channels, cells, classes, image_size=32))
 
 
-def macs(
-  arch: Any, image_size: int = 32, channels: int = 16, cells: int = 5, classes: int = 10
-) -> int:
+def macs(arch: Any, image_size: int = 32, channels: int = 16, cells: int = 5, classes: int = 10) -> int:
   """Multiply-adds of one image's forward pass: convolutions, linear layer and its bias.
 
   The benchmark calls this number (in millions) FLOPs.

@@ -46,9 +46,7 @@ def as_archs(archs: Any) -> Int8[np.ndarray, "*A 6"]:
   try:
     array = np.asarray(archs)
   except ValueError as error:
-    raise ArchitectureError(
-      f"archs is a ragged sequence; use integers [..., {NUM_EDGES}]"
-    ) from error
+    raise ArchitectureError(f"archs is a ragged sequence; use integers [..., {NUM_EDGES}]") from error
   if array.ndim == 0 or array.shape[-1] != NUM_EDGES or array.dtype.kind not in "iu":
     raise ArchitectureError(
       f"archs has dtype {array.dtype} and shape {list(array.shape)}; use the text form "
@@ -57,9 +55,7 @@ def as_archs(archs: Any) -> Int8[np.ndarray, "*A 6"]:
   wrong = (array < 0) | (array >= NUM_OPS)
   if wrong.any():
     where = tuple(int(i) for i in np.argwhere(wrong)[0])
-    raise ArchitectureError(
-      f"archs{list(where)} = {array[where]}; op columns are 0..{NUM_OPS - 1}: {', '.join(OPS)}"
-    )
+    raise ArchitectureError(f"archs{list(where)} = {array[where]}; op columns are 0..{NUM_OPS - 1}: {', '.join(OPS)}")
   return array.astype(np.int8)
 
 
@@ -71,9 +67,7 @@ def as_arch(arch: Any) -> Int8[np.ndarray, "6"]:
   """
   array = as_archs(arch)
   if array.ndim != 1:
-    raise ArchitectureError(
-      f"arch has shape {list(array.shape)}; give one architecture [{NUM_EDGES}]"
-    )
+    raise ArchitectureError(f"arch has shape {list(array.shape)}; give one architecture [{NUM_EDGES}]")
   return array
 
 
@@ -90,8 +84,7 @@ def parse(text: str) -> Int8[np.ndarray, "6"]:
   nodes = text.strip().split("+")
   if len(nodes) != NUM_NODES - 1:
     raise ArchitectureError(
-      f"architecture {_quote(text)} has {len(nodes)} node group(s) joined by '+'; "
-      f"a cell has {NUM_NODES - 1}: {_FORM}"
+      f"architecture {_quote(text)} has {len(nodes)} node group(s) joined by '+'; a cell has {NUM_NODES - 1}: {_FORM}"
     )
   columns = []
   for target, node in enumerate(nodes, start=1):
@@ -194,9 +187,7 @@ def from_index(index: SupportsIndex) -> Int8[np.ndarray, "6"]:
   except TypeError:
     position = -1
   if not 0 <= position < NUM_ARCHS:
-    raise ArchitectureError(
-      f"architecture index is {index!r}; use an integer in 0..{NUM_ARCHS - 1}"
-    )
+    raise ArchitectureError(f"architecture index is {index!r}; use an integer in 0..{NUM_ARCHS - 1}")
   return enumerate_all()[position].copy()
 
 
@@ -217,9 +208,7 @@ def sample(key: jax.Array, n: int, unique: bool = True) -> Int8[np.ndarray, "n 6
   if not unique:
     return enumerate_all()[np.asarray(jax.random.randint(key, (n,), 0, NUM_ARCHS, np.int32))]
   if n > NUM_ARCHS:
-    raise ConfigError(
-      f"n is {n}, but there are {NUM_ARCHS} architectures; lower n or use unique=False"
-    )
+    raise ConfigError(f"n is {n}, but there are {NUM_ARCHS} architectures; lower n or use unique=False")
   order = jax.random.permutation(key, np.arange(NUM_ARCHS, dtype=np.int32))
   return enumerate_all()[np.asarray(order)[:n]]
 

@@ -173,7 +173,11 @@ class ConvBN(nn.Module):
 
 
 def mixed_conv_bn(
-  x: Float[Array, "N H W C"], branches: list[list[ConvBN]], weights: list[list[Array]], config: NetworkConfig, stride: int
+  x: Float[Array, "N H W C"],
+  branches: list[list[ConvBN]],
+  weights: list[list[Array]],
+  config: NetworkConfig,
+  stride: int,
 ) -> Array:
   """The outputs of several targets side by side in the channel axis: [N, H2, W2, targets * Cout].
 

@@ -1,0 +1,171 @@
+"""The scoring engine: one program for any number of architectures, and readings that depend on nothing else."""
+
+import dataclasses
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas import proxies
+from jaxnas.errors import ConfigError
+from jaxnas.scoring import Engine
+from jaxnas.spaces.nb201 import encoding
+from jaxnas.spaces.nb201.network import Network, NetworkConfig
+
+# One convolution on each of two edges: programs small enough to compile several.
+NETWORK = Network(
+  NetworkConfig(
+    channels=3,
+    cells=1,
+    classes=2,
+    stem=False,
+    first_cell_only=True,
+    ops=((0, 1, 3, 4), (0, 1), (0, 1), (0, 1, 4), (0, 1), (0, 1, 2)),
+  )
+)
+REGIONS = proxies.linear_regions()
+KERNEL = proxies.ntk_condition_number("batch_frozen")
+
+
+@functools.cache
+def params():
+  return NETWORK.init_params(jax.random.key(0))
+
+
+@functools.cache
+def archs():
+  """Alphas [7, 1, 6, 5] of connected architectures that use the operations of NETWORK."""
+  rng = np.random.default_rng(0)
+  found: list[tuple[int, ...]] = []
+  while len(found) < 7:
+    arch = tuple(int(rng.choice(ops)) for ops in NETWORK.config.ops)
+    if encoding.has_path(arch) and 3 in arch and arch not in found:
+      found.append(arch)
+  return encoding.alphas(np.array(found))
+
+
+def batch_of(proxy):
+  shape = (2, 50, 3, 3, 3) if proxy is REGIONS else (5, 4, 4, 3)
+  return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+
+
+@functools.cache
+def engine():
+  """Shared by the tests that need nothing of its own, so that each program compiles once."""
+  return Engine(block=3)
+
+
+@functools.cache
+def readings(proxy):
+  return engine().score(proxy, NETWORK, params(), archs(), batch_of(proxy))
+
+
+@pytest.mark.parametrize("proxy", [REGIONS, KERNEL], ids=lambda p: p.name)
+def test_readings_are_those_of_the_proxy_alone(proxy):
+  measure = jax.jit(functools.partial(proxy.measure, NETWORK))
+  alone = [proxy.finish(np.asarray(measure(params(), jnp.asarray(row), batch_of(proxy)))) for row in archs()]
+  assert [r.status for r in readings(proxy)] == [r.status for r in alone]
+  values = [r.value for r in readings(proxy)]
+  np.testing.assert_allclose(values, [r.value for r in alone], rtol=1e-3)
+  assert len(set(values)) > 3  # the architectures differ
+
+
+@pytest.mark.parametrize("block", [1, 7, 10])
+def test_block_size_does_not_change_readings(block):
+  """Blocks of 3 leave a last block of one; 1, 7 and 10 divide, hold and exceed the number."""
+  assert Engine(block).score(REGIONS, NETWORK, params(), archs(), batch_of(REGIONS)) == readings(REGIONS)
+
+
+def test_block_size_does_not_change_kernels():
+  other = Engine(4).score(KERNEL, NETWORK, params(), archs(), batch_of(KERNEL))
+  assert other == readings(KERNEL)  # to the last bit
+
+
+@pytest.mark.parametrize("proxy", [REGIONS, KERNEL], ids=lambda p: p.name)
+def test_order_does_not_matter(proxy):
+  order = np.array([4, 0, 6, 2, 1, 5, 3])
+  turned = engine().score(proxy, NETWORK, params(), archs()[order], batch_of(proxy))
+  assert turned == [readings(proxy)[i] for i in order]
+  twice = engine().score(proxy, NETWORK, params(), archs()[[2, 2, 2, 2]], batch_of(proxy))
+  assert twice == [readings(proxy)[2]] * 4
+
+
+def test_measure_gives_what_the_proxy_gives():
+  raw = engine().measure(KERNEL, NETWORK, params(), archs(), batch_of(KERNEL))
+  assert raw.shape == (7, 5, 5)
+  assert [KERNEL.finish(theta) for theta in raw] == readings(KERNEL)
+
+
+def test_no_architectures():
+  assert engine().score(REGIONS, NETWORK, params(), archs()[:0], batch_of(REGIONS)) == []
+
+
+def compilations(caplog):
+  return [r for r in caplog.records if "Finished XLA compilation of jit(run)" in r.getMessage()]
+
+
+def test_one_compilation_for_any_number_of_architectures(caplog):
+  own, batch = Engine(block=3), batch_of(REGIONS)
+  with jax.log_compiles(), caplog.at_level(logging.DEBUG, logger="jax"):
+    for number in (1, 3, 4, 7):
+      scored = own.score(REGIONS, NETWORK, params(), archs()[:number], batch)
+      assert scored == readings(REGIONS)[:number]
+    assert len(compilations(caplog)) == 1
+    own.score(REGIONS, NETWORK, jax.tree.map(lambda a: 2 * a, params()), archs(), -batch)
+    again = Network(dataclasses.replace(NETWORK.config))  # an equal network
+    own.score(proxies.linear_regions(), again, params(), archs(), batch)
+    assert len(compilations(caplog)) == 1
+    own.score(REGIONS, NETWORK, params(), archs(), batch[:, :10])
+    assert len(compilations(caplog)) == 2
+
+
+def test_batches_of_another_dtype_have_a_program_of_their_own():
+  own, batch = Engine(), batch_of(REGIONS)
+  own.score(REGIONS, NETWORK, params(), archs()[:1], batch)
+  with jax.numpy_dtype_promotion("standard"):
+    own.score(REGIONS, NETWORK, params(), archs()[:1], batch.astype(jnp.float16))
+
+
+def test_weights_and_batch_are_not_baked_into_the_program():
+  batch = batch_of(REGIONS)
+  other = NETWORK.init_params(jax.random.key(1))
+  fresh = Engine(block=3).score(REGIONS, NETWORK, other, archs(), batch[::-1] * 2)
+  assert engine().score(REGIONS, NETWORK, other, archs(), batch[::-1] * 2) == fresh
+  assert fresh != readings(REGIONS)
+
+
+def test_progress_and_seconds():
+  own, done = Engine(block=3), []
+  own.score(REGIONS, NETWORK, params(), archs(), batch_of(REGIONS), advance=done.append)
+  assert done == [3, 3, 1]
+  compiling, scoring = own.seconds.compile, own.seconds.score
+  assert compiling > 0
+  assert scoring > 0
+  own.score(REGIONS, NETWORK, params(), archs(), batch_of(REGIONS))
+  assert own.seconds.compile == compiling
+  assert own.seconds.score > scoring
+
+
+def test_disconnected_architectures_do_not_stop_the_others():
+  mixed = np.concatenate([archs()[:2], encoding.alphas([[0] * 6]), archs()[2:3]])
+  kernels = engine().score(KERNEL, NETWORK, params(), mixed, batch_of(KERNEL))
+  assert kernels[2].status != "ok"
+  assert KERNEL.ranking_value(kernels[2]) == -KERNEL.worst
+  assert [kernels[i] for i in (0, 1, 3)] == readings(KERNEL)[:3]
+  regions = engine().score(REGIONS, NETWORK, params(), mixed, batch_of(REGIONS))
+  assert regions[2].value == 1
+
+
+@pytest.mark.parametrize("block", [0, -1])
+def test_bad_block(block):
+  with pytest.raises(ConfigError, match=f"block={block} must be at least 1"):
+    Engine(block)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 5), (2, 2, 6, 5), (2, 1, 14, 8)])
+def test_alphas_of_another_space(shape):
+  with pytest.raises(ConfigError, match=r"alphas of shape .*expected \(1, 6, 5\)"):
+    engine().score(REGIONS, NETWORK, params(), np.ones(shape, np.float32), batch_of(REGIONS))

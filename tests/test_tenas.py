@@ -1,0 +1,153 @@
+"""The TE-NAS and random searches as library calls."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnas import data, spaces
+from jaxnas.algorithms import indicators, random_search, score, tenas
+from jaxnas.algorithms.indicators import IndicatorConfig
+from jaxnas.algorithms.tenas_ranking import Indicators
+from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.scoring import Engine
+
+SPACE = spaces.nb201()
+SMALL = IndicatorConfig(ntk_batch=6, ntk_channels=2, region_batches=2, region_samples=40)
+TRACES = ("f5_trace_nb201_released", "f5_trace_nb201_intended", "f6_inject_nb201_smooth_r3", "f6_inject_nb201_ties_r3")
+
+
+@pytest.fixture(scope="module")
+def engine():
+  """Compiled programs shared by the tests of this file."""
+  return Engine()
+
+
+@pytest.fixture(scope="module")
+def source():
+  return data.load()
+
+
+@pytest.fixture(scope="module")
+def found(source, engine):
+  """A search, its records and its result."""
+  records, done = [], []
+  config = tenas.TENASConfig(indicators=SMALL, repeats=2)
+  result = tenas.search(SPACE, source, config, seed=3, engine=engine, keep=records.append, advance=done.append)
+  return config, records, sum(done), result
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_the_loop_replays_the_official_searches(shared, name):
+  """Fed with the traces' indicators, `prune` visits the same supernets and ends with the same architecture."""
+  trace = np.load(shared / "fixtures" / "tenas" / f"{name}.npz")
+  visited = []
+
+  def indicate(number, active, candidates):
+    def get(key):
+      return trace[f"r{number - 1}/{key}"]
+
+    np.testing.assert_array_equal(active[0], get("alphas_before_0") > -500)
+    np.testing.assert_array_equal(candidates, get("cand"))
+    visited.append(number)
+    keys = ("cond_orig", "cond_pruned", "regions_orig", "regions_pruned")
+    return Indicators(candidates, *(get(k) for k in keys))
+
+  config = tenas.TENASConfig(repeats=int(trace["repeat"]), variant="code")
+  left, rounds = tenas.prune(tenas.initial_active(SPACE), indicate, config)
+  assert visited == list(range(1, int(trace["n_rounds"]) + 1)) == list(range(1, len(rounds) + 1))
+  np.testing.assert_array_equal(left[0], trace["final_alphas_0"] > -500)
+  assert SPACE.format(np.argmax(left[0], -1)) == str(trace["final_genotype"])
+
+
+def test_search_finds_an_architecture(found):
+  config, records, done, result = found
+  assert result.arch.shape == (6,)
+  assert (result.arch > 0).all()
+  assert [len(r["candidates"]) for r in result.history] == [24, 18, 12]
+  assert done == tenas.evaluations(SPACE, config) == 2 * (25 + 19 + 13)
+  assert len(records) == 6
+  pruned = [tuple(c) for r in result.history for c in r["pruned"]]
+  assert len(pruned) == len(set(pruned)) == 18
+  assert all(result.arch[edge] != op for _, edge, op in pruned)
+  assert {k: len(v) for k, v in result.eigenvalues.items()} == {"full supernet": 6, "found architecture": 6}
+  json.dumps(result.history)
+
+
+def test_search_is_deterministic_and_resumes(found, source, engine):
+  config, records, _, result = found
+  kept = []
+  again = tenas.search(SPACE, source, config, seed=3, engine=engine, records=records[:3], keep=kept.append)
+  assert kept == records[3:]
+  assert again.history == result.history
+  np.testing.assert_array_equal(again.arch, result.arch)
+
+
+def test_records_of_another_seed_are_not_used(found, source, engine):
+  config, records, _, _ = found
+  kept = []
+  tenas.search(SPACE, source, config, seed=4, engine=engine, records=records, keep=kept.append)
+  assert len(kept) == 6
+  assert kept[0]["ntk_condition_number"] != records[0]["ntk_condition_number"]
+
+
+def test_the_parent_is_scored_like_any_candidate(source, engine):
+  """A candidate that prunes nothing has exactly the parent's indicators: they share weights and inputs."""
+  given = indicators.condition_number(SPACE, source, SMALL, jax.random.key(0))
+  weights = spaces.active_weights(np.repeat(tenas.initial_active(SPACE)[None], 3, 0))
+  readings = engine.score(given.proxy, given.network, given.params, weights, given.batch)
+  assert readings[0] == readings[1] == readings[2]
+  assert readings[0].status == "ok"
+
+
+@pytest.mark.parametrize("criterion", ["ntk_condition_number", "linear_regions"])
+def test_random_search_keeps_the_best(source, engine, criterion):
+  config = random_search.RandomSearchConfig(indicators=SMALL, samples=30, criterion=criterion)
+  records = []
+  result = random_search.search(SPACE, source, config, seed=0, engine=engine, keep=records.append)
+  assert len(records) == 30 == len(result.archs)
+  usable = {r["arch"]: r["rank_by"] for r in records}
+  assert usable[SPACE.format(result.arch)] == max(usable.values())
+  better = np.nanmin if criterion == "ntk_condition_number" else np.nanmax
+  ok = np.array([r["status"] in ("ok", "saturated") for r in records])
+  assert result.scores[result.best] == better(result.scores[ok])
+  kept = []
+  again = random_search.search(SPACE, source, config, seed=0, engine=engine, records=records[:24], keep=kept.append)
+  assert [r["arch"] for r in kept] == [r["arch"] for r in records[24:]]
+  np.testing.assert_array_equal(again.arch, result.arch)
+
+
+def test_random_search_by_validation():
+  config = random_search.RandomSearchConfig(samples=50, criterion="valid_12ep")
+  result = random_search.search(SPACE, None, config, seed=1, validation=lambda arch: float(arch.count("3x3")))
+  assert result.scores[result.best] == result.scores.max() == SPACE.format(result.arch).count("3x3")
+  with pytest.raises(ConfigError, match="--benchmark"):
+    random_search.search(SPACE, None, config, seed=1)
+  with pytest.raises(ConfigError, match="none of the 50"):
+    random_search.search(SPACE, None, config, seed=1, validation=lambda arch: float("nan"))
+
+
+def test_score_refuses_what_cannot_be_scored(source):
+  with pytest.raises(ConfigError, match="--archs"):
+    score.ScoreConfig()
+  disconnected = "|none~0|+|skip_connect~0|none~1|+|none~0|none~1|none~2|"
+  with pytest.raises(ArchitectureError, match="no path"):
+    score.resolve(SPACE, disconnected)
+  np.testing.assert_array_equal(score.resolve(SPACE, " 17 "), SPACE.from_index(17))
+
+
+@pytest.mark.parametrize(
+  ("make", "word"),
+  [
+    (lambda: IndicatorConfig(batch_norm="running"), "--batch_norm='running'"),
+    (lambda: IndicatorConfig(ntk_batch=1), "--ntk_batch=1"),
+    (lambda: IndicatorConfig(region_samples=0), "--region_samples=0"),
+    (lambda: tenas.TENASConfig(variant="paper"), "--variant='paper'"),
+    (lambda: tenas.TENASConfig(prune_number=0), "--prune_number=0"),
+    (lambda: random_search.RandomSearchConfig(criterion="luck"), "--criterion='luck'"),
+  ],
+)
+def test_bad_settings(make, word):
+  with pytest.raises(ConfigError, match=word):
+    make()
