@@ -47,7 +47,7 @@ def run(
     log.info("%s; %s", config, "continued" if folder and folder.resumed else "new")
     rows: list[dict[str, Any]] = []
     extras: list[dict[str, Any]] = []
-    total, unit = _work(space, settings, len(seeds))
+    total, unit = _work(space, settings, benchmark, len(seeds))
     with report.Progress(total, unit, label=config["algorithm"], enabled=progress) as bar:
       runtime = {
         "engine": engine,
@@ -89,10 +89,12 @@ def _log_to(handler: logging.Handler, stack: contextlib.ExitStack) -> None:
   stack.callback(log.removeHandler, handler)
 
 
-def _work(space: NB201, settings: Any, seeds: int) -> tuple[int, str]:
+def _work(space: NB201, settings: Any, benchmark: Benchmark | None, seeds: int) -> tuple[int, str]:
+  """How much there is to do, in which unit; refuses what would fail only later."""
   if isinstance(settings, tenas.TENASConfig):
     return seeds * tenas.evaluations(space, settings), "supernets"
   if isinstance(settings, random_search.RandomSearchConfig):
+    random_search.check(settings, benchmark is not None)
     return seeds * settings.samples, "architectures"
   return seeds * len([score.resolve(space, a) for a in settings.archs]), "architectures"
 

@@ -1,5 +1,8 @@
 """Images and batches: embedded and through TFDS."""
 
+import io
+import json
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -7,8 +10,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxnas import data
+from jaxnas.data import synthetic as embedded
+from jaxnas.data import tfds_source
 from jaxnas.errors import ConfigError, DatasetError
 
 
@@ -181,3 +187,313 @@ def test_without_tensorflow(shared):
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert done.stdout.split() == ["False", "False"]
   assert done.stderr == ""
+
+
+def test_source_is_the_same_with_and_without_its_cache():
+  source, order = data.load("synthetic", split="test"), np.array([9, 4, 4, 7000])
+  first, second = source.examples(order), source.examples(order[::-1])
+  np.testing.assert_array_equal(first[0], source.read(order)[0])
+  np.testing.assert_array_equal(first[0][::-1], second[0])
+  np.testing.assert_array_equal(source.labels(order), [9, 4, 4, 0])
+  assert (len(source), source.classes, source.image_shape) == (10_000, 10, (32, 32, 3))
+  assert source.images(order).dtype == np.uint8
+  assert (source.labels(order).dtype, source.mean.dtype, source.std.dtype) == (np.int32, np.float32, np.float32)
+  assert source.images(np.array([], int)).shape == (0, 32, 32, 3)
+
+
+def test_cache_forgets_the_oldest_and_stays_right(monkeypatch):
+  monkeypatch.setattr("jaxnas.data.source._CACHE_BYTES", 5 * 12)
+  asked = []
+
+  def read(indices):
+    asked.extend(indices.tolist())
+    return np.broadcast_to(indices[:, None, None, None], (len(indices), 2, 2, 3)).astype(np.uint8), indices
+
+  source = data.ImageSource("made", 100, (2, 2, 3), 100, np.zeros(3), np.ones(3), read)
+  rng = np.random.default_rng(0)
+  for size in (3, 5, 4, 9, 1, 20, 5):
+    indices = rng.integers(0, 100, size)
+    found, labels = source.examples(indices)
+    np.testing.assert_array_equal(found[:, 0, 0, 0], indices)
+    np.testing.assert_array_equal(labels, indices)
+    np.testing.assert_array_equal(source.labels(indices), indices)
+  source = data.ImageSource("made", 100, (2, 2, 3), 100, np.zeros(3), np.ones(3), read)
+  asked.clear()
+  for start in (0, 0, 5, 0):
+    source.examples(np.arange(start, start + 5))
+  assert asked == [*range(10), *range(5)]
+
+
+@pytest.mark.parametrize("indices", [[-1], [10_000], [0.5], [[1]]])
+def test_bad_indices_are_refused(indices):
+  with pytest.raises(ConfigError, match="indices must"):
+    data.load(split="test").images(np.array(indices))
+
+
+@pytest.mark.parametrize(
+  ("read", "words"),
+  [
+    (lambda i: (np.zeros((len(i), 4, 4, 3), np.float32), i), "uint8.*float32"),
+    (lambda i: (np.zeros((len(i), 4, 4, 1), np.uint8), i), r"\(1, 4, 4, 3\).*\(1, 4, 4, 1\)"),
+    (lambda i: (np.zeros((len(i), 4, 4, 3), np.uint8), i - 1), r"\[0, 2\).*-1"),
+  ],
+)
+def test_images_of_another_type_shape_or_range_are_refused(read, words):
+  source = data.ImageSource("made", 2, (4, 4, 3), 5, np.zeros(3), np.ones(3), read)
+  with pytest.raises(DatasetError, match=words):
+    source.images(np.array([0]))
+
+
+def test_cifar10_splits(shared):
+  folder = shared / "data" / "tfds"
+  assert len(data.load("cifar10", split="test", data_dir=folder)) == 2000
+  assert len(data.load("cifar10", split="train[:100]", data_dir=str(folder))) == 100
+  with pytest.raises(DatasetError, match=r"split 'valid' .*train, test"):
+    data.load("cifar10", split="valid", data_dir=folder)
+  with pytest.raises(DatasetError, match="cifar10"):
+    data.load("cifar10", split="train[:x]", data_dir=folder)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "gone", "flipped"])
+def test_damaged_record_files(shared, tmp_path, damage):
+  folder = tmp_path / "cifar10" / "3.0.2"
+  shutil.copytree(shared / "data" / "tfds" / "cifar10" / "3.0.2", folder)
+  folder.chmod(0o755)
+  records = next(folder.glob("*test*"))
+  content = bytearray(records.read_bytes())
+  records.unlink()
+  if damage in ("truncated", "empty"):
+    records.write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
+  elif damage == "flipped":
+    content[1_000_000:4_000_000:500] = bytes(6000)
+    records.write_bytes(content)
+  with pytest.raises(DatasetError, match=r"damaged.*--data_dir") as caught:
+    data.load("cifar10", split="test", data_dir=tmp_path).images(np.arange(2000))
+  assert "\n" not in str(caught.value)
+
+
+def write_tfds(folder, builder, version, examples, split="train", form="array_record"):
+  """A TFDS folder with PNG or JPEG `examples`, pairs of (encoded image, label)."""
+  from array_record.python.array_record_module import ArrayRecordWriter
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  target = folder / builder / version
+  target.mkdir(parents=True)
+  features, name = "tensorflow_datasets.core.features", builder.split("/")[0]
+  shape = {"dimensions": ["-1", "-1", "3"]}
+  spec = {
+    "image": {"pythonClassName": f"{features}.image_feature.Image", "image": {"dtype": "uint8", "shape": shape}},
+    "label": {"pythonClassName": f"{features}.class_label_feature.ClassLabel", "classLabel": {"numClasses": "1000"}},
+  }
+  tree = {"pythonClassName": f"{features}.features_dict.FeaturesDict", "featuresDict": {"features": spec}}
+  (target / "features.json").write_text(json.dumps(tree))
+  entry = {"name": split, "shardLengths": [str(len(examples))], "numBytes": "1"}
+  entry["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+  info = {"name": name, "version": version, "fileFormat": form, "splits": [entry]}
+  if "/" in builder:
+    info["configName"] = builder.split("/")[1]
+  (target / "dataset_info.json").write_text(json.dumps(info))
+  writer = ArrayRecordWriter(str(target / f"{name}-{split}.{form}-00000-of-00001"), "group_size:1")
+  for encoded, label in examples:
+    example = tf_example_pb2.Example()
+    example.features.feature["image"].bytes_list.value.append(encoded)
+    example.features.feature["label"].int64_list.value.append(label)
+    writer.write(example.SerializeToString())
+  writer.close()
+  return target
+
+
+def encoded(array, form="PNG"):
+  buffer = io.BytesIO()
+  Image.fromarray(array).save(buffer, form)
+  return buffer.getvalue()
+
+
+def noise(side, channels=3, seed=0):
+  shape = (side, side, channels) if channels > 1 else (side, side)
+  return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def test_cifar100_and_its_labels(tmp_path):
+  write_tfds(tmp_path, "cifar100", "3.0.2", [(encoded(noise(32, seed=i)), 99 - i) for i in range(3)])
+  source = data.load("cifar100", data_dir=tmp_path)
+  np.testing.assert_array_equal(source.labels(np.arange(3)), [99, 98, 97])
+  np.testing.assert_array_equal(source.images(np.array([2]))[0], noise(32, seed=2))
+
+
+def test_newest_version_is_read(tmp_path):
+  write_tfds(tmp_path, "cifar10", "3.0.9", [(encoded(noise(32)), 1)])
+  write_tfds(tmp_path, "cifar10", "3.0.10", [(encoded(noise(32)), 2)])
+  assert data.load("cifar10", data_dir=tmp_path).labels(np.array([0])) == [2]
+
+
+@pytest.mark.parametrize(
+  ("picture", "label", "words"),
+  [
+    (noise(28), 0, "28x28 .*expected 32x32"),
+    (noise(32, channels=1), 0, "mode L"),
+    (noise(32), 10, r"\[0, 10\)"),
+    (None, 0, "cannot be decoded"),
+  ],
+)
+def test_foreign_records_are_refused(tmp_path, picture, label, words):
+  content = b"no image" if picture is None else encoded(picture)
+  write_tfds(tmp_path, "cifar10", "3.0.2", [(content, label)])
+  with pytest.raises(DatasetError, match=words):
+    data.load("cifar10", data_dir=tmp_path)
+
+
+def test_imagenet_is_resized_by_averaging(tmp_path):
+  blocks = np.kron(noise(32), np.ones((4, 4, 1), np.uint8))
+  examples = [(encoded(blocks), 999), (encoded(noise(50, channels=1)), 3), (encoded(noise(500), "JPEG"), 120)]
+  write_tfds(tmp_path, "imagenet2012", "5.1.0", examples)
+  source = data.load("imagenet2012", data_dir=tmp_path)
+  images, labels = source.examples(np.arange(3))
+  np.testing.assert_array_equal(images[0], noise(32))
+  assert (images[1] == images[1][..., :1]).all()
+  assert images[2].std() < 20  # averages of noise
+  np.testing.assert_array_equal(labels, [999, 3, 120])
+
+
+def test_imagenet16_120_keeps_the_first_120_classes(tmp_path):
+  labels = [500, 119, 120, 0, 999, 7]
+  write_tfds(tmp_path, "imagenet2012", "5.1.0", [(encoded(noise(64, seed=i)), k) for i, k in enumerate(labels)])
+  source = data.load("imagenet16_120", data_dir=tmp_path)
+  assert (len(source), source.classes, source.image_shape) == (3, 120, (16, 16, 3))
+  np.testing.assert_array_equal(source.labels(np.arange(3)), [119, 0, 7])
+  exact = noise(16, seed=9)
+  write_tfds(tmp_path, "imagenet_resized/16x16", "0.1.0", [(encoded(noise(16)), 500), (encoded(exact), 5)])
+  source = data.load("imagenet16_120", data_dir=tmp_path)
+  np.testing.assert_array_equal(source.images(np.array([0]))[0], exact)
+
+
+def test_tfrecord_files_are_named(tmp_path):
+  write_tfds(tmp_path, "cifar10", "3.0.2", [(encoded(noise(32)), 0)], form="tfrecord")
+  with pytest.raises(DatasetError, match="tfrecord.*file_format='array_record'"):
+    data.load("cifar10", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+def test_unreadable_dataset_info(tmp_path, content):
+  folder = write_tfds(tmp_path, "cifar10", "3.0.2", [(encoded(noise(32)), 0)])
+  (folder / "dataset_info.json").write_text(content)
+  with pytest.raises(DatasetError, match=r"cifar10.*damaged"):
+    data.load("cifar10", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", data.NAMES[1:])
+def test_missing_data_set_says_what_to_run(tmp_path, monkeypatch, name):
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "default"))
+  for folder in (None, tmp_path / "nowhere"):
+    with pytest.raises(DatasetError, match=r"--data_dir=.*--download") as caught:
+      data.load(name, data_dir=folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder or tmp_path / "default") in str(caught.value)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_download_without_tensorflow_gives_the_command(tmp_path, monkeypatch):
+  monkeypatch.setattr(tfds_source.importlib.util, "find_spec", lambda _: None)
+  with pytest.raises(DatasetError, match=r"tensorflow.*python -c .*'cifar10'.*--data_dir="):
+    data.load("cifar10", data_dir=tmp_path, download=True)
+  with pytest.raises(DatasetError, match=r"ILSVRC2012_img_train.tar"):
+    data.load("imagenet2012", data_dir=tmp_path, download=True)
+
+
+def test_download_prepares_in_another_process(tmp_path, monkeypatch):
+  def run(command, *, env, check):
+    assert "cifar10" in command[-1]
+    assert env["CUDA_VISIBLE_DEVICES"] == "-1"
+    write_tfds(tmp_path, "cifar10", "3.0.2", [(encoded(noise(32)), 6)])
+    return subprocess.CompletedProcess(command, 0)
+
+  monkeypatch.setattr(tfds_source.importlib.util, "find_spec", lambda _: True)
+  monkeypatch.setattr(tfds_source.subprocess, "run", run)
+  assert data.load("cifar10", data_dir=tmp_path, download=True).labels(np.array([0])) == [6]
+  assert len(data.load("cifar10", data_dir=tmp_path, download=True)) == 1  # already there: not prepared again
+  monkeypatch.setattr(tfds_source.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+  with pytest.raises(DatasetError, match="could not prepare 'cifar100'"):
+    data.load("cifar100", data_dir=tmp_path, download=True)
+
+
+def run_python(code, path=""):
+  root = pathlib.Path(__file__).resolve().parents[1]
+  code = f"import sys; sys.path[:0] = [{str(path)!r}, {str(root)!r}]\n" + code
+  return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_reading_needs_neither_tensorflow_nor_the_network_and_is_silent(tmp_path):
+  (tmp_path / "tensorflow").mkdir()
+  (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('TensorFlow was imported')")
+  write_tfds(tmp_path, "cifar10", "3.0.2", [(encoded(noise(32)), 0)] * 4)
+  done = run_python(
+    f"""
+import socket, numpy as np
+from jaxnas import data, errors
+def refuse(*args, **kwargs):
+  raise SystemExit("the network was used")
+socket.getaddrinfo = socket.socket.connect = socket.create_connection = refuse
+data.load("cifar10", data_dir={str(tmp_path)!r}).images(np.arange(4))
+try:
+  data.load("cifar100", data_dir={str(tmp_path)!r})
+except errors.DatasetError:
+  pass
+assert "tensorflow_datasets" in sys.modules and not {{"tensorflow", "matplotlib"}} & set(sys.modules)
+""",
+    tmp_path,
+  )
+  assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def denormalised(source, batch):
+  return np.rint((batch * source.std + source.mean) * 255).astype(int)
+
+
+def ramp(side=32, size=200, value=lambda i: i + 1):
+  """Image i is constant at value(i): what happened to a pixel tells which image it came from."""
+
+  def read(indices):
+    shades = np.array([value(i) for i in indices], np.uint8)
+    return np.broadcast_to(shades[:, None, None, None], (len(indices), side, side, 3)).copy(), indices % 10
+
+  mean, std = np.array([0.4, 0.5, 0.6], np.float32), np.array([0.2, 0.25, 0.3], np.float32)
+  return data.ImageSource("ramp", 10, (side, side, 3), size, mean, std, read)
+
+
+def test_plain_batch_is_normalised_and_has_its_labels():
+  source = ramp()
+  batch, labels = data.plain_batch(source, jax.random.key(0), 200)
+  assert (batch.shape, batch.dtype, labels.dtype) == ((200, 32, 32, 3), np.float32, np.int32)
+  pixels = denormalised(source, batch)
+  shades = pixels[:, 0, 0, 0]
+  assert (pixels == shades[:, None, None, None]).all()
+  assert sorted(shades) == list(range(1, 201))  # without replacement
+  np.testing.assert_array_equal(labels, (shades - 1) % 10)
+
+
+@pytest.mark.parametrize(("side", "pad"), [(32, 4), (16, 2)])
+def test_augmented_batch_pads_with_black_before_normalising(side, pad):
+  source = ramp(side, value=lambda i: i % 50 + 200)
+  batch = data.augmented_batch(source, jax.random.key(1), 200)
+  assert (batch.shape, batch.dtype) == ((200, side, side, 3), np.float32)
+  pixels = denormalised(source, batch)
+  black = (pixels == 0).all(-1)
+  assert ((pixels >= 200).all(-1) | black).all()
+  top, bottom = black[:, :, side // 2].argmin(1), black[:, ::-1, side // 2].argmin(1)
+  assert (np.minimum(top, bottom) == 0).all()
+  assert set((top - bottom).tolist()) == set(range(-pad, pad + 1))  # every offset occurs
+  left, right = black[:, side // 2].argmin(1), black[:, side // 2, ::-1].argmin(1)
+  assert set((left - right).tolist()) == set(range(-pad, pad + 1))
+  assert abs(np.corrcoef(top - bottom, left - right)[0, 1]) < 0.3
+
+
+def test_region_crops_are_patches_of_one_channel():
+  images, source = embedded.generate(np.arange(5))[0], data.load("synthetic")
+  source = data.ImageSource("few", 10, (32, 32, 3), 5, source.mean, source.std, embedded.generate)
+  crops = data.region_crops(source, jax.random.key(0), batches=2, batch_size=40).reshape(80, 9)
+  windows = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(1, 2))
+  normal = [(windows[:, :, :, c] / np.float32(255) - source.mean[c]) / source.std[c] for c in range(3)]
+  known = [{tuple(np.round(patch, 4)) for patch in one.reshape(-1, 9)} for one in normal]
+  origins = [{c for c in range(3) if tuple(np.round(crop, 4)) in known[c]} for crop in crops]
+  assert all(origins)  # every crop is an unpadded, unflipped patch
+  assert set.union(*origins) == {0, 1, 2}

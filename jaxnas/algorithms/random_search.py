@@ -59,6 +59,12 @@ class Result:
   best: int
 
 
+def check(config: RandomSearchConfig, validation: bool) -> None:
+  """Raises ConfigError if the criterion needs a table of accuracies and there is none."""
+  if config.criterion == "valid_12ep" and not validation:
+    raise ConfigError("--criterion=valid_12ep needs --benchmark: the accuracies come from its table")
+
+
 def search(
   space: NB201,
   source: data.ImageSource | None,
@@ -85,8 +91,8 @@ def search(
   if config.criterion == "first":
     return Result(archs[0], archs, np.full(len(archs), np.nan), 0)
   if config.criterion == "valid_12ep":
-    if validation is None:
-      raise ConfigError("--criterion=valid_12ep needs --benchmark: the accuracies come from its table")
+    check(config, validation is not None)
+    assert validation is not None
     scores = np.array([validation(space.format(a)) for a in archs], np.float64)
     ranking = np.where(np.isnan(scores), -np.inf, scores)
     advance(len(archs))

@@ -1,18 +1,27 @@
-"""Data sets through TFDS's data sources: random access to array_record files, without TensorFlow.
+"""Data sets through `tfds.data_source`: random access to array_record files, without TensorFlow.
 
 - `cifar10`, `cifar100`: 32x32 as they are.
-- `imagenet2012`: resized to 32x32 with Pillow's box filter (an average over the pixels that fall together).
-- `imagenet16_120`: the first 120 classes of `imagenet2012` resized to 16x16. NAS-Bench-201's own ImageNet16-120 is cut
-  from the downsampled ImageNet of Chrabaszcz et al. (2017), whose class order is another one; shapes, the number of
-  classes and the statistics used for normalisation are the same.
+- `imagenet2012`: images of any size, resized to 32x32 with Pillow's box filter. A slice such as
+  `split="train[:50000]"` keeps all of its decoded images in memory.
+- `imagenet16_120`: images of the first 120 classes at 16x16. NAS-Bench-201 cuts its ImageNet16-120 from the downsampled
+  ImageNet (Chrabaszcz et al., arXiv 1707.08819); that is TFDS's `imagenet_resized/16x16`, which is read if it is there.
+  Otherwise `imagenet2012` is resized: the same shapes and statistics, but another set of 120 classes, since
+  the two number their classes differently. Of a split, the first 10,000 such images are used.
+
+TFDS reads without TensorFlow but prepares only with it, so `download` runs TFDS in a process of its own.
 """
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
+import json
 import logging
 import os
-import warnings
+import pathlib
+import re
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -20,104 +29,192 @@ import numpy as np
 from jaxnas.data.source import ImageSource
 from jaxnas.errors import DatasetError
 
+_SUBSET = 10_000
+_CHUNK = 256  # records held undecoded at a time; those of ImageNet have 100 kB each
+
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-  builder: str
+  builders: tuple[str, ...]
   classes: int
   side: int
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
+  resize: bool = False
+  subset: bool = False
 
 
-# Means and standard deviations are those with which NAS-Bench-201 normalises (imagenet2012: the usual ImageNet ones).
+# cifar100 and imagenet16_120: the constants of NAS-Bench-201's training code.
 _KINDS = {
-  "cifar10": _Kind("cifar10", 10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-  "cifar100": _Kind("cifar100", 100, 32, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
-  "imagenet16_120": _Kind("imagenet2012", 120, 16, (0.4811, 0.4575, 0.4079), (0.2604, 0.2532, 0.2682)),
-  "imagenet2012": _Kind("imagenet2012", 1000, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  "cifar10": _Kind(("cifar10",), 10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+  "cifar100": _Kind(("cifar100",), 100, 32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+  "imagenet16_120": _Kind(
+    ("imagenet_resized/16x16", "imagenet2012"),
+    120,
+    16,
+    (0.4811, 0.4575, 0.4079),
+    (0.2479, 0.2402, 0.2553),
+    resize=True,
+    subset=True,
+  ),
+  "imagenet2012": _Kind(("imagenet2012",), 1000, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize=True),
 }
 
 
 def source(name: str, *, split: str, data_dir: str | os.PathLike[str] | None, download: bool) -> ImageSource:
   """Opens one of the sets above; arguments and errors as of `data.load`."""
   kind = _KINDS[name]
-  records = _open(name, kind.builder, split, data_dir, download)
-  keep = _first_classes(records, kind.classes, name) if name == "imagenet16_120" else None
+  root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+  folder = _prepared(kind, root)
+  if folder is None and download:
+    _download(name, kind.builders[0], root)
+    folder = _prepared(kind, root)
+  if folder is None:
+    raise DatasetError(
+      f"data set {name!r} is not in {root}: give --data_dir=FOLDER, the TFDS folder that holds {kind.builders[0]}/ "
+      f"as array_record files, or --download to prepare it once"
+    )
+  records = _open(name, folder, root, split)
+  keep = _first_classes(records, kind.classes, name, folder) if kind.subset else None
+  shape = (kind.side, kind.side, 3)
 
   def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    images = np.empty((len(indices), kind.side, kind.side, 3), np.uint8)
-    labels = np.empty(len(indices), np.int64)
-    positions = (indices if keep is None else keep[indices]).tolist()
-    try:
-      with _quiet():
-        for i, record in enumerate(records.__getitems__(positions)):
-          images[i], labels[i] = _resized(record["image"], kind.side), record["label"]
-    except Exception as error:  # whatever a damaged record breaks in the readers below
-      raise DatasetError(_damaged(name, data_dir, error)) from error
+    positions = indices if keep is None else keep[indices]
+    images, labels = np.empty((len(positions), *shape), np.uint8), np.empty(len(positions), np.int64)
+    for start in range(0, len(positions), _CHUNK):
+      for row, record in enumerate(_records(records, positions[start : start + _CHUNK], name, folder), start):
+        images[row] = _decode(record["image"], kind, f"image {positions[row]} of {name!r} in {folder}")
+        labels[row] = record["label"]
     return images, labels
 
-  size = len(records) if keep is None else len(keep)
-  return ImageSource(
-    name,
-    kind.classes,
-    (kind.side, kind.side, 3),
-    size,
-    np.array(kind.mean),
-    np.array(kind.std),
-    read,
+  opened = ImageSource(
+    name=name,
+    classes=kind.classes,
+    image_shape=shape,
+    size=len(records) if keep is None else len(keep),
+    mean=np.array(kind.mean),
+    std=np.array(kind.std),
+    read=read,
   )
+  opened.examples(np.array([0, len(opened) - 1]))  # a damaged or foreign file shows here, not minutes into a search
+  return opened
 
 
-def _open(name: str, builder: str, split: str, data_dir: Any, download: bool) -> Any:
-  where = "the default TFDS folder" if data_dir is None else f"--data_dir={os.fspath(data_dir)}"
+def _prepared(kind: _Kind, root: pathlib.Path) -> pathlib.Path | None:
+  """The newest version's folder of the first of the builders that is in `root`."""
+  for builder in kind.builders:
+    found = [info.parent for info in (root / builder).glob("*/dataset_info.json")]
+    versions = [folder for folder in found if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
+    if versions:
+      return max(versions, key=lambda folder: [int(part) for part in folder.name.split(".")])
+  return None
+
+
+def _open(name: str, folder: pathlib.Path, root: pathlib.Path, split: str) -> Any:
+  """A TFDS data source with the images undecoded. Naming the version makes TFDS read the folder and nothing else."""
   with _quiet():
-    import tensorflow_datasets as tfds
-
-    folder = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
     try:
-      made: Any = tfds.builder(builder, data_dir=folder, file_format="array_record", try_gcs=False)
-      if not download and not os.path.isdir(made.data_dir):
+      import tensorflow_datasets as tfds
+
+      info = json.loads((folder / "dataset_info.json").read_text())
+      form, splits = info.get("fileFormat", "tfrecord"), [entry["name"] for entry in info["splits"]]
+      if form != "array_record":
         raise DatasetError(
-          f"data set {name!r} is not in {where}; give --data_dir=FOLDER with the folder that holds {builder}/ as "
-          f"array_record files, or --download to have TFDS prepare it there once"
+          f"data set {name!r} in {folder} is stored as {form}, which needs TensorFlow to read: "
+          f"prepare it as array_record in another --data_dir, with: {_command(_builder(folder, root), root)}"
         )
-      if download:
-        made.download_and_prepare()
-      return made.as_data_source(split=split)
+      if re.split(r"\W", split)[0] not in splits:
+        raise DatasetError(f"split {split!r} is not in data set {name!r}; {folder} has {', '.join(splits)}")
+      return tfds.data_source(
+        f"{_builder(folder, root)}:{folder.name}",
+        split=split,
+        data_dir=root,
+        download=False,
+        decoders={"image": tfds.decode.SkipDecoding()},
+      )
     except DatasetError:
       raise
-    except (ValueError, KeyError) as error:
-      if "split" in str(error).lower():
-        raise DatasetError(f"data set {name!r} has no split {split!r} in {where}: {_line(error)}") from error
-      raise DatasetError(_damaged(name, data_dir, error)) from error
-    except Exception as error:  # TFDS raises many kinds, from missing dependencies to network failures
-      raise DatasetError(_damaged(name, data_dir, error)) from error
+    except Exception as error:  # TFDS raises nearly anything on a folder that it does not expect
+      raise DatasetError(_damaged(name, folder, error)) from error
 
 
-def _first_classes(records: Any, classes: int, name: str) -> np.ndarray:
-  """Positions of the examples of the first classes. Reads every label once: minutes for the whole ImageNet."""
-  with _quiet():
-    labels = np.array([int(records[i]["label"]) for i in range(len(records))])
-  found = np.flatnonzero(labels < classes)
-  if not len(found):
-    raise DatasetError(f"data set {name!r}: no example of its first {classes} classes in this split")
-  return found
+def _builder(folder: pathlib.Path, root: pathlib.Path) -> str:
+  return folder.parent.relative_to(root).as_posix()
 
 
-def _resized(image: np.ndarray, side: int) -> np.ndarray:
-  if image.shape == (side, side, 3):
-    return image
+def _records(records: Any, positions: np.ndarray, name: str, folder: pathlib.Path) -> list[dict[str, Any]]:
+  try:
+    found = records.__getitems__(positions.tolist())
+    return [{"image": record["image"], "label": int(record["label"])} for record in found]
+  except Exception as error:  # the reader's own errors are bare RuntimeErrors
+    raise DatasetError(_damaged(name, folder, error)) from error
+
+
+def _first_classes(records: Any, classes: int, name: str, folder: pathlib.Path) -> np.ndarray:
+  """Positions of the first `_SUBSET` examples with a label below `classes`.
+
+  TFDS stores examples in the order of a hash of their keys, so these are a random sample, and a file of 1.28 million
+  records need not be read to its end.
+  """
+  found: list[int] = []
+  for start in range(0, len(records), _CHUNK):
+    positions = np.arange(start, min(start + _CHUNK, len(records)))
+    labels = [record["label"] for record in _records(records, positions, name, folder)]
+    found += (start + np.flatnonzero(np.array(labels) < classes)).tolist()
+    if len(found) >= _SUBSET:
+      break
+  return np.array(found[:_SUBSET], np.int64)
+
+
+def _decode(encoded: bytes, kind: _Kind, where: str) -> np.ndarray:
   from PIL import Image
 
-  return np.asarray(Image.fromarray(image).convert("RGB").resize((side, side), Image.Resampling.BOX))
+  side = (kind.side, kind.side)
+  try:
+    with Image.open(io.BytesIO(encoded)) as image:
+      if kind.resize and image.size != side:
+        image.draft("RGB", (2 * kind.side, 2 * kind.side))  # JPEG decodes at a fraction of its size, much faster
+        return np.asarray(image.convert("RGB").resize(side, Image.Resampling.BOX))
+      if image.mode != "RGB" or image.size != side:
+        size = "x".join(map(str, image.size))
+        raise DatasetError(f"{where} is {size} in mode {image.mode}; expected {kind.side}x{kind.side} in RGB, 8 bits")
+      return np.asarray(image)
+  except DatasetError:
+    raise
+  except Exception as error:
+    raise DatasetError(f"{where} cannot be decoded ({_line(error)}); prepare the data set again") from error
 
 
-def _damaged(name: str, data_dir: Any, error: Exception) -> str:
-  where = "the default TFDS folder" if data_dir is None else f"--data_dir={os.fspath(data_dir)}"
+def _download(name: str, builder: str, root: pathlib.Path) -> None:
+  """Lets TFDS prepare the data set in another process, so that TensorFlow never takes this one's GPU memory."""
+  needed = [module for module in ("tensorflow", "importlib_resources") if importlib.util.find_spec(module) is None]
+  if needed:
+    manual = "; ILSVRC2012_img_train.tar must lie in downloads/manual there" if builder == "imagenet2012" else ""
+    raise DatasetError(
+      f"--download: TFDS prepares {name!r} with {' and '.join(needed)}, not installed here (reading needs neither): "
+      f"in an environment with tensorflow, tensorflow-datasets, array_record and importlib_resources run: "
+      f"{_command(builder, root)}{manual}; then give --data_dir={root}"
+    )
+  done = subprocess.run(
+    [sys.executable, "-c", _script(builder, root)], env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}, check=False
+  )
+  if done.returncode:
+    raise DatasetError(f"--download: TFDS could not prepare {name!r} in {root}; its own message is above")
+
+
+def _script(builder: str, root: pathlib.Path) -> str:
+  made = f"tfds.builder({builder!r}, data_dir={str(root)!r}, file_format='array_record')"
+  return f"import tensorflow_datasets as tfds; {made}.download_and_prepare()"
+
+
+def _command(builder: str, root: pathlib.Path) -> str:
+  return f'python -c "{_script(builder, root)}"'
+
+
+def _damaged(name: str, folder: pathlib.Path, error: Exception) -> str:
   return (
-    f"data set {name!r} in {where} cannot be read ({_line(error)}); "
-    "prepare it again with --download, or give another --data_dir"
+    f"data set {name!r} in {folder} cannot be read, it is damaged or incomplete ({_line(error)}); "
+    f"remove that folder and prepare it again, or give another --data_dir"
   )
 
 
@@ -128,12 +225,10 @@ def _line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet():
-  """Keeps the readers' advice (OpenCV, cloud storage, protocol versions) off the terminal."""
+  """Keeps TFDS's advice (OpenCV, variants, cloud storage) off the terminal."""
   previous = logging.root.manager.disable
   logging.disable(logging.WARNING)
   try:
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-      warnings.simplefilter("ignore")
-      yield
+    yield
   finally:
     logging.disable(previous)

@@ -73,7 +73,7 @@ class Engine:
       block = np.zeros((self.block, *part.shape[1:]), np.float32)
       block[: len(part)] = part
       args = (params, jnp.asarray(block), jnp.asarray(len(part), jnp.int32), batch)
-      program = self._program((proxy, network, batch.shape, block.shape), run, *args)
+      program = self._program((proxy, network, batch.shape, batch.dtype, block.shape), run, *args)
       begin = time.perf_counter()
       found.append(np.asarray(program(*args))[: len(part)])
       self.seconds.score += time.perf_counter() - begin
@@ -84,6 +84,8 @@ class Engine:
     self, proxy: Proxy, network: Any, params: PyTree, alphas, batch, *, advance=lambda n: None
   ) -> list[Reading]:
     """One `Reading` per architecture; arguments as of `measure`."""
+    if not len(alphas):
+      return []
     raw = self.measure(proxy, network, params, alphas, batch, advance=advance)
     begin = time.perf_counter()
     readings = [proxy.finish(r) for r in raw]
