@@ -85,7 +85,7 @@ def run(side: str, folder: str, *command: str) -> dict:
   print(f"measuring {side} ...", file=sys.stderr)
   # Spinning threads would burn torch's CPU seconds, and a compilation cache would hide ours.
   env = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "JAX_ENABLE_COMPILATION_CACHE": "false"}
-  begin, pid = time.perf_counter(), os.posix_spawn(command[0], command, env)
+  begin, pid = time.perf_counter(), os.posix_spawnp(command[0], command, env)
   _, status, usage = os.wait4(pid, 0)  # ru_maxrss starts from this process's own, which is small
   if status:
     sys.exit(f"{side} failed")
@@ -131,11 +131,11 @@ def main(argv: list[str]) -> None:
   text = f"{FLAGS.batch} images; load average before {os.getloadavg()[0]:.1f}\n\n"
   with tempfile.TemporaryDirectory() as folder:
     sides = {m: run(m, folder, python, *own, f"--side={m},{folder}") for m in MODES}
-    probe = [FLAGS.torch_python, "-c", "import torch"]
+    probe = ["env", FLAGS.torch_python, "-c", "import torch"]  # env: exit code 127 where there is none
     if subprocess.run(probe, capture_output=True).returncode == 0:
       script = str(pathlib.Path(__file__).with_name("pytorch_loop.py"))
       files = f"{folder}/exchange.npz", f"{folder}/pytorch.json"
-      sides["pytorch"] = run("pytorch", folder, probe[0], script, *files, str(FLAGS.kernels))
+      sides["pytorch"] = run("pytorch", folder, probe[1], script, *files, str(FLAGS.kernels))
     if FLAGS.search:
       command = python, "-m", "jaxnas.main", "--noprogress", f"--ntk_batch={FLAGS.batch}"
       searches = {m: run(f"search {m}", folder, *command, f"--batch_norm={m}") for m in MODES}
@@ -150,8 +150,8 @@ def main(argv: list[str]) -> None:
     listed, worst = ", ".join(f"{d:.1e}" for d in differences), max(differences)
     text += f"\nkappa, batch and pytorch: relative differences {listed}; largest {worst:.1e}\n"
   else:
-    text += f"\nPyTorch skipped: {probe[0]} cannot import torch; `pip install torch numpy` in any "
-    text += "virtual environment, and give the path of its Python as --torch_python\n"
+    text += f"\nPyTorch skipped, {probe[1]} cannot import torch: `pip install torch numpy` in any "
+    text += "virtual environment, and give its Python as --torch_python\n"
   print(text)
   if FLAGS.out:
     pathlib.Path(FLAGS.out).write_text(text)

@@ -1,10 +1,8 @@
 """The published procedure for TE-NAS's NTK condition number, in PyTorch: the baseline to beat.
 
-One forward pass in train mode, one backward pass per sample through the whole batch; the gradients
-of parameters whose name contains "weight" are the rows. Operations that weigh at most 0.01 are not
-executed. Source: Chen, Gong, Wang, ICLR 2021, section 3.1.1, and the released code, but for one
-thing that favours this side: the mixing weights are constants and get no gradient.
-
+One forward pass in train mode, one backward pass per sample through the whole batch, the gradients
+of "weight" parameters as rows. Source: Chen, Gong, Wang, ICLR 2021, section 3.1.1, and the released
+code, but for one thing that favours this side: the mixing weights are constants, without gradient.
 Needs only torch and numpy: python pytorch_loop.py EXCHANGE.npz RESULT.json KERNELS
 """
 

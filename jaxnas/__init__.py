@@ -5,6 +5,10 @@ The rooms (`jaxnas.ntk`, `jaxnas.spaces`, `jaxnas.proxies`, ...) are imported on
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from jaxnas import algorithms, data, errors, ntk, proxies, report, scoring, spaces, tabular
 
 __version__ = "0.1.0"
 

@@ -14,6 +14,9 @@ from jaxnas.scoring import Engine
 from jaxnas.spaces import NB201
 from jaxnas.tabular import Benchmark
 
+# Settings that say where things lie or how a run shows itself: it may continue with others.
+MAY_DIFFER = ("workdir", "data_dir", "download", "benchmark", "compilation_cache", "progress")
+
 log = logging.getLogger("jaxnas")
 
 
@@ -32,7 +35,7 @@ def run(
 
   Args:
     settings: a config of one of the algorithms; its type says which.
-    config: every setting that makes two runs the same, for config.json.
+    config: every setting, for config.json; only those in `MAY_DIFFER` may change when a run continues.
     workdir: folder to keep everything in; None keeps nothing.
 
   Raises:
@@ -41,7 +44,7 @@ def run(
   begin = time.perf_counter()
   engine = Engine()
   with contextlib.ExitStack() as stack:
-    folder = stack.enter_context(report.Workdir.open(workdir, config)) if workdir else None
+    folder = stack.enter_context(report.Workdir.open(workdir, config, ignore=MAY_DIFFER)) if workdir else None
     if folder:
       _log_to(folder.log, stack)
     log.info("%s; %s", config, "continued" if folder and folder.resumed else "new")
