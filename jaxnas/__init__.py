@@ -12,22 +12,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = (
-  "algorithms",
-  "data",
-  "errors",
-  "ntk",
-  "proxies",
-  "report",
-  "scoring",
-  "spaces",
-  "tabular",
-)
 __all__ = ["__version__", "algorithms", "data", "errors", "ntk", "proxies", "report", "scoring", "spaces", "tabular"]
 
 
 def __getattr__(name: str):
-  if name in _ROOMS:
+  if name in __all__:
     return importlib.import_module(f"jaxnas.{name}")
   raise AttributeError(f"module 'jaxnas' has no attribute {name!r}")
 

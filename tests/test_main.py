@@ -172,7 +172,7 @@ def test_unwritable_workdir(cache, tmp_path):
 def test_imports_stay_light():
   code = (
     "import sys, jaxnas.main, jaxnas.ntk, jaxnas.proxies, jaxnas.report; "
-    "heavy = {'tensorflow', 'torch', 'tensorflow_datasets', 'nats_bench', 'matplotlib', 'rich'}; "
+    "heavy = {'tensorflow', 'torch', 'tensorflow_datasets', 'nats_bench', 'matplotlib'}; "
     "print(sorted(heavy & set(sys.modules)))"
   )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

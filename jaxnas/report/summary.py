@@ -70,7 +70,7 @@ def table(rows: Sequence[Mapping[str, Any]], benchmark: Any | None) -> tuple[lis
     line += [_with_status(row, key) for key, _ in scores]
     line += [f"{row['params'] / 1e6:.3f}", f"{row['macs'] / 1e6:.1f}"]
     body.append(line + [_accuracy(row, d) for d in datasets])
-  if len(rows) > 1 and datasets:
+  if len({row["seed"] for row in rows}) > 1 and datasets:
     means = [mean_std([r[f"{d}_test"] for r in rows], digits=2) for d in datasets]
     body.append(["all", "mean ± std", *("" for _ in scores), "", "", *means])
   return header, body
