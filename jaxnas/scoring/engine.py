@@ -29,8 +29,8 @@ class Engine:
   """Keeps compiled programs and counts their seconds.
 
   A program loops over a block of architectures on the device (`lax.fori_loop`, with the number of architectures as
-  data): a loop needs one architecture's memory, runs as fast as `vmap` here since each kernel already fills the
-  machine, and one program serves a round of any size. Between blocks the host can report progress.
+  data): a loop needs one architecture's memory, and one program serves a round of any size. Between blocks the host
+  can report progress.
   """
 
   def __init__(self, block: int = BLOCK):

@@ -27,7 +27,7 @@ from jaxnas.spaces.supernet import EXECUTED
 SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
 CONVS = {OPS.index("nor_conv_1x1"): 1, OPS.index("nor_conv_3x3"): 3}  # op column -> kernel size
 ALL_OPS = (tuple(range(len(OPS))),) * len(EDGES)
-NARROW = 6  # below so many channels a layer per edge beats one for all edges that leave a node (BUILD_NOTES.md)
+NARROW = 6  # below so many channels each edge is a layer, above all edges that leave a node (BUILD_NOTES.md)
 BATCH_NORMS = ("batch", "batch_frozen", "running", "identity")
 INITS = ("kaiming_fan_out", "kaiming_fan_in", "torch_default")
 
