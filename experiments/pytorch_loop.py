@@ -71,13 +71,19 @@ class Network(nn.Module):
     return self.classifier(self.last(x).mean((2, 3)))
 
 
-def load(exchange):
-  """The network with the arrays `params/...` (HWIO kernels) as its parameters, and no others."""
+def parameters(exchange):
+  """The arrays `params/...` (HWIO kernels) by PyTorch's names and in its layout."""
   state = {}
   for path in (p for p in exchange if p.startswith("params/")):
     *modules, leaf = path.removeprefix("params/").replace("cells_", "cells/").split("/")
     value = exchange[path].transpose((3, 2, 0, 1) if exchange[path].ndim == 4 else None).copy()
     state[".".join([*modules, "bias" if leaf == "bias" else "weight"])] = torch.from_numpy(value)
+  return state
+
+
+def load(exchange):
+  """The network with the arrays `params/...` as its parameters, and no others."""
+  state = parameters(exchange)
   network = Network(len(state["stem.bn.weight"]), len(state["classifier.bias"])).train()
   assert state.keys() == dict(network.named_parameters()).keys()
   network.load_state_dict(state, strict=False)  # running statistics are not used in train mode

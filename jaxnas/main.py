@@ -4,7 +4,9 @@ Without flags: a TE-NAS search of NAS-Bench-201 on generated images, about a min
   --workdir=out                               keeps scores, plots and report.html there; a killed run continues in it
   --benchmark=nb201.csv.gz                    adds the accuracies and ranks of what is found
   --algorithm=random_search --samples=100     the control
-  --algorithm=score --archs=6111,9930         the indicators of architectures that you name
+  --algorithm=knas | nasi                     the other searches
+  --algorithm=score --archs=6111,9930         scores of architectures that you name
+  --algorithm=score --archs=random:1000       how well the proxies rank them, with --benchmark
   --flagfile=experiments/tenas_nb201_cifar10.flags --data_dir=FOLDER     the published setting
 """
 
@@ -19,7 +21,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from jaxnas import algorithms, data, run, spaces, tabular
-from jaxnas.algorithms.indicators import IndicatorConfig
+from jaxnas.algorithms.knas import KNASConfig
+from jaxnas.algorithms.nasi import NASIConfig
 from jaxnas.algorithms.random_search import RandomSearchConfig
 from jaxnas.algorithms.score import ScoreConfig
 from jaxnas.algorithms.tenas import TENASConfig
@@ -28,6 +31,8 @@ from jaxnas.errors import ConfigError, JaxnasError
 FLAGS = flags.FLAGS
 CONFIGS: dict[str, Any] = {
   "tenas": TENASConfig,
+  "knas": KNASConfig,
+  "nasi": NASIConfig,
   "random_search": RandomSearchConfig,
   "score": ScoreConfig,
 }
@@ -60,6 +65,12 @@ flags.DEFINE_string(
   "default",
   "folder that keeps compiled programs between runs; 'default' is in the user's cache, 'off' none",
 )
+flags.DEFINE_float(
+  "memory_gb",
+  None,
+  "memory in GiB that scoring may take for intermediates (default: 4 on a CPU, most of the device elsewhere)",
+  lower_bound=0.01,
+)
 flags.DEFINE_bool("progress", True, "show progress with rate and time left on standard error")
 
 
@@ -72,18 +83,32 @@ def _define_settings(config: type) -> None:
     default: Any = field.default
     if get_origin(field.type) is tuple:
       flags.DEFINE_list(field.name, list(default), text)
+    elif field.type is bool:
+      flags.DEFINE_bool(field.name, default, text)
     elif field.type is int:
       flags.DEFINE_integer(field.name, default, text)
+    elif field.type is float:
+      flags.DEFINE_float(field.name, default, text)
     else:
       flags.DEFINE_enum(field.name, default, get_args(field.type), text)
 
 
-for _config in (IndicatorConfig, *CONFIGS.values()):
-  _define_settings(_config)
+def _is_config(field: dataclasses.Field) -> bool:
+  return dataclasses.is_dataclass(field.type)
+
+
+def _parts(config: type) -> list[type]:
+  """The config and those inside it."""
+  return [config, *(part for f in dataclasses.fields(config) if _is_config(f) for part in _parts(f.type))]
+
+
+for _config in CONFIGS.values():
+  for _part in _parts(_config):
+    _define_settings(_part)
 
 
 def _settings(config: type) -> Any:
-  values: dict[str, Any] = {"indicators": _settings(IndicatorConfig)} if config is not IndicatorConfig else {}
+  values: dict[str, Any] = {f.name: _settings(f.type) for f in dataclasses.fields(config) if _is_config(f)}
   for field in dataclasses.fields(config):
     if "help" in field.metadata:
       value = FLAGS[field.name].value
@@ -93,11 +118,10 @@ def _settings(config: type) -> Any:
 
 def _refuse_contradictions(config: Any) -> None:
   """A flag that the chosen algorithm does not read is a mistake, not a setting."""
-  used = {f.name for c in (type(config), IndicatorConfig) for f in dataclasses.fields(c)}
-  for other in CONFIGS.values():
-    for field in dataclasses.fields(other):
+  used = {f.name for part in _parts(type(config)) for f in dataclasses.fields(part)}
+  for owner, other in CONFIGS.items():
+    for field in [f for part in _parts(other) for f in dataclasses.fields(part)]:
       if "help" in field.metadata and field.name not in used and FLAGS[field.name].present:
-        owner = next(name for name, c in CONFIGS.items() if c is other)
         raise ConfigError(
           f"--{field.name} is a setting of --algorithm={owner}, not of --algorithm={FLAGS.algorithm}; drop one of them"
         )
@@ -141,14 +165,19 @@ def cache_compilations(folder: str) -> None:
 
 def _config_record(settings: Any, seeds: Sequence[int]) -> dict[str, Any]:
   """Every setting, for config.json; `run.MAY_DIFFER` are those that do not make it another run."""
-  flat = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.name != "indicators"}
   names = ("algorithm", "space", "dataset", *run.MAY_DIFFER)
   return {
     **{name: FLAGS[name].value for name in names},
     "seeds": list(seeds),
-    **dataclasses.asdict(settings.indicators),
-    **{k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()},
+    **{k: list(v) if isinstance(v, tuple) else v for k, v in _flat(settings)},
   }
+
+
+def _flat(settings: Any) -> list[tuple[str, Any]]:
+  """(name, value) of all settings, those of the configs inside first."""
+  own = [(f.name, getattr(settings, f.name)) for f in dataclasses.fields(settings) if not _is_config(f)]
+  inner = [_flat(getattr(settings, f.name)) for f in dataclasses.fields(settings) if _is_config(f)]
+  return [item for part in inner for item in part] + own
 
 
 def main(argv: Sequence[str]) -> int:
@@ -170,6 +199,7 @@ def main(argv: Sequence[str]) -> int:
     workdir=FLAGS.workdir,
     config=_config_record(settings, seeds),
     progress=FLAGS.progress,
+    memory=None if FLAGS.memory_gb is None else int(FLAGS.memory_gb * 2**30),
   )
   return 0
 

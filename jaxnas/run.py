@@ -1,23 +1,39 @@
 """A whole run: one search per seed, kept in a work directory, looked up, printed and reported."""
 
 import contextlib
+import functools
 import logging
 import math
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxnas import report
-from jaxnas.algorithms import random_search, score, tenas
+from jaxnas.algorithms import knas, nasi, random_search, score, tenas
 from jaxnas.data import ImageSource
+from jaxnas.errors import ConfigError
 from jaxnas.report import summary
 from jaxnas.scoring import Engine
 from jaxnas.spaces import NB201
 from jaxnas.tabular import Benchmark
 
 # Settings that say where things lie or how a run shows itself: it may continue with others.
-MAY_DIFFER = ("workdir", "data_dir", "download", "benchmark", "compilation_cache", "progress")
+MAY_DIFFER = ("workdir", "data_dir", "download", "benchmark", "compilation_cache", "progress", "memory_gb")
 
 log = logging.getLogger("jaxnas")
+
+
+class _Run(NamedTuple):
+  """What every seed shares. `runtime` are the keyword arguments that all algorithms take."""
+
+  space: NB201
+  source: ImageSource
+  settings: Any
+  benchmark: Benchmark | None
+  validation_source: Callable[[], ImageSource] | None
+  runtime: dict[str, Any]
 
 
 def run(
@@ -30,6 +46,8 @@ def run(
   workdir: str | None,
   config: dict[str, Any],
   progress: bool,
+  memory: int | None = None,
+  validation_source: Callable[[], ImageSource] | None = None,
 ) -> dict[str, Any]:
   """Runs, prints the table and returns what result.json holds.
 
@@ -37,12 +55,14 @@ def run(
     settings: a config of one of the algorithms; its type says which.
     config: every setting, for config.json; only those in `MAY_DIFFER` may change when a run continues.
     workdir: folder to keep everything in; None keeps nothing.
+    memory: bytes, see `Engine`.
+    validation_source: opens the images that a short training is validated on.
 
   Raises:
     JaxnasError: as the library does; a work directory keeps what was scored before.
   """
   begin = time.perf_counter()
-  engine = Engine()
+  engine = Engine(memory=memory)
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(report.Workdir.open(workdir, config, ignore=MAY_DIFFER)) if workdir else None
     if folder:
@@ -55,11 +75,12 @@ def run(
       runtime = {
         "engine": engine,
         "records": folder.records() if folder else [],
-        "keep": folder.append if folder else lambda record: None,
+        "keep": folder.append if folder else lambda *records: None,
         "advance": bar.advance,
       }
+      whole = _Run(space, source, settings, benchmark, validation_source, runtime)
       for seed in seeds:
-        found, extra = _one(space, source, settings, seed, benchmark, **runtime)
+        found, extra = _one(whole, seed)
         rows += [summary.look_up(space, benchmark, {"seed": seed, **row}) for row in found]
         extras.append(extra)
         log.info("seed %d: %s", seed, rows[-1])
@@ -70,16 +91,20 @@ def run(
       "score": engine.seconds.score,
       "other": wall - engine.seconds.compile - engine.seconds.score,
     }
+    scores = [line for extra in extras for line in extra.get("scores", [])]
+    comparison = summary.comparison(scores, benchmark)
     result = {
       "config": config,
       "results": rows,
+      "comparison": comparison,
       "seconds": seconds,
       "history": extras[0].get("history", []),
+      "summaries": [extra["summary"] for extra in extras if "summary" in extra],
     }
     print(summary.text(result, benchmark))
     if folder:
       folder.write_json("result.json", {**result, "provenance": report.provenance()})
-      page = summary.write_html(folder, space, result, extras[0], benchmark)
+      page = summary.write_html(folder, space, result, {**extras[0], "scores": scores}, benchmark)
       print(f"\nEverything is in {folder.path}; open {page}")
   return result
 
@@ -96,32 +121,99 @@ def _work(space: NB201, settings: Any, benchmark: Benchmark | None, seeds: int) 
   """How much there is to do, in which unit; refuses what would fail only later."""
   if isinstance(settings, tenas.TENASConfig):
     return seeds * tenas.evaluations(space, settings), "supernets"
+  if isinstance(settings, nasi.NASIConfig):
+    return seeds * nasi.evaluations(settings), "steps"
   if isinstance(settings, random_search.RandomSearchConfig):
     random_search.check(settings, benchmark is not None)
     return seeds * settings.samples, "architectures"
-  return seeds * len([score.resolve(space, a) for a in settings.archs]), "architectures"
+  if isinstance(settings, knas.KNASConfig):
+    if settings.knas_fine == "table" and benchmark is None:
+      raise ConfigError(
+        "--knas_fine=table needs --benchmark: the accuracies come from its table; or give --knas_fine=train"
+      )
+    return seeds * (settings.knas_candidates + settings.knas_shortlist), "architectures"
+  archs = len(score.resolve(space, settings.archs))
+  return seeds * archs * settings.passes * settings.repeats_per_seed, "architectures"
 
 
-def _one(space, source, settings, seed, benchmark, **runtime) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _one(whole: _Run, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   """One seed: its result rows, and what only the report shows."""
-  if isinstance(settings, tenas.TENASConfig):
-    found = tenas.search(space, source, settings, seed=seed, **runtime)
-    last = found.history[-1]
-    row = {
-      "arch": space.format(found.arch),
-      "supernet_condition_number": _median(found.history[0]["cond_before"]),
-      "supernet_regions": _median(found.history[0]["regions_before"]),
-      "clipped": sum(r["clipped"] for r in found.history),
-      "rounds": last["round"],
-    }
-    return [row], {"history": found.history, "eigenvalues": found.eigenvalues}
-  if isinstance(settings, random_search.RandomSearchConfig):
-    validation = (lambda arch: benchmark.accuracy(arch, "cifar10", "valid_12ep")) if benchmark else None
-    drawn = random_search.search(space, source, settings, seed=seed, validation=validation, **runtime)
-    return [{"arch": space.format(drawn.arch), settings.criterion: float(drawn.scores[drawn.best])}], {}
-  rows = score.score(space, source, settings, seed=seed, engine=runtime["engine"])
-  runtime["advance"](len(rows))
-  return rows, {}
+  return _SEARCHES[type(whole.settings)](whole, seed)
+
+
+def _tenas(whole: _Run, seed: int):
+  found = tenas.search(whole.space, whole.source, whole.settings, seed=seed, **whole.runtime)
+  row = {
+    "arch": whole.space.format(found.arch),
+    "supernet_condition_number": _median(found.history[0]["cond_before"]),
+    "supernet_regions": _median(found.history[0]["regions_before"]),
+    "clipped": sum(r["clipped"] for r in found.history),
+    "rounds": found.history[-1]["round"],
+  }
+  return [row], {"history": found.history, "eigenvalues": found.eigenvalues}
+
+
+def _random_search(whole: _Run, seed: int):
+  drawn = random_search.search(
+    whole.space, whole.source, whole.settings, seed=seed, validation=_valid_12ep(whole), **whole.runtime
+  )
+  row = {"arch": whole.space.format(drawn.arch), whole.settings.criterion: float(drawn.scores[drawn.best])}
+  return [row], {}
+
+
+def _knas(whole: _Run, seed: int):
+  settings = whole.settings
+  evaluate = _valid_12ep(whole) if settings.knas_fine == "table" else functools.partial(_trained, whole, seed)
+  assert evaluate is not None
+  found = knas.search(whole.space, whole.source, settings, seed=seed, evaluate=evaluate, **whole.runtime)
+  first_half = found.validation[: max(1, len(found.validation) // 2)]  # what a shortlist of half the size finds
+  best, half = (int(np.nanargmax(v)) for v in (found.validation, first_half))
+  row = {
+    "arch": whole.space.format(found.arch),
+    "validation": float(found.validation[best]),
+    settings.knas_score: float(found.scores[found.shortlist[best]]),
+    f"{settings.knas_score}_status": "ok",
+    "half_arch": whole.space.format(found.candidates[found.shortlist[half]]),
+  }
+  return [row], {}
+
+
+def _nasi(whole: _Run, seed: int):
+  found = nasi.search(whole.space, whole.source, whole.settings, seed=seed, **whole.runtime)
+  quarter = max(1, whole.settings.nasi_steps // 4)
+  early = found.archs[quarter - 1]
+  row = {
+    "arch": whole.space.format(found.arch),
+    "after_steps": whole.settings.nasi_steps,
+    "nasi_status": found.status,
+    "quarter_arch": whole.space.format(early) if (early >= 0).all() else "",
+  }
+  return [row], {"summary": found.summary, "trace_norms": found.history}
+
+
+def _score(whole: _Run, seed: int):
+  lines = score.score(whole.space, whole.source, whole.settings, seed=seed, **whole.runtime)
+  return summary.shown(lines), {"scores": [line._asdict() for line in lines]}
+
+
+_SEARCHES: dict[type, Callable[[_Run, int], tuple[list[dict[str, Any]], dict[str, Any]]]] = {
+  tenas.TENASConfig: _tenas,
+  random_search.RandomSearchConfig: _random_search,
+  knas.KNASConfig: _knas,
+  nasi.NASIConfig: _nasi,
+  score.ScoreConfig: _score,
+}
+
+
+def _valid_12ep(whole: _Run) -> Callable[[str], float] | None:
+  """Cheap validation by the benchmark: CIFAR-10 validation accuracy after 12 epochs."""
+  table = whole.benchmark
+  return None if table is None else lambda arch: table.accuracy(arch, "cifar10", "valid_12ep")
+
+
+def _trained(whole: _Run, seed: int, arch: str) -> float:
+  """Cheap validation by a training: accuracy in per cent after its last epoch."""
+  raise NotImplementedError
 
 
 def _median(values: list[float]) -> float:

@@ -119,13 +119,91 @@ def test_tabular_look_up_and_random_search(cache, shared, tmp_path):
   assert "mean ± std" in done.stdout
 
 
+TINY_SCORE = ["--algorithm=score", "--score_batch=4", "--score_channels=2", "--score_cells=1", "--region_batches=1"]
+CHEAP = ["--proxies=params,l2_norm", *TINY_SCORE]
+
+
 def test_score_of_named_architectures(cache, tmp_path):
   arch = "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|"
   folder = tmp_path / "run"
-  done = jaxnas(cache, "--algorithm=score", f"--archs=0,{arch}", *SMALL[:1], *SMALL[2:], f"--workdir={folder}")
+  done = jaxnas(
+    cache, *TINY_SCORE, f"--archs=0,{arch},6111", "--proxies=params,naswot,linear_regions", "--region_samples=50",
+    f"--workdir={folder}",
+  )  # fmt: skip
   rows = result(folder)["results"]
-  assert rows[0] == rows[1] and rows[0]["arch"] == arch
-  assert done.stdout.count(arch) >= 2
+  assert rows[0]["arch"] == arch and len(rows) == 2  # index 0 is that architecture
+  assert rows[0]["params"] < rows[1]["params"]
+  assert rows[0]["linear_regions"] >= 1 and {"naswot", "naswot_status"} <= rows[0].keys()
+  assert done.stdout.count(arch) >= 1
+
+
+def test_proxies_are_compared_on_many_architectures(cache, shared, tmp_path):
+  folder, table = tmp_path / "run", shared / "data" / "nasbench201.csv.gz"
+  done = jaxnas(
+    cache, *CHEAP, "--archs=random:50", "--seeds=0,1", "--repeats_per_seed=2", f"--benchmark={table}",
+    f"--workdir={folder}",
+  )  # fmt: skip
+  lines = {line["proxy"]: line for line in result(folder)["comparison"]}
+  assert lines["params"]["n"] == 50 and lines["params"]["cifar10_spearman"] > 0.5
+  assert "random shortlist" in lines and "Spearman" in done.stdout
+  assert {"comparison.md", "comparison.csv", "scatter.png", "spearman.png"} <= {p.name for p in folder.iterdir()}
+  assert (folder / "scores.jsonl").read_bytes().count(b"\n") == 2 * 2 * 2 * 50
+
+
+def test_a_killed_scoring_continues_without_rescoring(cache, tmp_path):
+  flags = [*CHEAP, "--archs=random:300"]
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  jaxnas(cache, *flags, f"--workdir={whole}")
+  wanted = (whole / "scores.jsonl").read_text().splitlines()
+  killed.mkdir()
+  (killed / "config.json").write_bytes((whole / "config.json").read_bytes())
+  (killed / "scores.jsonl").write_text("\n".join(wanted[:41]) + "\n" + wanted[41][:30])  # cut inside a line
+  jaxnas(cache, *flags, f"--workdir={killed}")
+  found = (killed / "scores.jsonl").read_text().splitlines()
+  assert found[:41] == wanted[:41] and len(found) == len(wanted)
+
+  def numbers(lines):
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+  assert sorted(map(str, numbers(found))) == sorted(map(str, numbers(wanted)))
+
+
+def test_two_runs_in_one_workdir(cache, tmp_path):
+  folder = tmp_path / "run"
+  flags = [*CHEAP, "--archs=all", f"--workdir={folder}"]
+  process = subprocess.Popen(
+    command(*flags), env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+  )
+  try:
+    deadline = time.monotonic() + 120
+    while not (folder / "scores.jsonl").exists():
+      assert process.poll() is None and time.monotonic() < deadline
+      time.sleep(0.05)
+    refused(jaxnas(cache, *flags, check=False), "--workdir", "in use", str(process.pid))
+  finally:
+    process.kill()
+    process.wait()
+
+
+def test_knas_by_the_table(cache, shared, tmp_path):
+  folder, table = tmp_path / "run", shared / "data" / "nasbench201.csv.gz"
+  jaxnas(
+    cache, "--algorithm=knas", "--knas_candidates=40", "--knas_shortlist=10", "--knas_score=params",
+    f"--benchmark={table}", f"--workdir={folder}", "--knas_batch=2",
+  )  # fmt: skip
+  (row,) = result(folder)["results"]
+  assert row["cifar10_test"] > 91 and row["validation"] > 75
+
+
+def test_nasi_small(cache, tmp_path):
+  folder = tmp_path / "run"
+  jaxnas(
+    cache, "--algorithm=nasi", "--nasi_steps=4", "--nasi_batch=4", "--nasi_channels=2", "--nasi_cells=1",
+    "--nasi_nu=10", f"--workdir={folder}",
+  )  # fmt: skip
+  (row,) = result(folder)["results"]
+  assert row["arch"].count("|") == 9 and row["nasi_status"] in ("ok", "disconnected")
+  assert result(folder)["summaries"][0]["relaxation"] == "straight_through"
 
 
 def test_help_names_every_flag(cache):
@@ -147,6 +225,13 @@ def test_help_names_every_flag(cache):
     (["--benchmark=does_not_exist"], ["--benchmark", "does_not_exist"]),
     (["--dataset=cifar10", "--data_dir=does_not_exist"], ["--data_dir", "--download"]),
     (["--algorithm=score"], ["--archs"]),
+    (["--algorithm=score", "--archs=random:0"], ["--archs", "random:0", "15625"]),
+    (["--algorithm=score", "--archs=1", "--proxies=magic"], ["magic", "naswot"]),
+    (["--algorithm=score", "--archs=1", "--proxies=snip,snip"], ["--proxies", "once"]),
+    (["--algorithm=knas"], ["--knas_fine=table", "--benchmark"]),
+    (["--algorithm=knas", "--knas_shortlist=400"], ["--knas_shortlist=400", "--knas_candidates=300"]),
+    (["--algorithm=nasi", "--nasi_steps=0"], ["--nasi_steps=0"]),
+    (["--algorithm=nasi", "--batch_norm=batch"], ["--batch_norm", "nasi"]),
     (["--algorithm=score", "--archs=15625"], ["15625"]),
     (
       ["--algorithm=score", "--archs=|conv~0|+|none~0|none~1|+|none~0|none~1|none~2|"],

@@ -1,7 +1,7 @@
 """The published searches, one paper a file."""
 
-from jaxnas.algorithms import random_search, score, tenas
+from jaxnas.algorithms import knas, nasi, random_search, score, tenas
 
-__all__ = ["NAMES", "random_search", "score", "tenas"]
+__all__ = ["NAMES", "knas", "nasi", "random_search", "score", "tenas"]
 
-NAMES = ("tenas", "random_search", "score")
+NAMES = ("tenas", "knas", "nasi", "random_search", "score")

@@ -10,12 +10,8 @@ from jaxtyping import Array, PyTree
 from jaxnas import data, proxies
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
+from jaxnas.settings import setting
 from jaxnas.spaces import NB201, NetworkConfig
-
-
-def setting(default: Any, text: str) -> Any:
-  """A dataclass field whose `text` is also the help of its flag."""
-  return dataclasses.field(default=default, metadata={"help": text})
 
 
 @dataclasses.dataclass(frozen=True)

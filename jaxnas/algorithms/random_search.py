@@ -16,7 +16,7 @@ from jaxnas import data
 from jaxnas.algorithms import indicators
 from jaxnas.algorithms.indicators import IndicatorConfig, setting
 from jaxnas.errors import ConfigError
-from jaxnas.scoring import Engine
+from jaxnas.scoring import Batch, Engine
 from jaxnas.spaces import NB201
 
 CRITERIA = ("ntk_condition_number", "linear_regions", "valid_12ep", "first")
@@ -119,12 +119,12 @@ def _scored(space, indicator, archs, engine, seed, records, keep, advance) -> tu
     if all(name in known for name in names):
       advance(len(part))
     else:
-      readings = engine.score(
-        indicator.proxy,
+      (readings,) = engine.score(
+        [indicator.proxy],
         indicator.network,
         indicator.params,
         space.alphas(part),
-        indicator.batch,
+        Batch(indicator.batch),
         advance=advance,
       )
       for name, reading in zip(names, readings, strict=True):

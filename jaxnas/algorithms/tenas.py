@@ -36,7 +36,7 @@ from jaxnas.algorithms.tenas_ranking import (
 )
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
-from jaxnas.scoring import Engine
+from jaxnas.scoring import Batch, Engine
 from jaxnas.spaces import NB201
 
 Indicate = Callable[[int, np.ndarray, list[Candidate]], Indicators]
@@ -148,8 +148,8 @@ def search(
       advance(len(nets))
       return known[number, repeat]
     ntk_key, region_key = jax.random.split(repeat_key(number, repeat))
-    counts = engine.score(*_order(indicators.regions(space, source, config.indicators, region_key), nets))
-    kernels = engine.score(
+    (counts,) = engine.score(*_order(indicators.regions(space, source, config.indicators, region_key), nets))
+    (kernels,) = engine.score(
       *_order(indicators.condition_number(space, source, config.indicators, ntk_key), nets),
       advance=advance,
     )
@@ -186,8 +186,8 @@ def search(
   left, rounds = prune(full, indicate, config)
   arch = argmax_genotype(left)[0].astype(np.int8)
   indicator = indicators.condition_number(space, source, config.indicators, repeat_key(0, 0))
-  theta = engine.measure(*_order(indicator, spaces.active_weights(np.stack([full, left]))))
-  spectra = ntk.spectrum(theta).eigenvalues
+  (theta,) = engine.measure(*_order(indicator, spaces.active_weights(np.stack([full, left]))))
+  spectra = ntk.spectrum(np.stack(theta)).eigenvalues
   return Result(
     arch,
     [_as_dict(i, *r) for i, r in enumerate(rounds, start=1)],
@@ -197,7 +197,7 @@ def search(
 
 def _order(indicator: indicators.Indicator, nets: np.ndarray) -> tuple[Any, ...]:
   """An indicator's parts in the order of `Engine.measure`."""
-  return indicator.proxy, indicator.network, indicator.params, nets, indicator.batch
+  return [indicator.proxy], indicator.network, indicator.params, nets, Batch(indicator.batch)
 
 
 def _as_dict(number: int, measured: Indicators, decision: Decision) -> dict[str, Any]:

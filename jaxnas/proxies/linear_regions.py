@@ -45,6 +45,6 @@ def linear_regions() -> Proxy:
     higher_is_better=True,
     worst=1.0,
     batch_norm="batch",
-    measure=activation_patterns,
+    measure=lambda e: activation_patterns(e.network, e.params, e.alphas, e.images),
     finish=_finish,
   )

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxnas import ntk
 from jaxnas.errors import ConfigError
+from jaxnas.proxies.evaluation import Evaluation
 from jaxnas.proxies.proxy import Proxy, Reading
 
 WORST = 1e5  # the official code's value for a kernel that is not a number
@@ -30,26 +31,22 @@ def _enters(path: str) -> bool:
   return path.rsplit("/", 1)[-1] in ("kernel", "scale")
 
 
-def _kernel_coupled(network, params, alphas, images, *, chunk_size):
+def _kernel_coupled(evaluation: Evaluation):
   """`batch` mode: every row needs a backward pass through the whole batch, cost O(N^2)."""
-  network = network.with_batch_norm("batch")
+  network, alphas = evaluation.network.with_batch_norm("batch").for_rows(), evaluation.alphas
 
   def logits(p, x):
-    return network.apply({"params": p}, x, alphas)
+    return network.logits(p, x, alphas)
 
-  return ntk.gram_matrix(logits, params, images, coupled=True, select=_enters, chunk_size=chunk_size)
+  rows = evaluation.rows_at_once(4)
+  return ntk.gram_matrix(logits, evaluation.params, evaluation.images, coupled=True, select=_enters, chunk_size=rows)
 
 
-def _kernel_frozen(network, params, alphas, images, *, chunk_size):
+def _kernel_frozen(evaluation: Evaluation):
   """`batch_frozen` mode: the batch's statistics are constants, so samples decouple, cost O(N)."""
-  variables = {"params": params}
-  _, state = network.with_batch_norm("batch").apply(variables, images, alphas, mutable=["moments"])
-  network = network.with_batch_norm("running")
-
-  def logits(p, x):
-    return network.apply({"params": p, "batch_stats": state["moments"]}, x, alphas)
-
-  return ntk.gram_matrix(logits, params, images, coupled=False, select=_enters, chunk_size=chunk_size)
+  e, rows = evaluation, evaluation.rows_at_once(8)
+  _ = e.stats  # before the loop over samples, where it would be a value of the loop
+  return ntk.gram_matrix(e.frozen, e.params, e.images, coupled=False, select=_enters, chunk_size=rows)
 
 
 def _finish(theta: np.ndarray) -> Reading:
@@ -58,9 +55,7 @@ def _finish(theta: np.ndarray) -> Reading:
 
 
 @functools.cache
-def ntk_condition_number(
-  batch_norm: Literal["batch", "batch_frozen"] = "batch", *, chunk_size: int | None = None
-) -> Proxy:
+def ntk_condition_number(batch_norm: Literal["batch", "batch_frozen"] = "batch") -> Proxy:
   """The proxy. A batch is normalised images, float32 [N, H, W, 3].
 
   The value is the raw ratio of the extreme eigenvalues (negative where lambda_min is); a kernel that is singular
@@ -68,18 +63,16 @@ def ntk_condition_number(
 
   Args:
     batch_norm: `batch` is what the official code does; `batch_frozen` is N times cheaper.
-    chunk_size: rows computed together, which bounds memory (default 4 in `batch` mode, 8 in `batch_frozen`).
   """
-  measures = {"batch": (_kernel_coupled, 4), "batch_frozen": (_kernel_frozen, 8)}
+  measures = {"batch": _kernel_coupled, "batch_frozen": _kernel_frozen}
   if batch_norm not in measures:
     raise ConfigError(f"batch_norm={batch_norm!r} must be one of {', '.join(measures)}")
-  kernel, default = measures[batch_norm]
   return Proxy(
     name="ntk_condition_number",
     higher_is_better=False,
     worst=WORST,
     batch_norm=batch_norm,
-    measure=functools.partial(kernel, chunk_size=chunk_size or default),
+    measure=measures[batch_norm],
     finish=_finish,
   )
 
@@ -87,5 +80,8 @@ def ntk_condition_number(
 def eigenvalues(network, params, alphas, images, batch_norm: Literal["batch", "batch_frozen"] = "batch") -> np.ndarray:
   """Eigenvalues of the kernel of one network, float64 [N] ascending: what the spectrum plot shows."""
   measure = ntk_condition_number(batch_norm).measure
-  theta = jax.jit(measure, static_argnums=0)(network, params, alphas, images)
-  return ntk.spectrum(theta).eigenvalues
+
+  def kernel(params, alphas, images):
+    return measure(Evaluation(network, params, alphas, images))
+
+  return ntk.spectrum(jax.jit(kernel)(params, alphas, images)).eigenvalues

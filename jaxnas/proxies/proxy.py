@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
+
+from jaxnas.proxies.evaluation import Evaluation
 
 
 class Reading(NamedTuple):
@@ -24,9 +26,7 @@ class Reading(NamedTuple):
 class Proxy:
   """A score of a network at initialisation: a traced part on the device and a finish on the host.
 
-  `measure(network, params, alphas, batch)` is pure and traceable: one architecture or supernet (`alphas`
-  [cell types, E, O]) on one batch. The network is a Flax module with `apply(variables, batch, alphas)` and
-  `with_batch_norm(mode)`, and the collections `moments` and `patterns`; a proxy knows nothing else of its space.
+  `measure(evaluation)` is pure and traceable: one architecture or supernet on one batch, a tree of arrays.
   `finish` turns what it returned, on the host in float64, into a `Reading`.
 
   Attributes:
@@ -35,14 +35,16 @@ class Proxy:
     worst: the score that a degenerate network (disconnected, singular, not finite) is given in rankings.
     batch_norm: the mode in which the network is evaluated.
     measure, finish: see above.
+    needs_labels: whether it cannot do without the classes of the images.
   """
 
   name: str
   higher_is_better: bool
   worst: float
   batch_norm: str
-  measure: Callable[[Any, PyTree, Array, Array], Array] = dataclasses.field(repr=False)
-  finish: Callable[[np.ndarray], Reading] = dataclasses.field(repr=False)
+  measure: Callable[[Evaluation], PyTree] = dataclasses.field(repr=False)
+  finish: Callable[..., Reading] = dataclasses.field(repr=False)
+  needs_labels: bool = False
 
   def ranking_value(self, reading: Reading) -> float:
     """The figure to rank by: higher is better, degenerate networks last."""

@@ -4,13 +4,27 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxnas.report import comparison as comparing
 from jaxnas.report.cell_drawing import draw_cell
+from jaxnas.report.correlation_plots import Panel, plot_ranks, plot_scatter
 from jaxnas.report.html import Image, Section, write_report
 from jaxnas.report.plots import plot_pruning_history, plot_spectrum
 from jaxnas.report.progress import format_duration
 from jaxnas.report.tables import mean_std, text_table
 from jaxnas.report.workdir import Workdir
 
+_FEW = 30  # architectures that are listed one by one
+_TITLES = {
+  "best_by": "best by",
+  "score": "score",
+  "ntk_condition_number": "NTK cond.",
+  "linear_regions": "regions",
+  "supernet_condition_number": "supernet NTK cond.",
+  "supernet_regions": "supernet regions",
+  "valid_12ep": "valid 12 ep. %",
+  "validation": "valid %",
+  "nasi_status": "status",
+}
 _SLOW_LOOKUP = 1000  # unread rows of a NATS folder beyond which a rank would take minutes
 
 
@@ -29,11 +43,36 @@ def look_up(space: Any, benchmark: Any | None, row: Mapping[str, Any]) -> dict[s
   return out
 
 
+def shown(lines: Sequence[Any]) -> list[dict[str, Any]]:
+  """Rows of a scoring (`scoring.Score` lines of one seed): every architecture of few, else the best by each proxy."""
+  archs = list(dict.fromkeys(line.arch for line in lines))
+  first = [line for line in lines if line.repeat == 0]
+  if len(archs) <= _FEW:
+    rows: dict[str, dict[str, Any]] = {arch: {"arch": arch} for arch in archs}
+    for line in first:
+      rows[line.arch] |= {line.proxy: line.value, f"{line.proxy}_status": line.status}
+    return list(rows.values())
+  best: dict[str, Any] = {}
+  for line in first:
+    if line.proxy not in best or line.rank_by > best[line.proxy].rank_by:
+      best[line.proxy] = line
+  return [{"best_by": name, "arch": line.arch, "score": line.value} for name, line in best.items()]
+
+
+def comparison(scores: Sequence[Mapping[str, Any]], benchmark: Any | None) -> list[dict[str, Any]]:
+  """How each proxy ranks the architectures of the benchmark; empty without a benchmark or with few architectures."""
+  if benchmark is None or len({s["arch"] for s in scores}) <= _FEW:
+    return []
+  return comparing.compare(scores, benchmark)
+
+
 def text(result: Mapping[str, Any], benchmark: Any | None) -> str:
   """The final table, and where the time went."""
   rows: Sequence[Mapping[str, Any]] = result["results"]
   header, body = table(rows, benchmark)
   lines = ["", text_table(header, body)]
+  if result.get("comparison"):
+    lines += ["", comparing.to_markdown(result["comparison"])]
   if benchmark is None:
     lines.append("no accuracies: give --benchmark (or JAXNAS_BENCHMARK) to look the result up in NAS-Bench-201")
   elif len(benchmark.unread) >= _SLOW_LOOKUP:
@@ -50,17 +89,8 @@ def times(seconds: Mapping[str, float]) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]], benchmark: Any | None) -> tuple[list[str], list[list[Any]]]:
   """Header and one row per architecture; several seeds end with mean ± standard deviation."""
-  scores = [
-    (key, title)
-    for key, title in (
-      ("ntk_condition_number", "NTK cond."),
-      ("linear_regions", "regions"),
-      ("supernet_condition_number", "supernet NTK cond."),
-      ("supernet_regions", "supernet regions"),
-      ("valid_12ep", "valid 12 ep. %"),
-    )
-    if key in rows[0]
-  ]
+  scores = [(key, title) for key, title in _TITLES.items() if key in rows[0]]
+  scores += [(key, key) for key in rows[0] if f"{key}_status" in rows[0] and key not in _TITLES]
   datasets = benchmark.datasets if benchmark is not None else ()
   header = ["seed", "architecture", *(t for _, t in scores), "params M", "MACs M"]
   header += [f"{d} test % (rank)" for d in datasets]
@@ -78,6 +108,8 @@ def table(rows: Sequence[Mapping[str, Any]], benchmark: Any | None) -> tuple[lis
 
 def _with_status(row: Mapping[str, Any], key: str) -> str:
   status = row.get(f"{key}_status", "ok")
+  if isinstance(row[key], str):
+    return row[key]
   return f"{row[key]:.5g}" + ("" if status == "ok" else f" ({status})")
 
 
@@ -110,6 +142,8 @@ def write_html(
   if extra.get("eigenvalues"):
     plot_spectrum(extra["eigenvalues"], folder.path / "ntk_spectrum.png", title="NTK spectrum")
     images.append(Image("ntk_spectrum.png", "Eigenvalues of the neural tangent kernel on one batch."))
+  if result.get("comparison"):
+    images += _draw_comparison(folder, result["comparison"], extra["scores"], benchmark)
   config = result["config"]
   header, body = table(rows, benchmark)
   return write_report(
@@ -126,3 +160,25 @@ def write_html(
     ],
     images=images,
   )
+
+
+def _draw_comparison(folder: Workdir, lines, scores, benchmark) -> list[Image]:
+  """Writes comparison.md and .csv, and the scatter and rank plots; returns the plots."""
+  comparing.write_markdown(lines, folder.path / "comparison.md")
+  comparing.write_csv(lines, folder.path / "comparison.csv")
+  plot_ranks(comparing.spearman_by_dataset(lines), folder.path / "spearman.png", controls=("params", "flops"))
+  images = [
+    Image("spearman.png", "Spearman's rank correlation of each proxy with test accuracy, and its standard error.")
+  ]
+  dataset = benchmark.datasets[0]
+  first = [s for s in scores if s["repeat"] == 0 and s["seed"] == scores[0]["seed"]]
+  panels = []
+  for name in [line["proxy"] for line in lines if line["proxy"] != comparing.RANDOM]:
+    own = [s for s in first if s["proxy"] == name]
+    accuracies = [benchmark.accuracy(s["arch"], dataset) for s in own]
+    panels.append(Panel(name, [s["rank_by"] for s in own], accuracies, [s["value"] for s in own]))
+  plot_scatter(panels, folder.path / "scatter.png", dataset=dataset, title="Score against test accuracy")
+  return [
+    *images,
+    Image("scatter.png", f"Score of each architecture against its test accuracy on {dataset}, first seed."),
+  ]

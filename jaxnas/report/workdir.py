@@ -94,14 +94,14 @@ class Workdir:
       raise
     return self
 
-  def append(self, record: dict[str, Any]) -> None:
-    """Adds one line to scores.jsonl and forces it to disk; on failure the file is as before.
+  def append(self, *records: dict[str, Any]) -> None:
+    """Adds a line per record to scores.jsonl and forces them to disk; on failure the file is as before.
 
     Raises:
-      WorkdirError: the line could not be written (a full disk, say).
-      TypeError: the record is not JSON-able.
+      WorkdirError: the lines could not be written (a full disk, say).
+      TypeError: a record is not JSON-able.
     """
-    line = encode(record).encode() + b"\n"
+    line = b"".join(encode(record).encode() + b"\n" for record in records)
     with _refusing(self.path / "scores.jsonl"):
       before = os.fstat(self._scores).st_size
       try:

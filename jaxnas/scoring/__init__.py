@@ -1,5 +1,6 @@
-"""The engine: one proxy, many architectures, one compilation."""
+"""The engine: any proxies over any set of architectures, one compilation."""
 
-from jaxnas.scoring.engine import Engine, Seconds
+from jaxnas.scoring.engine import Batch, Engine, Seconds
+from jaxnas.scoring.score import Score, Summary, as_architectures, score, summarise
 
-__all__ = ["Engine", "Seconds"]
+__all__ = ["Batch", "Engine", "Score", "Seconds", "Summary", "as_architectures", "score", "summarise"]

@@ -1,13 +1,14 @@
 """Convolutions, batch normalisation and pooling, in the form that is fast for kernels at initialisation.
 
 Kernels need one backward pass per sample, so the cost of a layer is that of its pull-back under `vmap`
-over cotangents. Two ideas keep the cores busy there:
+over cotangents. Three ideas keep the cores busy there:
 
 * **Folding.** With 3 to 12 channels a convolution spends its time on packing. `width_fold` neighbouring pixels
   of a row are moved into the channel axis (a free reshape in NHWC) and the kernel is expanded to match.
 * **One correlation for everything.** For `BN(conv(x))` with mini-batch statistics, the gradients of kernel, scale
-  and bias, and the two means inside the pull-back of BN, are all linear in `A = sum patches(x) dy`. `conv_bn_mix`
-  computes A once per *source* of a cell, for all its outgoing edges and kernel sizes together.
+  and bias, and the two means inside the pull-back of BN, are all linear in `A = sum patches(x) dy`.
+* **One layer per target.** All convolutions that are added up in one node (`conv_bn_sum`) share its cotangent: it is
+  laid out once for their products A, and one convolution with many outputs pulls it back to all their inputs.
 
 All layers use symmetric padding (k - 1) // 2, as PyTorch does (`SAME` differs at stride 2), NHWC and HWIO.
 """
@@ -25,9 +26,11 @@ from jaxtyping import Array, Float
 BN_EPSILON = 1e-5
 _HIGHEST = lax.Precision.HIGHEST
 _FOLDED_CHANNELS = 48  # input + output channels at which folding stops to pay on a CPU (BUILD_NOTES.md)
+_FEW_CHANNELS = 3  # up to so many outputs, products are faster with dy on the left (BUILD_NOTES.md)
 
 Kernels = Sequence[Float[Array, "k k Cin Cout"]]
 Vectors = Sequence[Float[Array, " Cout"]]
+Branch = tuple[Float[Array, "k k Cin Cout"], Float[Array, " Cout"], Float[Array, " Cout"], Float[Array, " Cout"]]
 
 
 def width_fold(width: int, channels_in: int, channels_out: int) -> int:
@@ -38,31 +41,77 @@ def width_fold(width: int, channels_in: int, channels_out: int) -> int:
   return max(b for b in range(1, width + 1) if width % b == 0 and b <= limit)
 
 
+def _selection(size: int, stride: int, fold_in: int, fold_out: int) -> tuple[np.ndarray, tuple[int, int]]:
+  """How the taps of a transposed convolution lead from input to output pixels, along one axis.
+
+  `fold_out` input pixels, of which `fold_in` are one block, give stride * fold_out output pixels. Returns zeros and
+  ones [blocks, size, fold_in, stride * fold_out], and how many of the blocks lie to the left and to the right.
+  """
+  pad = (size - 1) // 2
+  pairs = [(out, tap, out + pad - tap) for out in range(stride * fold_out) for tap in range(size)]
+  found = [(out, tap, *divmod(far // stride, fold_in)) for out, tap, far in pairs if far % stride == 0]
+  reached = [block for _, _, block, _ in found]
+  left, right = max(0, -min(reached)), max(0, max(reached) + 1 - fold_out // fold_in)
+  select = np.zeros((left + fold_out // fold_in + right, size, fold_in, stride * fold_out))
+  for out, tap, block, inside in found:
+    select[left + block, tap, inside, out] = 1
+  return select, (left, right)
+
+
+def _transposed_kernel(kernel: Array, stride: int, fold_in: int, fold_out: int) -> tuple[Array, Any]:
+  """The HWIO kernel, and its padding, of the transposed convolution as one over blocks of pixels.
+
+  Its inputs are `fold_in` pixels of a row, its outputs stride x (stride * fold_out) pixels.
+  """
+  rows, pad_rows = _selection(kernel.shape[0], stride, 1, 1)
+  columns, pad_columns = _selection(kernel.shape[1], stride, fold_in, fold_out)
+  rows, columns = rows[:, :, 0].astype(kernel.dtype), columns.astype(kernel.dtype)
+  expanded = jnp.einsum("ayp,bxmo,yxic->abmcpoi", rows, columns, kernel, precision=_HIGHEST)
+  return expanded.reshape(*expanded.shape[:2], fold_in * kernel.shape[3], -1), (pad_rows, pad_columns)
+
+
+def _flipped(kernel: Array) -> Array:
+  """The kernel whose convolution, at stride 1, is the transpose of that with `kernel`."""
+  return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
 def _folded_kernel(kernel: Array, fold: int) -> Array:
   """HWIO kernel of odd width k -> kernel over blocks of `fold` pixels, [k, 3 or more, fold*Cin, fold*Cout]."""
-  height, width, channels_in, channels_out = kernel.shape
-  reach = -(-(width // 2) // fold)  # blocks to each side
-  select = np.zeros((2 * reach + 1, width, fold, fold))
-  for out in range(fold):
-    for tap in range(width):
-      block, inside = divmod(out + tap - width // 2, fold)
-      select[block + reach, tap, inside, out] = 1
-  expanded = jnp.einsum("btmn,ytio->ybmino", select.astype(kernel.dtype), kernel, precision=_HIGHEST)
-  return expanded.reshape(height, 2 * reach + 1, fold * channels_in, fold * channels_out)
+  return _transposed_kernel(_flipped(kernel), 1, fold, fold)[0]
+
+
+def _transposes(dy: Array, kernels: Sequence[Array], stride: int) -> list[Array]:
+  """The transposes, in their inputs, of convolutions whose outputs have the same cotangent, as one convolution.
+
+  [N, H2, W2, Cout] -> [N, stride * H2, stride * W2, Cin] for each of the kernels.
+  """
+  n, height, width, channels = dy.shape
+  outputs = stride * stride * sum(k.shape[2] for k in kernels)
+  fold = width_fold(width, channels, outputs)
+  fold_in = fold // 2 if fold % 2 == 0 and outputs <= channels else fold  # less arithmetic, but more packing
+  size = max(k.shape[0] for k in kernels)
+  parts, pads = zip(*(_transposed_kernel(embed_kernel(k, size), stride, fold_in, fold) for k in kernels), strict=True)
+  y = lax.conv_general_dilated(
+    dy.reshape(n, height, width // fold_in, fold_in * channels),
+    jnp.concatenate(parts, -1),
+    (1, fold // fold_in),
+    pads[0],
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    precision=_HIGHEST,
+  )
+  results = []
+  for part in jnp.split(y, np.cumsum([p.shape[-1] for p in parts])[:-1], -1):
+    phases = part.reshape(n, height, width // fold, stride, -1).swapaxes(2, 3)
+    results.append(phases.reshape(n, stride * height, stride * width, -1))
+  return results
 
 
 def _convolve(x: Array, kernel: Array, stride: int) -> Array:
-  n, height, width, channels_in = x.shape
-  channels_out = kernel.shape[-1]
-  fold = width_fold(width, channels_in, channels_out) if stride == 1 else 1
-  if fold > 1:
-    x = x.reshape(n, height, width // fold, fold * channels_in)
-    kernel = _folded_kernel(kernel, fold)
+  if stride == 1:
+    return _transposes(x, [_flipped(kernel)], 1)[0]
   pad = [((k - 1) // 2, (k - 1) // 2) for k in kernel.shape[:2]]
-  y = lax.conv_general_dilated(
-    x, kernel, (stride, stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=_HIGHEST
-  )
-  return y.reshape(n, height, width, channels_out) if fold > 1 else y
+  numbers = ("NHWC", "HWIO", "NHWC")
+  return lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=numbers, precision=_HIGHEST)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -95,10 +144,7 @@ def conv_transpose(
   dy: Float[Array, "N H2 W2 Cout"], kernel: Array, stride: int, shape: tuple[int, ...]
 ) -> Float[Array, "N H W Cin"]:
   """The transpose of `conv` in its input, whose shape is `shape`."""
-  if stride == 1:
-    return _convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1)
-  primal = jax.ShapeDtypeStruct((dy.shape[0], *shape[1:]), dy.dtype)
-  return jax.linear_transpose(lambda x: _convolve(x, kernel, stride), primal)(dy)[0]
+  return _transposes(dy, [kernel], stride)[0][:, : shape[1], : shape[2]]
 
 
 def patches(x: Float[Array, "N H W C"], size: int, stride: int = 1) -> Float[Array, "N H2 W2 K"]:
@@ -128,7 +174,6 @@ def _per_channel(vector: Array) -> Array:
   return vector[None, None, None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def conv_bn_mix(
   x: Float[Array, "N H W Cin"],
   kernels: Kernels,
@@ -146,93 +191,115 @@ def conv_bn_mix(
     weights: mixing weight of every branch and output channel, [Cout] each.
     stride: of all convolutions.
   """
+  return conv_bn_sum((x,), (tuple(zip(kernels, scales, biases, weights, strict=True)),), stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv_bn_sum(
+  xs: tuple[Float[Array, "N H W Cin"], ...], mixes: tuple[tuple[Branch, ...], ...], stride: int
+) -> Float[Array, "N H2 W2 Cout"]:
+  """The sum of `conv_bn_mix` over several inputs of one shape.
+
+  Args:
+    xs: inputs s, after their ReLU.
+    mixes: for each input its branches (kernel, scale, bias, weight), one or more.
+    stride: of all convolutions.
+  """
   y: Any = 0.0
-  for kernel, scale, bias, weight in zip(kernels, scales, biases, weights, strict=True):
-    z = _convolve(x, kernel, stride)
-    normal = normalise(z, *batch_moments(z))
-    y = y + normal * _per_channel(scale * weight) + _per_channel(bias * weight)
+  for x, mix in zip(xs, mixes, strict=True):
+    for kernel, scale, bias, weight in mix:
+      z = _convolve(x, kernel, stride)
+      normal = normalise(z, *batch_moments(z))
+      y = y + normal * _per_channel(scale * weight) + _per_channel(bias * weight)
   return y
 
 
-def _conv_bn_mix_fwd(x, kernels, scales, biases, weights, stride):
-  largest = max(k.shape[0] for k in kernels)
-  window = patches(x, largest, stride)
-  window = window.reshape(-1, window.shape[-1]).T  # the layout that the products with every dy read
-  patch_sum = window.sum(1)
+def _conv_bn_sum_fwd(xs, mixes, stride):
   y: Any = 0.0
   saved = []
-  for kernel, scale, bias, weight in zip(kernels, scales, biases, weights, strict=True):
-    z = _convolve(x, kernel, stride)
-    mean, variance = batch_moments(z)
-    normal = normalise(z, mean, variance)
-    y = y + normal * _per_channel(scale * weight) + _per_channel(bias * weight)
-    inverse = lax.rsqrt(variance + jnp.asarray(BN_EPSILON, z.dtype))
-    cross = jnp.matmul(window, normal.reshape(-1, normal.shape[-1]), precision=_HIGHEST)
-    saved.append(
-      (
-        kernel,
-        scale,
-        bias,
-        weight,
-        mean,
-        inverse,
-        cross,
-        *_pullback_basis(kernel, normal, stride, x.shape),
-      )
-    )
-  return y, (window, patch_sum, saved)
+  for x, mix in zip(xs, mixes, strict=True):
+    channels_out = mix[0][0].shape[-1]
+    window = patches(x, max(kernel.shape[0] for kernel, *_ in mix), stride)
+    window = window.reshape(-1, window.shape[-1])
+    window = window if channels_out <= _FEW_CHANNELS else window.T
+    branches, maps, ones = [], [], []
+    for kernel, scale, bias, weight in mix:
+      z = _convolve(x, kernel, stride)
+      mean, variance = batch_moments(z)
+      normal = normalise(z, mean, variance)
+      y = y + normal * _per_channel(scale * weight) + _per_channel(bias * weight)
+      inverse = lax.rsqrt(variance + jnp.asarray(BN_EPSILON, z.dtype))
+      cross = _correlation(window, normal)
+      branches.append((kernel, scale, bias, weight, mean, inverse, cross))
+      of_normal, of_one = _pullback_basis(kernel, normal, stride, x.shape)
+      maps.append(of_normal)
+      ones.append(of_one)
+    patch_sum = window.sum(int(channels_out > _FEW_CHANNELS))
+    saved.append((window, patch_sum, branches, jnp.concatenate(maps), jnp.concatenate(ones)))
+  return y, saved
+
+
+def _correlation(window: Array, dy: Array) -> Float[Array, "K Cout"]:
+  """sum patches dy. The window is stored in the layout that the products with every dy read."""
+  dy = dy.reshape(-1, dy.shape[-1])
+  if dy.shape[-1] <= _FEW_CHANNELS:
+    return jnp.matmul(dy.T, window, precision=_HIGHEST).T
+  return jnp.matmul(window, dy, precision=_HIGHEST)
 
 
 def _pullback_basis(kernel, normal, stride, shape):
-  """Per output channel c: conv' of that channel's normalised map, and of the constant one.
+  """Per output channel c: conv' of that channel's normalised map, [Cout, N, H, W, Cin], and of a constant one (N = 1).
 
-  The pull-back of BN subtracts multiples of these two maps, so the input gradient of every cotangent is one
-  convolution of dy plus a combination of 2 Cout maps that do not depend on the cotangent.
+  The pull-back of BN subtracts multiples of these maps, so the input gradient of every cotangent is one convolution
+  of dy plus a combination of 2 Cout maps that do not depend on the cotangent. All are one convolution with a
+  block-diagonal kernel: per channel it would be a grouped one, which is slow.
   """
-  channels = kernel.shape[-1]
-
-  def one(c_kernel, c_map):
-    return conv_transpose(c_map[..., None], c_kernel[..., None], stride, shape)
-
-  by_channel = jnp.moveaxis(kernel, -1, 0)
-  maps = jax.vmap(one)(by_channel, jnp.moveaxis(normal, -1, 0))
-  ones = jnp.ones((channels, 1, *normal.shape[1:3]), normal.dtype)
-  return maps, jax.vmap(one)(by_channel, ones)
+  size, _, channels_in, channels_out = kernel.shape
+  eye = jnp.eye(channels_out, dtype=kernel.dtype)
+  diagonal = (kernel[:, :, None] * eye[None, None, :, None]).reshape(size, size, -1, channels_out)
+  maps = conv_transpose(jnp.concatenate([normal, jnp.ones_like(normal[:1])]), diagonal, stride, shape)
+  maps = jnp.moveaxis(maps.reshape(*maps.shape[:3], channels_out, channels_in), 3, 0)
+  return maps[:, :-1], maps[:, -1:]
 
 
-def _conv_bn_mix_bwd(stride, residuals, dy):
-  window, patch_sum, saved = residuals
-  dy = lax.optimization_barrier(dy)  # else XLA assembles it once per reader
-  count = jnp.asarray(dy.shape[0] * dy.shape[1] * dy.shape[2], dy.dtype)
-  correlation = jnp.matmul(window, dy.reshape(-1, dy.shape[-1]), precision=_HIGHEST)
+def _conv_bn_sum_bwd(stride, saved, dy):
+  # XLA would assemble dy once per reader. The barrier, and the sum's reading dy in its own shape, keep it from that.
+  dy = lax.optimization_barrier(dy)
   total = dy.sum((0, 1, 2))
-  largest = max(s[0].shape[0] for s in saved)
-  channels_in, channels_out = saved[0][0].shape[2:]
-  merged = jnp.zeros((largest, largest, channels_in, channels_out), dy.dtype)
-  grads = []
-  shift: Any = 0.0
+  count = jnp.asarray(dy.size // dy.shape[-1], dy.dtype)
+  merged, shifts, grads = [], [], []
+  for window, patch_sum, branches, maps, ones in saved:
+    found = _branch_gradients(branches, _correlation(window, dy), total, patch_sum, count)
+    kernels, of_normal, of_one, gradients = zip(*found, strict=True)
+    largest = max(k.shape[0] for k in kernels)
+    merged.append(sum(embed_kernel(k, largest) for k in kernels))
+    shift = jnp.tensordot(jnp.concatenate(of_normal), maps, 1, precision=_HIGHEST)
+    shifts.append(shift + jnp.tensordot(jnp.concatenate(of_one), ones, 1, precision=_HIGHEST))
+    grads.append(gradients)
+  _, height, width, _ = shifts[0].shape
+  pulled = _transposes(dy, merged, stride)
+  return tuple(dx[:, :height, :width] - shift for dx, shift in zip(pulled, shifts, strict=True)), tuple(grads)
 
-  def taps(matrix, size):  # the inner size x size taps of a [largest * largest * Cin, Cout] matrix
-    edge = (largest - size) // 2
-    full = matrix.reshape(largest, largest, channels_in, channels_out)
+
+def _branch_gradients(branches, correlation, total, patch_sum, count):
+  """Per branch: its kernel in dx, the multiples of its fixed maps in dx, and the gradients of its four arguments."""
+  largest = max(kernel.shape[0] for kernel, *_ in branches)
+
+  def taps(matrix, like):  # of a [largest * largest * Cin, Cout] matrix those in the middle, in the shape of a kernel
+    edge = (largest - like.shape[0]) // 2
+    full = matrix.reshape(largest, largest, *like.shape[2:])
     return full[edge : largest - edge, edge : largest - edge]
 
-  for kernel, scale, bias, weight, mean, inverse, cross, maps, ones in saved:
-    size = kernel.shape[0]
-    raw = taps(correlation, size)
+  for kernel, scale, bias, weight, mean, inverse, cross in branches:
+    raw = taps(correlation, kernel)
     along = ((kernel * raw).sum((0, 1, 2)) - mean * total) * inverse  # sum dy * normalised z
     gain = weight * scale * inverse
-    d_kernel = raw - (taps(jnp.outer(patch_sum, total), size) + taps(cross * along[None], size)) / count
-    grads.append((_per_channel(gain) * d_kernel, weight * along, weight * total, scale * along + bias * total))
-    merged = merged + embed_kernel(kernel * _per_channel(gain), largest)
-    shift = shift + jnp.tensordot(gain * along / count, maps, 1, precision=_HIGHEST)
-    shift = shift + jnp.tensordot(gain * total / count, ones, 1, precision=_HIGHEST)
-  shape = saved[0][7].shape[1:]
-  dx = conv_transpose(dy, merged, stride, shape) - shift
-  return dx, *(tuple(g) for g in zip(*grads, strict=True))
+    d_kernel = raw - (taps(jnp.outer(patch_sum, total), kernel) + taps(cross * along[None], kernel)) / count
+    gradients = (_per_channel(gain) * d_kernel, weight * along, weight * total, scale * along + bias * total)
+    yield kernel * _per_channel(gain), gain * along / count, gain * total / count, gradients
 
 
-conv_bn_mix.defvjp(_conv_bn_mix_fwd, _conv_bn_mix_bwd)
+conv_bn_sum.defvjp(_conv_bn_sum_fwd, _conv_bn_sum_bwd)
 
 
 def embed_kernel(kernel: Array, size: int) -> Array:
@@ -266,10 +333,9 @@ def conv_affine_mix(
 def _box(x: Array) -> Array:
   """Sums over 3x3 neighbourhoods, zeros outside."""
   _, height, width, _ = x.shape
-  padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
+  padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   rows = padded[:, :, :width] + padded[:, :, 1 : width + 1] + padded[:, :, 2:]
-  padded = jnp.pad(rows, ((0, 0), (1, 1), (0, 0), (0, 0)))
-  return padded[:, :height] + padded[:, 1 : height + 1] + padded[:, 2:]
+  return rows[:, :height] + rows[:, 1 : height + 1] + rows[:, 2:]
 
 
 def _box_weight(shape: tuple[int, ...], dtype) -> np.ndarray:

@@ -7,8 +7,9 @@ import dataclasses
 
 from jaxnas.spaces.nb201 import costs, encoding, isomorphism
 from jaxnas.spaces.nb201.network import Network, NetworkConfig
+from jaxnas.spaces.nb201.plain import PlainNetwork
 
-__all__ = ["NB201", "Network", "NetworkConfig", "costs", "encoding", "isomorphism"]
+__all__ = ["NB201", "Network", "NetworkConfig", "PlainNetwork", "costs", "encoding", "isomorphism"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class NB201:
   cell_types: int = 1
   none_op: int = encoding.OPS.index("none")
 
+  as_archs = staticmethod(encoding.as_archs)
   parse = staticmethod(encoding.parse)
   format = staticmethod(encoding.format)
   index_of = staticmethod(encoding.index_of)
@@ -45,3 +47,7 @@ class NB201:
   def network(self, config: NetworkConfig) -> Network:
     """The Flax network for any alphas of this space."""
     return Network(config)
+
+  def plain_network(self, config: NetworkConfig | None = None) -> PlainNetwork:
+    """The network of single architectures, with the benchmark's C=16 and N=5 by default."""
+    return PlainNetwork(config or NetworkConfig())

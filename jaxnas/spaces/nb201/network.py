@@ -3,15 +3,15 @@
 `alphas` of shape (1, 6, 5) are the weights with which every edge mixes its operations: one-hot rows are an
 architecture, rows of equal weights a (pruned) supernet. They are data, so one compilation serves all of them.
 
-A cell is computed source by source: every convolution that leaves a node sees the same ReLU(node), so those of
-all outgoing edges and kernel sizes are one fused layer (`layers.conv_bn_mix`).
+A cell is computed node by node: all convolutions that enter a node, of all edges and kernel sizes, are one fused
+layer (`layers.conv_bn_sum`), because the cotangent that they pull back is the same.
 
 Source: Dong & Yang, "NAS-Bench-201", ICLR 2020, section 2; TE-NAS's reduced supernets: Chen et al., ICLR 2021.
 """
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,6 @@ from jaxnas.spaces.supernet import EXECUTED
 SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
 CONVS = {OPS.index("nor_conv_1x1"): 1, OPS.index("nor_conv_3x3"): 3}  # op column -> kernel size
 ALL_OPS = (tuple(range(len(OPS))),) * len(EDGES)
-NARROW = 6  # below so many channels each edge is a layer, above all edges that leave a node (BUILD_NOTES.md)
 BATCH_NORMS = ("batch", "batch_frozen", "running", "identity")
 INITS = ("kaiming_fan_out", "kaiming_fan_in", "torch_default")
 
@@ -47,7 +46,7 @@ class NetworkConfig:
     init: `kaiming_fan_out` or `kaiming_fan_in` (normal, gain sqrt 2, biases 0), or `torch_default`
       (uniform within 1 / sqrt(fan in), classifier bias included).
     ops: for each edge, the columns of the operations that exist; the default, all, is the supernet.
-    fused: compute `batch` mode by `layers.conv_bn_mix`; off, by plain autodiff of the same formulas.
+    fused: compute `batch` mode by `layers.conv_bn_sum`; off, by plain autodiff of the same formulas.
   """
 
   channels: int = 16
@@ -169,38 +168,34 @@ class ConvBN(nn.Module):
 
   def __call__(self, x: Array) -> Array:
     ones = jnp.ones((self.channels_out,), x.dtype)
-    return mixed_conv_bn(x, [[self]], [[ones]], self.config, self.stride)
+    return mixed_conv_bn([x], [[self]], [[ones]], self.config, self.stride)
 
 
 def mixed_conv_bn(
-  x: Float[Array, "N H W C"],
+  xs: list[Float[Array, "N H W C"]],
   branches: list[list[ConvBN]],
   weights: list[list[Array]],
   config: NetworkConfig,
   stride: int,
-) -> Array:
-  """The outputs of several targets side by side in the channel axis: [N, H2, W2, targets * Cout].
+) -> Float[Array, "N H2 W2 Cout"]:
+  """The sum over inputs s and branches o of `weights[s][o] * branches[s][o](xs[s])`, weights per channel.
 
-  `branches[o][t]` is the module of kernel size o and target t, `weights[o][t]` its mixing weight per channel. Every
-  mode of batch normalisation goes through here, so all see the same order of operations.
+  Every mode of batch normalisation goes through here, so all see the same order of operations.
   """
-  kernels, scales, biases, flat = [], [], [], []
+  mixes = []
   for row, row_weights in zip(branches, weights, strict=True):
-    kernels.append(jnp.concatenate([m.conv() for m in row], -1))
-    scales.append(jnp.concatenate([m.bn.scale for m in row]))
-    biases.append(jnp.concatenate([m.bn.bias for m in row]))
-    flat.append(jnp.concatenate(row_weights))
+    mixes.append(tuple((m.conv(), m.bn.scale, m.bn.bias, w) for m, w in zip(row, row_weights, strict=True)))
   if config.batch_norm == "batch" and config.fused and not branches[0][0].bn.collecting():
-    return layers.conv_bn_mix(x, tuple(kernels), tuple(scales), tuple(biases), tuple(flat), stride)
-  means, variances = [], []
-  for row, kernel in zip(branches, kernels, strict=True):
-    parts: list[Array | None] = [None] * len(row)
+    return layers.conv_bn_sum(tuple(xs), tuple(mixes), stride)
+  y: Any = 0.0
+  for x, row, mix in zip(xs, branches, mixes, strict=True):
+    kernels, scales, biases, flat = zip(*mix, strict=True)
+    seen: list[Any] = [None] * len(row)
     if config.batch_norm in ("batch", "batch_frozen"):
-      parts = list(jnp.split(layers.conv(x, kernel, stride), len(row), -1))
-    mean, var = zip(*(m.bn.statistics(z) for m, z in zip(row, parts, strict=True)), strict=True)
-    means.append(jnp.concatenate(mean))
-    variances.append(jnp.concatenate(var))
-  return layers.conv_affine_mix(x, kernels, scales, biases, flat, means, variances, stride)
+      seen = [layers.conv(x, kernel, stride) for kernel in kernels]
+    means, variances = zip(*(m.bn.statistics(z) for m, z in zip(row, seen, strict=True)), strict=True)
+    y = y + layers.conv_affine_mix(x, kernels, scales, biases, flat, means, variances, stride)
+  return y
 
 
 class Edge(nn.Module):
@@ -239,41 +234,36 @@ class Cell(nn.Module):
 
   def __call__(self, x: Float[Array, "N H W C"], alphas: Float[Array, "E O"]) -> Float[Array, "N H W C"]:
     nodes: list[Array] = [x]
-    incoming: list[list[Array]] = [[], [], []]
-    for source in range(3):
-      for target, value in self._leaving(source, nodes[source], alphas):
-        incoming[target - 1].append(value)
-      nodes.append(sum(incoming[source][1:], incoming[source][0]))
+    positive: list[Array] = []
+    pooled: list[Array] = []
+    for target in range(1, 4):
+      positive.append(nn.relu(nodes[-1]))
+      pooled.append(layers.avg_pool(nodes[-1]))
+      nodes.append(self._node(target, nodes, positive, pooled, alphas))
+    self._sow_patterns(nodes, alphas)
     return nodes[-1]
 
-  def _leaving(self, source: int, x: Array, alphas: Array):
-    """(target, summed output of the edge's operations) of every edge that leaves `source`."""
-    rows = {t: e for e, (t, s) in enumerate(EDGES) if s == source}
-    outputs: dict[int, list[Array]] = {t: [] for t in rows}
-    groups: dict[tuple, list[int]] = {}  # targets that share one layer: their edges have the same convolutions
-    for target, e in rows.items():
-      convs = tuple(o for o in CONVS if o in self.config.ops[e])
-      if convs:
-        groups.setdefault((convs, target if self.channels < NARROW else 0), []).append(target)
-    positive = nn.relu(x)
-    active = jnp.asarray(False)
-    for (convs, _), targets in groups.items():
-      branches = [[self.edges[t, source].convs[o] for t in targets] for o in convs]
-      weights = [[jnp.broadcast_to(alphas[rows[t], o], (self.channels,)) for t in targets] for o in convs]
-      mixed = mixed_conv_bn(positive, branches, weights, self.config, 1)
-      for target, value in zip(targets, jnp.split(mixed, len(targets), -1), strict=True):
-        outputs[target].append(value)
-        active = active | jnp.any(jnp.stack([alphas[rows[target], o] > EXECUTED for o in convs]))
-    if groups:
-      self.sow("patterns", f"node{source}", (x > 0) & active)
-    pooled = layers.avg_pool(x) if any(POOL in self.config.ops[e] for e in rows.values()) else None
-    for target, e in rows.items():
-      if pooled is not None and POOL in self.config.ops[e]:
-        outputs[target].append(alphas[e, POOL] * pooled)
-      if SKIP in self.config.ops[e]:
-        outputs[target].append(alphas[e, SKIP] * x)
-      values = outputs[target] or [jnp.zeros_like(x)]
-      yield target, sum(values[1:], values[0])
+  def _node(self, target: int, nodes: list[Array], positive: list[Array], pooled: list[Array], alphas: Array) -> Array:
+    """The sum over the edges that enter `target`: all their convolutions are one layer."""
+    rows = [EDGES.index((target, source)) for source in range(target)]
+    convs = [[o for o in CONVS if o in self.config.ops[e]] for e in rows]
+    values = []
+    if any(convs):
+      sources = [s for s in range(target) if convs[s]]
+      branches = [[self.edges[target, s].convs[o] for o in convs[s]] for s in sources]
+      weights = [[jnp.broadcast_to(alphas[rows[s], o], (self.channels,)) for o in convs[s]] for s in sources]
+      values.append(mixed_conv_bn([positive[s] for s in sources], branches, weights, self.config, 1))
+    for op, inputs in ((POOL, pooled), (SKIP, nodes)):
+      values += [alphas[e, op] * inputs[s] for s, e in enumerate(rows) if op in self.config.ops[e]]
+    return sum(values[1:], values[0]) if values else jnp.zeros_like(nodes[0])
+
+  def _sow_patterns(self, nodes: list[Array], alphas: Array):
+    """Signs of the nodes whose ReLU some convolution of weight above `EXECUTED` reads."""
+    for source in range(3):
+      leaving = [(e, o) for e, (_, s) in enumerate(EDGES) if s == source for o in CONVS if o in self.config.ops[e]]
+      if leaving:
+        active = jnp.any(jnp.stack([alphas[e, o] > EXECUTED for e, o in leaving]))
+        self.sow("patterns", f"node{source}", (nodes[source] > 0) & active)
 
 
 class ReductionBlock(nn.Module):
@@ -354,6 +344,22 @@ class Network(nn.Module):
   def with_batch_norm(self, mode: str) -> "Network":
     """The same network with another `batch_norm` mode; parameters are the same."""
     return Network(dataclasses.replace(self.config, batch_norm=mode), parent=None)
+
+  @nn.nowrap
+  def for_rows(self) -> "Network":
+    """This network: its backward pass is made for many cotangents."""
+    return self
+
+  @nn.nowrap
+  def logits(self, params: PyTree, images: Array, alphas: Array, *, stats: PyTree | None = None) -> Array:
+    """`apply`, with the statistics for mode `running`."""
+    return self.apply({"params": params} | ({} if stats is None else {"batch_stats": stats}), images, alphas)
+
+  @nn.nowrap
+  def moments(self, params: PyTree, images: Array, alphas: Array) -> PyTree:
+    """Mean and variance of this batch at every BN, for mode `running`."""
+    network = self.with_batch_norm("batch")
+    return network.apply({"params": params}, images, alphas, mutable=["moments"])[1]["moments"]
 
   @nn.nowrap
   def init_params(self, key: Array) -> PyTree:

@@ -1,0 +1,376 @@
+"""NASI: search by the architecture gradient of the trace norm of the neural tangent kernel, at initialisation.
+
+    T~(w) = || d/dtheta mean loss(theta_0, w) ||^2,    R = T~ - mu * max(0, T~ - nu_t)
+    for t = 1..T:
+      w_t = relax(alpha_0 = 0, Gumbel noise);   G_t = dR(w_t)/dalpha at alpha_0
+      gmax = max(gmax, ||G_t||);                acc += G_t / gmax
+    alpha* = alpha_0 + xi / T * acc;            architecture = argmax of alpha* on every edge
+
+Source: Shu et al., "NASI: Label- and Data-agnostic Neural Architecture Search at Initialization", ICLR 2022,
+algorithm 1 (equation 18 is the last line). alpha is never updated in the loop, so the first T steps of a longer search
+are the search with T steps, and xi, which scales alpha*, cannot change the architecture.
+
+NASI-FIX has nu_t = nu. NASI-ADA adapts it; the rule is in an appendix that we could not read. Ours is the running mean
+nu_t = (nu_0 + sum_{s<t} T~_s) / t. T~ shrinks like 1 / batch and depends on the initialisation, so a nu fits one
+setting only; without one, nu_0 is a quantile of T~ over 32 samples drawn before the search.
+"""
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int8, PyTree
+
+from jaxnas import data
+from jaxnas.algorithms.indicators import setting
+from jaxnas.data import ImageSource
+from jaxnas.errors import ConfigError
+from jaxnas.scoring import Engine
+from jaxnas.spaces import NB201, NetworkConfig, relaxation
+
+CALIBRATION = 32  # samples of T~ before the search when no nu is given
+
+NuMode = Literal["adaptive", "fixed", "quantile"]
+log = logging.getLogger("jaxnas")
+
+
+@dataclasses.dataclass(frozen=True)
+class NASIConfig:
+  """Settings of NASI. T, b, mu: the paper's for DARTS; those for NAS-Bench-201 are not in its main text."""
+
+  nasi_steps: int = setting(100, "steps T of NASI: Gumbel samples whose gradients are averaged (NASI(4T): 400)")
+  nasi_batch: int = setting(64, "images in the batch of each step of NASI")
+  nasi_mu: float = setting(2.0, "mu, NASI's penalty on T~ above nu: 0 none, 1 no gradient there, 2 its sign flipped")
+  nasi_nu_mode: Literal["adaptive", "fixed", "quantile"] = setting(
+    "adaptive",
+    "nu, the bound on T~: 'fixed' (NASI-FIX), 'adaptive' (NASI-ADA: running mean of T~ that starts from it), or "
+    "'quantile' (fixed at --nasi_quantile of T~ over 32 random architectures, whatever --nasi_nu would be)",
+  )
+  nasi_nu: float = setting(0.0, "nu or its initial value; 0: --nasi_quantile of T~ over 32 random architectures")
+  nasi_quantile: float = setting(0.5, "which quantile of the 32 values of T~ is nu where --nasi_nu gives none")
+  nasi_relaxation: Literal["straight_through", "soft"] = setting(
+    "straight_through", "Gumbel samples: 'straight_through' (one-hot, derivative of the soft ones) or 'soft'"
+  )
+  nasi_tau: float = setting(1.0, "temperature of the Gumbel samples")
+  nasi_labels: Literal["true", "random"] = setting("true", "labels of the batches; random ones are redrawn each step")
+  nasi_inputs: Literal["data", "gaussian"] = setting("data", "images, or standard Gaussian noise of their shape")
+  nasi_xi: float = setting(1.0, "xi, radius of the single step of alpha; it cannot change the architecture")
+  nasi_channels: int = setting(16, "channels C of NASI's supernet in its first stage")
+  nasi_cells: int = setting(5, "cells N per stage of NASI's supernet")
+  nasi_batch_norm: Literal["batch", "batch_frozen"] = setting(
+    "batch", "batch normalisation in T~: 'batch' differentiates the mini-batch statistics, 'batch_frozen' does not"
+  )
+  nasi_init: Literal["torch_default", "kaiming_fan_out", "kaiming_fan_in"] = setting(
+    "torch_default", "initialisation of NASI's supernet; nu depends on it"
+  )
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      allowed, value = get_args(field.type), getattr(self, field.name)
+      if allowed and value not in allowed:
+        raise ConfigError(f"--{field.name}={value!r} must be one of {', '.join(allowed)}")
+    for name in ("steps", "batch", "channels", "cells"):
+      if getattr(self, f"nasi_{name}") < 1:
+        raise ConfigError(f"--nasi_{name}={getattr(self, f'nasi_{name}')} must be at least 1")
+    for name, least in (("mu", 0), ("nu", 0)):
+      if not least <= getattr(self, f"nasi_{name}") < np.inf:
+        raise ConfigError(f"--nasi_{name}={getattr(self, f'nasi_{name}')} must be finite and at least {least}")
+    for name in ("tau", "xi"):
+      if not 0 < getattr(self, f"nasi_{name}") < np.inf:
+        raise ConfigError(f"--nasi_{name}={getattr(self, f'nasi_{name}')} must be finite and above 0")
+    if not 0 <= self.nasi_quantile <= 1:
+      raise ConfigError(f"--nasi_quantile={self.nasi_quantile} must lie in [0, 1]")
+    if self.nasi_nu_mode == "quantile" and self.nasi_nu:
+      raise ConfigError(f"--nasi_nu={self.nasi_nu} has no meaning with --nasi_nu_mode=quantile; drop one of them")
+    if self.nasi_inputs == "gaussian" and self.nasi_labels == "true":
+      raise ConfigError(
+        "--nasi_labels='true' with --nasi_inputs=gaussian: noise has no labels; set --nasi_labels=random"
+      )
+
+  @property
+  def calibrates(self) -> bool:
+    """Whether nu comes from samples drawn before the search."""
+    return self.nasi_nu == 0
+
+
+class Step(NamedTuple):
+  """T~ of one Gumbel sample, and dT~/dalpha at alpha_0, without the penalty: [cells, E, O]."""
+
+  trace_norm: float
+  gradient: np.ndarray
+
+  def finite(self) -> bool:
+    return bool(np.isfinite(self.trace_norm) and np.isfinite(self.gradient).all())
+
+
+class Ascent(NamedTuple):
+  """What `ascend` found.
+
+  Attributes:
+    alphas: alpha* - alpha_0, float64 [cells, E, O], of norm xi at most.
+    path: the sum of normalised gradients after each step, float64 [T, cells, E, O].
+    history: one JSON-able dict a step: T~, nu, whether T~ is above it, norm of G_t, gmax, status.
+  """
+
+  alphas: Float[np.ndarray, "cells E O"]
+  path: Float[np.ndarray, "T cells E O"]
+  history: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """A finished search.
+
+  Attributes:
+    arch: op columns [E] of the architecture found; `none` is allowed.
+    archs: the architecture after each step, [T, E]: row T - 1 of a longer search is the result of one with T steps;
+      -1 while every gradient was zero.
+    status: "ok", or "disconnected": no path leads from input to output of the cell found.
+    alphas: alpha*, float64 [cells, E, O].
+    history: see `Ascent`.
+    summary: JSON-able: relaxation, nu, gmax, share of steps with T~ > nu, statistics of T~, warnings.
+  """
+
+  arch: Int8[np.ndarray, " E"]
+  archs: Int8[np.ndarray, "T E"]
+  status: str
+  alphas: Float[np.ndarray, "cells E O"]
+  history: list[dict[str, Any]]
+  summary: dict[str, Any]
+
+
+def trace_norm(loss: Callable[[PyTree, Array], Array], params: PyTree, weights: Array) -> Float[Array, ""]:
+  """T~ = ||d loss / d params||^2 over all parameters; `loss(params, weights)` is the mean loss of a batch.
+
+  Its gradient in `weights` is 2 <v, d(d loss/d params)/d weights>, v = d loss/d params: the reverse pass of a reverse
+  pass, for about three times the cost of T~ itself.
+  """
+  gradient = jax.grad(loss)(params, weights)
+  return jnp.stack([jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)]).sum()
+
+
+def slope(trace_norm: float, nu: float, mu: float) -> float:
+  """dR/dT~ = 1 - mu * [T~ > nu] (section 3)."""
+  return 1 - mu * (trace_norm > nu)
+
+
+def running_nu(initial: float, earlier: Sequence[float], mode: NuMode) -> float:
+  """nu_t: `initial`, or in `adaptive` mode the mean of it and all earlier T~."""
+  return float(np.mean([initial, *earlier])) if mode == "adaptive" else initial
+
+
+def ascend(
+  gradient_of_step: Callable[[int], Step], *, steps: int, nu: float, mode: NuMode, mu: float = 2.0, xi: float = 1.0
+) -> Ascent:
+  """The loop of algorithm 1, for any search space.
+
+  A step whose T~ or gradient is not finite adds nothing, to neither the sum nor nu, and is marked in the history.
+
+  Args:
+    gradient_of_step: T~ of the sample of step t = 1..T and its gradient.
+    steps, mu, xi: T, mu, xi.
+    nu, mode: nu or its initial value; see `running_nu`.
+
+  Raises:
+    ConfigError: no step has a gradient, so that an argmax would mean nothing.
+  """
+  history: list[dict[str, Any]] = []
+  path, earlier, gmax = [], [], 0.0
+  total: Any = 0.0
+  for t in range(1, steps + 1):
+    found, now = gradient_of_step(t), running_nu(nu, earlier, mode)
+    penalised = np.zeros_like(found.gradient, np.float64)
+    if found.finite():
+      penalised = slope(found.trace_norm, now, mu) * np.asarray(found.gradient, np.float64)
+      earlier.append(found.trace_norm)
+    norm = float(np.linalg.norm(penalised))
+    gmax = max(gmax, norm)
+    total = total + penalised / (gmax or 1.0)
+    path.append(total)
+    history.append(
+      {
+        "step": t,
+        "trace_norm": found.trace_norm,
+        "nu": now,
+        "above": bool(found.trace_norm > now),
+        "gradient_norm": norm,
+        "gmax": gmax,
+        "status": "ok" if found.finite() else "non_finite",
+      }
+    )
+  if gmax == 0:
+    if not earlier:
+      why = f"T~ or its gradient is not finite in all {steps} steps; try another --nasi_init"
+    elif mu == 1 and all(h["above"] for h in history if h["status"] == "ok"):
+      why = f"--nasi_mu=1 and T~ is above nu in all {steps} steps; raise --nasi_nu or set --nasi_mu=2"
+    else:
+      why = f"the gradient of T~ is zero in all {steps} steps; check --nasi_batch, --nasi_tau and the images"
+    raise ConfigError(f"NASI has no direction to go: {why}")
+  return Ascent(xi / steps * path[-1], np.stack(path), history)
+
+
+def evaluations(config: NASIConfig) -> int:
+  """How many Gumbel samples a search evaluates."""
+  return config.nasi_steps + (CALIBRATION if config.calibrates else 0)
+
+
+def search(
+  space: NB201,
+  source: ImageSource,
+  config: NASIConfig,
+  *,
+  seed: int,
+  engine: Engine | None = None,
+  records: Iterable[dict[str, Any]] = (),
+  keep: Callable[[dict[str, Any]], None] = lambda record: None,
+  advance: Callable[[int], None] = lambda n: None,
+) -> Result:
+  """Runs one search.
+
+  Args:
+    space: where to search.
+    source: images and labels; with Gaussian inputs only their shape, with random labels only their number of classes.
+    config: settings.
+    seed: of weights, samples and batches; the same seed gives the same result.
+    engine: its seconds count those of the search.
+    records: what an interrupted run of the same search passed to `keep`; not computed again.
+    keep: called with each step (calibration included), JSON-able. They hold T~ and dT~/dalpha, so a record serves a
+      search with any T, mu and nu.
+    advance: called with 1 after each step.
+
+  Raises:
+    ConfigError: a batch larger than the data set, or no step has a usable gradient.
+    DatasetError: an image cannot be read.
+  """
+  if config.nasi_inputs == "data" and config.nasi_batch > len(source):
+    raise ConfigError(f"--nasi_batch={config.nasi_batch} is more than the {len(source)} images of {source.name!r}")
+  engine = engine or Engine()
+  init_key, calibration_key, search_key = jax.random.split(jax.random.key(seed), 3)
+  keys: dict[str, Array] = {"calibration": calibration_key, "search": search_key}
+  known = {(r["phase"], r["step"]): r for r in records if r.get("algorithm") == "nasi" and r.get("seed") == seed}
+  network = _network(source, config)
+  alphas = jnp.zeros((space.cell_types, len(space.edges), len(space.ops)), jnp.float32)
+  params = relaxation.mixture_params(network, init_key)
+
+  def measure(phase: str, t: int) -> Step:
+    if (phase, t) not in known:
+      noise_key, batch_key = jax.random.split(jax.random.fold_in(keys[phase], t))
+      args = (params, alphas, noise_key, *_batch(source, config, batch_key))
+      begin = time.perf_counter()
+      program = _program(config.nasi_relaxation, config.nasi_tau, config.nasi_batch_norm, _shapes(args))
+      compiled = time.perf_counter()
+      value, gradient = jax.device_get(program(*args))
+      engine.seconds.compile += compiled - begin
+      engine.seconds.score += time.perf_counter() - compiled
+      known[phase, t] = {
+        "algorithm": "nasi",
+        "seed": seed,
+        "phase": phase,
+        "step": t,
+        "trace_norm": float(value),
+        "gradient": gradient.tolist(),
+      }
+      keep(known[phase, t])
+    advance(1)
+    record = known[phase, t]
+    return Step(record["trace_norm"], np.array(record["gradient"], np.float64))
+
+  nu, samples = config.nasi_nu, []
+  if config.calibrates:
+    samples = [measure("calibration", t).trace_norm for t in range(1, CALIBRATION + 1)]
+    finite = [s for s in samples if np.isfinite(s)]
+    if not finite:
+      raise ConfigError(f"--nasi_nu=0: T~ of all {CALIBRATION} samples is not finite; give --nasi_nu or --nasi_init")
+    nu = float(np.quantile(finite, config.nasi_quantile))
+  found = ascend(
+    functools.partial(measure, "search"),
+    steps=config.nasi_steps,
+    nu=nu,
+    mode=config.nasi_nu_mode,
+    mu=config.nasi_mu,
+    xi=config.nasi_xi,
+  )
+  archs = space.from_alphas(found.path)
+  archs[(found.path == 0).all((1, 2, 3))] = -1
+  status = "ok" if space.has_path(archs[-1]) else "disconnected"
+  summary = {**_summary(config, nu, found.history), "status": status}
+  log.info("NASI, seed %d: %s", seed, summary)
+  for warning in summary["warnings"]:
+    log.warning("NASI, seed %d: %s", seed, warning)
+  return Result(archs[-1], archs, status, found.alphas, found.history, summary)
+
+
+def _network(source: ImageSource, config: NASIConfig) -> NetworkConfig:
+  return NetworkConfig(
+    channels=config.nasi_channels, cells=config.nasi_cells, classes=source.classes, init=config.nasi_init
+  )
+
+
+def _batch(source: ImageSource, config: NASIConfig, key: Array) -> tuple[np.ndarray, np.ndarray]:
+  """Images float32 [b, H, W, 3], not augmented, and labels int32 [b]."""
+  image_key, label_key = jax.random.split(key)
+  size = config.nasi_batch
+  if config.nasi_inputs == "data":
+    images, labels = data.plain_batch(source, image_key, size)
+  else:
+    images, labels = np.asarray(jax.random.normal(image_key, (size, *source.image_shape), jnp.float32)), None
+  if config.nasi_labels == "random" or labels is None:
+    labels = np.asarray(jax.random.randint(label_key, (size,), 0, source.classes, jnp.int32))
+  return images, labels
+
+
+def _shapes(args: Any) -> tuple[Any, tuple[tuple[tuple[int, ...], Any], ...]]:
+  leaves, tree = jax.tree.flatten(args)
+  return tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+@functools.lru_cache(maxsize=4)
+def _program(
+  kind: Literal["straight_through", "soft"], tau: float, batch_norm: Literal["batch", "batch_frozen"], shapes
+):
+  """Compiled (params, alphas, noise key, images, labels) -> (T~, dT~/dalpha); one for all steps and seeds."""
+
+  def step(params, alphas, key, images, labels):
+    noise = jax.random.gumbel(key, alphas.shape, alphas.dtype)
+
+    def loss(params, weights):
+      logits = relaxation.mixture_logits(params, images, weights, batch_norm)
+      return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+
+    return jax.value_and_grad(lambda a: trace_norm(loss, params, relaxation.relax(a, noise, kind, tau)))(alphas)
+
+  tree, leaves = shapes
+  return jax.jit(step).lower(*jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])).compile()
+
+
+def _summary(config: NASIConfig, nu: float, history: list[dict[str, Any]]) -> dict[str, Any]:
+  usable = [h for h in history if h["status"] == "ok"]
+  values = np.array([h["trace_norm"] for h in usable])
+  share = float(np.mean([h["above"] for h in usable]))
+  warnings = []
+  if share == 0:
+    warnings.append("T~ was never above nu: the constraint was idle; lower --nasi_nu or --nasi_quantile")
+  if share == 1 and config.nasi_mu > 0:
+    warnings.append("T~ was above nu in every step: its gradient was never used as it is; raise --nasi_nu")
+  if len(usable) < len(history):
+    warnings.append(f"{len(history) - len(usable)} of {len(history)} steps were not finite and left out")
+  return {
+    "relaxation": config.nasi_relaxation,
+    "nu_mode": config.nasi_nu_mode,
+    "nu_initial": nu,
+    "nu_last": history[-1]["nu"],
+    "gmax": history[-1]["gmax"],
+    "share_above_nu": share,
+    "trace_norm_min": float(values.min()),
+    "trace_norm_median": float(np.median(values)),
+    "trace_norm_mean": float(values.mean()),
+    "trace_norm_max": float(values.max()),
+    "non_finite": len(history) - len(usable),
+    "warnings": warnings,
+  }

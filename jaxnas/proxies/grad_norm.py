@@ -1,0 +1,37 @@
+"""Gradient norm: how strongly the loss pulls at the weights of every layer.
+
+    score = sum_l || dL / dW_l ||_2,   L the mean cross-entropy of the batch
+
+over the convolution and linear kernels W_l; biases and batch normalisation stay out, and layers that no path uses add
+nothing. Batch normalisation in `batch` mode. Higher is better. The norms are summed, not their squares: that is what
+the code of zero-cost-nas does. Source: Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS", ICLR 2021,
+section 3.1.
+"""
+
+import functools
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxnas.proxies.evaluation import Evaluation
+from jaxnas.proxies.proxy import Proxy
+from jaxnas.proxies.scalar import finite_reading
+
+
+def _measure(evaluation: Evaluation) -> Float[Array, ""]:
+  gradient = evaluation.loss_gradient("batch")
+  return evaluation.network.by_layer(lambda g: jnp.sqrt(jnp.square(g).sum()), gradient).sum()
+
+
+@functools.cache
+def grad_norm() -> Proxy:
+  """The proxy; shares its gradient with `snip`, `plain`, `mgm` and `trace_norm`."""
+  return Proxy(
+    name="grad_norm",
+    higher_is_better=True,
+    worst=0.0,
+    batch_norm="batch",
+    measure=_measure,
+    finish=finite_reading,
+    needs_labels=True,
+  )

@@ -1,0 +1,42 @@
+"""NASWOT: how differently a network's ReLUs see the samples of a batch.
+
+    score = log |det K|,   K_ij = number of ReLU units in the same state for samples i and j
+
+summed over the executed ReLU modules: one in front of each convolution, as in the ReLU-Conv-BN blocks of the PyTorch
+networks (so two edges from one node count its units twice), and the last one. Batch normalisation in `batch` mode.
+Higher is better. Two samples with one code make K singular: the score is then -inf, status `non_finite`. The authors'
+code leaves out ReLUs that the output does not depend on, NASLib's copy keeps them, and so do we. Source: Mellor,
+Turner, Storkey, Crowley, "Neural Architecture Search without Training", ICML 2021, section 3 (the third version of
+the preprint; the first is `jacob_cov`).
+"""
+
+import functools
+import math
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxnas.proxies.evaluation import Evaluation
+from jaxnas.proxies.proxy import Proxy, Reading
+from jaxnas.proxies.scalar import finite_reading
+
+
+def _measure(evaluation: Evaluation) -> Float[Array, "N N"]:
+  return evaluation.observation.agreement
+
+
+def _finish(agreement: np.ndarray) -> Reading:
+  return finite_reading(np.linalg.slogdet(np.asarray(agreement, np.float64)).logabsdet)
+
+
+@functools.cache
+def naswot() -> Proxy:
+  """The proxy. The determinant is taken on the host in float64."""
+  return Proxy(
+    name="naswot",
+    higher_is_better=True,
+    worst=-math.inf,
+    batch_norm="batch",
+    measure=_measure,
+    finish=_finish,
+  )

@@ -1,0 +1,37 @@
+"""Plain: SNIP without the absolute value, the first-order change of the loss when all weights shrink together.
+
+    score = sum W * dL / dW,   L the mean cross-entropy of the batch
+
+over the convolution and linear kernels, with the sign of zero-cost-nas (no minus). Higher is better there. Batch
+normalisation in `batch` mode makes the loss independent of the scale of the kernel before it, so that kernel's sum is
+zero but for BN's epsilon: only layers without BN behind them (pooled shortcuts, the classifier) speak. Expect a poor
+ranking. Sources: Mozer & Smolensky, NIPS 1988; as an architecture score Abdelfattah et al., ICLR 2021, released code.
+"""
+
+import functools
+import math
+
+from jaxtyping import Array, Float
+
+from jaxnas.proxies.evaluation import Evaluation
+from jaxnas.proxies.proxy import Proxy
+from jaxnas.proxies.scalar import finite_reading
+
+
+def _measure(evaluation: Evaluation) -> Float[Array, ""]:
+  gradient = evaluation.loss_gradient("batch")
+  return evaluation.network.by_layer(lambda w, g: (w * g).sum(), evaluation.params, gradient).sum()
+
+
+@functools.cache
+def plain() -> Proxy:
+  """The proxy; shares its gradient with `grad_norm`, `snip`, `mgm` and `trace_norm`."""
+  return Proxy(
+    name="plain",
+    higher_is_better=True,
+    worst=-math.inf,
+    batch_norm="batch",
+    measure=_measure,
+    finish=finite_reading,
+    needs_labels=True,
+  )

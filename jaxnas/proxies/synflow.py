@@ -1,0 +1,70 @@
+"""SynFlow: the total flow through the network's weights, with neither data nor signs. Reported as log10.
+
+    score = log10 sum W * dR / dW,   R = sum of the outputs for one image of ones, every parameter replaced by |.|
+
+over the convolution and linear kernels, without batch normalisation (mode `identity`, scales 1, biases 0; its epsilon
+costs 5e-6 of the value a layer). The logarithm keeps the order of the released score, which is the sum itself: with
+the depth it passes float32's range (1e38), so zero-cost-nas computes in double precision. Higher is better. A network
+that no path crosses scores -inf, status `non_finite`.
+
+Here float32 is enough. Without biases (the classifier's only adds a constant to R) the outputs are homogeneous in the
+input, R(s) = s R(1), and so is the score. A first pass, at s = 1 and at a tiny s, finds the growth R(1); the second
+scales both the image and R by growth^-1/2, so activations and cotangents stay between growth^-1/2 and growth^1/2.
+Enough for growths from 1e-37 to 1e71; beyond that the first pass overflows and the status is `non_finite`.
+
+Sources: Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic
+flow", NeurIPS 2020, equation 2; as an architecture score Abdelfattah et al., ICLR 2021, section 3.1.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxnas.proxies.evaluation import Evaluation
+from jaxnas.proxies.proxy import Proxy
+from jaxnas.proxies.scalar import finite_reading, names_of
+
+TINY = 2.0**-110
+
+
+def _linearised(params: PyTree) -> PyTree:
+  def one(path, leaf):
+    name = names_of(path)[-1]
+    if name == "kernel":
+      return jnp.abs(leaf)
+    return jnp.ones_like(leaf) if name == "scale" else jnp.zeros_like(leaf)
+
+  return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _measure(evaluation: Evaluation) -> Float[Array, ""]:
+  network = evaluation.network.with_batch_norm("identity")
+  params = _linearised(evaluation.params)
+  ones = jnp.ones_like(evaluation.images[:1])
+
+  def flow(params, scale):
+    return network.logits(params, scale * ones, evaluation.alphas).sum()
+
+  probes = jnp.concatenate([ones, TINY * ones])  # samples do not mix in this mode
+  at_one, at_tiny = jnp.log2(network.logits(params, probes, evaluation.alphas).sum(1))
+  log_growth = jnp.where(jnp.isfinite(at_one), at_one, at_tiny - math.log2(TINY))
+  scale = jnp.where(jnp.isfinite(log_growth), jnp.exp2(-0.5 * log_growth), 1)
+  gradient = jax.grad(lambda p: scale * flow(p, scale))(params)
+  total = network.by_layer(lambda w, g: jnp.abs(w * g).sum(), params, gradient).sum()
+  return (jnp.log2(total) + log_growth) * math.log10(2)
+
+
+@functools.cache
+def synflow() -> Proxy:
+  """The proxy; of the batch only an image's shape is used."""
+  return Proxy(
+    name="synflow",
+    higher_is_better=True,
+    worst=-math.inf,
+    batch_norm="identity",
+    measure=_measure,
+    finish=finite_reading,
+  )

@@ -1,0 +1,304 @@
+"""Proxies side by side: how each ranks the architectures of a benchmark, against chance.
+
+A proxy scored an architecture in one or several passes (seed, repeat). Each pass ranks the n architectures it scored by
+`rank_by` (higher is better, ties share their average rank, degenerate ones are tied in the last place). The final
+ranking value of an architecture is the mean of (rank - 1/2) / n over its passes. A single pass keeps the proxy's order
+as it is. An architecture that was degenerate in every pass stays so and ranks last.
+"""
+
+import csv
+import io
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxnas.errors import ConfigError
+from jaxnas.report.tables import markdown_table
+from jaxnas.report.workdir import write_atomically
+from jaxnas.tabular import metrics
+from jaxnas.tabular.table import RANK_DECIMALS, Benchmark
+
+RANDOM = "random shortlist"
+SHORTLIST = 10
+TOP = 0.1
+
+Path = str | os.PathLike[str]
+Line = dict[str, Any]
+Pass = dict[int, float]
+"""Architecture's index in the benchmark -> its `rank_by` in one pass of a proxy."""
+
+_REQUIRED = ("arch", "proxy", "rank_by")
+_MEASURES = (
+  ("Kendall τ-b", "kendall", 3),
+  (f"top {TOP:.0%} retrieved", "retrieving_rate", 3),
+  ("top-1 regret", "top1_regret", 2),
+  (f"top-{SHORTLIST} regret", "top10_regret", 2),
+)
+
+
+def compare(
+  rows: Iterable[Mapping[str, Any]],
+  benchmark: Benchmark,
+  *,
+  datasets: Sequence[str] | None = None,
+  common: bool = False,
+  seed: int = 0,
+  resamples: int = 1000,
+  draws: int = 10_000,
+) -> list[Line]:
+  """The comparison table: a line for each proxy, best Spearman on the first data set first, then the line of chance.
+
+  Each line holds
+    proxy, n           its name; the number of architectures it scored
+    passes             (seed, repeat) pairs that were averaged
+    degenerate         architectures without a finite `rank_by` in any pass
+    not_ok             readings whose status is not "ok"
+    best_arch          the one it ranks first; of equals, the first in the benchmark; None if all are degenerate
+    seconds            median over its readings; None if unknown
+  and for each data set D, all against test accuracies (nan if there is nothing to measure, see `tabular.metrics`)
+    D_spearman, D_spearman_se, D_kendall, D_retrieving_rate, D_top1_regret, D_top10_regret
+    D_best_accuracy    test accuracy of `best_arch`, percent
+    D_top10_accuracy   best test accuracy among its ten best-ranked, percent
+
+  The last line, "random shortlist", is what no knowledge at all gives, on all architectures that any proxy scored:
+  D_best_accuracy is the mean (one drawn at random), D_top10_accuracy the expected best of ten drawn at random, by
+  simulation; the regrets follow from these. Its retrieving rate is the chance level, its correlations are None.
+
+  Args:
+    rows: one mapping a reading: "arch" (the benchmark's string or index), "proxy", "rank_by" (float, None as nan), and
+      if known "status", "seed", "repeat", "seconds". Their order does not matter.
+    benchmark: the accuracies.
+    datasets: some of `benchmark.datasets`; all by default.
+    common: whether to keep only architectures that every proxy has scored, so that all lines tell of one sample.
+    seed, resamples: of the bootstrap; `seed` and `draws` of the random shortlists.
+
+  Raises:
+    ConfigError: no rows, no data set or an unknown one, a row lacks a field or repeats another, or (with `common`) no
+      architecture is common to all.
+    ArchitectureError: an architecture is not in the benchmark.
+  """
+  if draws < 1:
+    raise ConfigError(f"draws={draws} must be at least 1")
+  datasets = benchmark.datasets if datasets is None else tuple(datasets)
+  if not datasets:
+    raise ConfigError(f"datasets=(): give some of {benchmark.datasets}")
+  readings = _by_proxy(rows, benchmark)
+  samples = {proxy: sorted({row["index"] for row in found}) for proxy, found in readings.items()}
+  if common:
+    shared = set.intersection(*map(set, samples.values()))
+    if not shared:
+      raise ConfigError("common=True: no architecture was scored by all proxies; give common=False or score one sample")
+    samples = dict.fromkeys(samples, sorted(shared))
+    readings = {proxy: [row for row in found if row["index"] in shared] for proxy, found in readings.items()}
+  everything = sorted(set().union(*samples.values()))
+  accuracy = {d: {i: round(benchmark.accuracy(i, d), RANK_DECIMALS) for i in everything} for d in datasets}
+
+  lines = []
+  for proxy, sample in samples.items():
+    truths = {d: np.array([accuracy[d][i] for i in sample]) for d in datasets}
+    line, ranking = _summary(proxy, sample, readings[proxy])
+    order = np.argsort(-np.where(np.isnan(ranking), -np.inf, ranking), kind="stable")
+    ranked = not np.isnan(ranking).all()
+    line["best_arch"] = benchmark.archs[sample[order[0]]] if ranked else None
+    for d in datasets:
+      line |= _agreement(d, metrics.agreement(ranking, truths[d], top=TOP, resamples=resamples, seed=seed))
+      line[f"{d}_best_accuracy"] = float(truths[d][order[0]]) if ranked else math.nan
+      line[f"{d}_top10_accuracy"] = _largest(truths[d][order[:SHORTLIST]]) if ranked else math.nan
+    lines.append(line)
+  lines.sort(key=lambda line: (-_or_worst(line[f"{datasets[0]}_spearman"]), line["proxy"]))
+  return [*lines, _chance({d: np.array([accuracy[d][i] for i in everything]) for d in datasets}, seed, draws)]
+
+
+def mean_ranks(passes: Sequence[Pass]) -> Pass:
+  """Mean of (rank - 1/2) / n over the passes that scored an architecture; rank 1 is worst, nan if always degenerate."""
+  from scipy import stats
+
+  # Whole numbers up to the last division: equal means are equal floats, whatever the order of the passes.
+  whole = math.lcm(*(len(scored) for scored in passes))
+  sums: dict[int, int] = {}
+  counts: dict[int, int] = {}
+  alive: set[int] = set()
+  for scored in passes:
+    values = np.array(list(scored.values()), np.float64)
+    finite = np.isfinite(values)
+    doubled = np.rint(2 * stats.rankdata(np.where(finite, values, -np.inf)) - 1).astype(np.int64)
+    for index, twice, good in zip(scored, doubled.tolist(), finite.tolist(), strict=True):
+      sums[index] = sums.get(index, 0) + twice * (whole // len(scored))
+      counts[index] = counts.get(index, 0) + 1
+      if good:
+        alive.add(index)
+  return {i: sums[i] / (2 * whole * counts[i]) if i in alive else math.nan for i in sums}
+
+
+def expected_best(
+  accuracies: Float[np.ndarray, " n"], k: int, *, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+  """Mean and standard deviation of the best of k accuracies drawn at random without replacement, by simulation.
+
+  Unknown (nan) accuracies are not drawn; both are nan if there is no other.
+  """
+  known = accuracies[np.isfinite(accuracies)]
+  if not known.size:
+    return math.nan, math.nan
+  rng = np.random.default_rng(seed)
+  k = min(k, known.size)
+  best = np.array([known[rng.choice(known.size, k, replace=False, shuffle=False)].max() for _ in range(draws)])
+  return float(best.mean()), float(best.std())
+
+
+def spearman_by_dataset(lines: Sequence[Line]) -> dict[str, dict[str, tuple[float, float]]]:
+  """Proxy -> data set -> (Spearman, its standard error), as `correlation_plots.plot_ranks` wants it; without chance."""
+  return {
+    line["proxy"]: {d: (line[f"{d}_spearman"], line[f"{d}_spearman_se"]) for d in _datasets(line)}
+    for line in lines
+    if line["proxy"] != RANDOM
+  }
+
+
+def to_markdown(lines: Sequence[Line]) -> str:
+  """The table as Markdown: Spearman ± standard error a column a data set, the other measures as "a / b / c".
+
+  Raises:
+    ConfigError: no lines.
+  """
+  datasets = _datasets(_first(lines))
+  header = ["proxy", "n", "degenerate", *(f"Spearman {d}" for d in datasets)]
+  header += [title for title, _, _ in _MEASURES] + ["test accuracy of its best, %", "s/architecture"]
+  body = []
+  for line in lines:
+    row = [line["proxy"], line["n"], line["degenerate"]]
+    row += [_plus_minus(line[f"{d}_spearman"], line[f"{d}_spearman_se"]) for d in datasets]
+    for _, key, digits in (*_MEASURES, ("", "best_accuracy", 2)):
+      row.append(" / ".join(_fixed(line[f"{d}_{key}"], digits) for d in datasets))
+    seconds = line["seconds"]
+    body.append([*row, None if seconds is None else f"{seconds:.3g}"])
+  note = (
+    f"Columns of several numbers: {' / '.join(datasets)}. Spearman ± standard error (bootstrap over architectures). "
+    "Regret: percentage points of test accuracy below the best of the sample. "
+    f"{RANDOM.capitalize()}: the mean of one drawn at random (top-1 regret, test accuracy of its best) and the "
+    f"expected best of {SHORTLIST} drawn at random (top-{SHORTLIST} regret)."
+  )
+  return f"{markdown_table(header, body)}\n{note}\n"
+
+
+def to_csv(lines: Sequence[Line]) -> str:
+  """The table as CSV with every column of `compare`, numbers to the last digit; None and nan are empty fields.
+
+  Raises:
+    ConfigError: no lines.
+  """
+  columns = list(_first(lines))
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(columns)
+  writer.writerows([None if _missing(line[column]) else line[column] for column in columns] for line in lines)
+  return text.getvalue()
+
+
+def write_markdown(lines: Sequence[Line], path: Path) -> pathlib.Path:
+  """Writes `to_markdown`, whole or not at all; returns the path. Raises WorkdirError if it cannot be written."""
+  return write_atomically(path, to_markdown(lines).encode())
+
+
+def write_csv(lines: Sequence[Line], path: Path) -> pathlib.Path:
+  """Writes `to_csv`, whole or not at all; returns the path. Raises WorkdirError if it cannot be written."""
+  return write_atomically(path, to_csv(lines).encode())
+
+
+def _by_proxy(rows: Iterable[Mapping[str, Any]], benchmark: Benchmark) -> dict[str, list[dict[str, Any]]]:
+  """Proxy -> its readings."""
+  found: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
+  for row in rows:
+    missing = [field for field in _REQUIRED if field not in row]
+    if missing:
+      raise ConfigError(f"rows: {dict(row)} lacks {', '.join(missing)}; a reading needs {', '.join(_REQUIRED)}")
+    index = benchmark.index(row["arch"])
+    key = (row.get("seed", 0), row.get("repeat", 0), index)
+    mine = found.setdefault(str(row["proxy"]), {})
+    if key in mine:
+      raise ConfigError(
+        f"rows: {row['proxy']} scored {row['arch']} twice at seed={key[0]}, repeat={key[1]}; drop one of the two rows"
+      )
+    rank_by = math.nan if row["rank_by"] is None else float(row["rank_by"])
+    mine[key] = {**row, "index": index, "pass": key[:2], "rank_by": rank_by}
+  if not found:
+    raise ConfigError("rows: got none; score some architectures first")
+  return {proxy: list(mine.values()) for proxy, mine in found.items()}
+
+
+def _summary(
+  proxy: str, sample: Sequence[int], readings: Sequence[Mapping[str, Any]]
+) -> tuple[Line, Float[np.ndarray, " n"]]:
+  """A line's part that knows no accuracies, and the ranking values of the sample."""
+  passes: dict[Any, Pass] = {}
+  for row in readings:
+    passes.setdefault(row["pass"], {})[row["index"]] = row["rank_by"]
+  means = mean_ranks(list(passes.values()))
+  ranking = np.array([means[index] for index in sample])
+  seconds = [float(row["seconds"]) for row in readings if not _missing(row.get("seconds"))]
+  line = {
+    "proxy": proxy,
+    "n": len(sample),
+    "passes": len(passes),
+    "degenerate": int(np.isnan(ranking).sum()),
+    "not_ok": sum(row.get("status", "ok") != "ok" for row in readings),
+    "best_arch": None,
+    "seconds": float(np.median(seconds)) if seconds else None,
+  }
+  return line, ranking
+
+
+def _agreement(dataset: str, found: metrics.Agreement) -> Line:
+  names = ("spearman", "spearman_se", "kendall", "retrieving_rate", "top1_regret", "top10_regret")
+  return {f"{dataset}_{name}": getattr(found, name) for name in names}
+
+
+def _chance(truths: Mapping[str, Float[np.ndarray, " n"]], seed: int, draws: int) -> Line:
+  n = len(next(iter(truths.values())))
+  line: Line = {"proxy": RANDOM, "n": n, "passes": None, "degenerate": 0, "not_ok": 0, "best_arch": None}
+  line["seconds"] = None
+  for d, values in truths.items():
+    known = values[np.isfinite(values)]
+    mean = float(known.mean()) if known.size else math.nan
+    shortlist, _ = expected_best(values, SHORTLIST, draws=draws, seed=seed)
+    line |= {f"{d}_spearman": None, f"{d}_spearman_se": None, f"{d}_kendall": None}
+    line[f"{d}_retrieving_rate"] = metrics.top_count(known.size, TOP) / known.size if known.size else math.nan
+    line[f"{d}_top1_regret"] = _largest(values) - mean
+    line[f"{d}_top10_regret"] = _largest(values) - shortlist
+    line[f"{d}_best_accuracy"], line[f"{d}_top10_accuracy"] = mean, shortlist
+  return line
+
+
+def _first(lines: Sequence[Line]) -> Line:
+  if not lines:
+    raise ConfigError("lines: got none; a comparison has at least one proxy")
+  return lines[0]
+
+
+def _datasets(line: Line) -> list[str]:
+  return [key.removesuffix("_spearman") for key in line if key.endswith("_spearman")]
+
+
+def _largest(values: Float[np.ndarray, " n"]) -> float:
+  return float(np.max(values, where=np.isfinite(values), initial=-np.inf)) if np.isfinite(values).any() else math.nan
+
+
+def _missing(value: Any) -> bool:
+  return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _or_worst(value: float) -> float:
+  return -math.inf if _missing(value) else value
+
+
+def _fixed(value: float | None, digits: int) -> str:
+  return "-" if value is None or _missing(value) else f"{value:.{digits}f}"
+
+
+def _plus_minus(value: float | None, error: float | None) -> str:
+  return _fixed(value, 3) if _missing(error) else f"{_fixed(value, 3)} ± {_fixed(error, 3)}"

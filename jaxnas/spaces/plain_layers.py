@@ -1,0 +1,72 @@
+"""Convolution in the form that is fast for one forward and one backward pass (`layers.conv`: for many cotangents).
+
+Inside `lax.scan`, `lax.switch` and loops, XLA's own gradients of a convolution ran a hundred times slower on a CPU than
+at top level: only convolutions in the canonical layout reach the fast routine there (BUILD_NOTES.md). So a strided
+convolution is one at stride 1 on 2x2 blocks of pixels, and convolution and kernel gradient are written as each other's
+derivatives, all in that layout, to any order.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def convolve(
+  x: Float[Array, "N H W Cin"], kernel: Float[Array, "k k Cin Cout"], stride: int = 1
+) -> Float[Array, "N H2 W2 Cout"]:
+  """Convolution without bias, k odd, padded symmetrically by (k - 1) // 2, at full float32 precision; stride 1 or 2."""
+  if kernel.shape[0] == 1:
+    return jnp.matmul(x[:, ::stride, ::stride], kernel[0, 0], precision=lax.Precision.HIGHEST)
+  if stride == 2:
+    return _at_stride_2(x, kernel)
+  pad = kernel.shape[0] // 2
+  return _convolution(x, kernel, ((pad, pad), (pad, pad)))
+
+
+def _at_stride_2(x: Array, kernel: Array) -> Array:
+  """3x3 at stride 2 as 2x2 at stride 1: the four pixels of a block are channels, the first row of taps reads zeros."""
+  if kernel.shape[0] != 3:
+    raise NotImplementedError(f"kernel of size {kernel.shape[0]} at stride 2")
+  x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+  n, height, width, channels = x.shape
+  blocks = x.reshape(n, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+  taps = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(2, 2, 2, 2, *kernel.shape[2:])
+  taps = taps.transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * channels, -1)
+  return _convolution(blocks.reshape(n, height // 2, width // 2, 4 * channels), taps, ((1, 0), (1, 0)))
+
+
+def _canonical(x: Array, kernel: Array, pads: Pads) -> Array:
+  dims = ("NHWC", "HWIO", "NHWC")
+  return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=dims, precision=lax.Precision.HIGHEST)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolution(x: Float[Array, "N H W Cin"], kernel: Float[Array, "p q Cin Cout"], pads: Pads) -> Array:
+  """A convolution at stride 1."""
+  return _canonical(x, kernel, pads)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _kernel_gradient(x: Float[Array, "N H W Cin"], dy: Float[Array, "N H2 W2 Cout"], pads: Pads) -> Array:
+  """The derivative of sum(dy * _convolution(x, kernel, pads)) in the kernel: samples take the place of channels."""
+  return _canonical(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), pads).transpose(1, 2, 0, 3)
+
+
+def _input_gradient(dy: Array, kernel: Array, pads: Pads) -> Array:
+  turned = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel.shape[:2], pads, strict=True))
+  return _convolution(dy, kernel[::-1, ::-1].swapaxes(2, 3), turned)  # type: ignore[arg-type]
+
+
+_convolution.defvjp(
+  lambda x, kernel, pads: (_canonical(x, kernel, pads), (x, kernel)),
+  lambda pads, saved, dy: (_input_gradient(dy, saved[1], pads), _kernel_gradient(saved[0], dy, pads)),
+)
+_kernel_gradient.defvjp(
+  lambda x, dy, pads: (_kernel_gradient(x, dy, pads), (x, dy)),
+  lambda pads, saved, d_kernel: (_input_gradient(saved[1], d_kernel, pads), _convolution(saved[0], d_kernel, pads)),
+)

@@ -1,0 +1,64 @@
+"""The convolution of single architectures: XLA's own, and its first and second derivatives."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxnas.spaces import plain_layers
+
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# kernel size, stride, height, width
+CASES = [(3, 1, 6, 5), (3, 2, 6, 8), (3, 2, 7, 5), (1, 1, 4, 5), (1, 2, 5, 6), (5, 1, 6, 7), (3, 1, 1, 2)]
+
+
+def expected_conv(x, kernel, stride):
+  pad = (kernel.shape[0] - 1) // 2
+  numbers = ("NHWC", "HWIO", "NHWC")
+  return lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=numbers)
+
+
+@pytest.mark.parametrize(("size", "stride", "height", "width"), CASES)
+def test_values_and_derivatives_are_those_of_xla(x64, size, stride, height, width):
+  """Also the gradient of a gradient's product with a direction, for input and kernel; a curved loss mixes them."""
+  rng = np.random.default_rng(0)
+  x, kernel = rng.normal(size=(2, height, width, 3)), rng.normal(size=(size, size, 3, 4))
+  along = rng.normal(size=x.shape), rng.normal(size=kernel.shape)
+
+  def everything(conv):
+    def loss(args):
+      return jnp.sin(conv(*args, stride)).sum()
+
+    def slope(args):
+      return sum(jnp.vdot(g, a) for g, a in zip(jax.grad(loss)(args), along, strict=True))
+
+    def run(args):
+      return conv(*args, stride), jax.grad(loss)(args), jax.grad(slope)(args)
+
+    return jax.jit(run, compiler_options=QUICK)((jnp.asarray(x), jnp.asarray(kernel)))
+
+  found, wanted = everything(plain_layers.convolve), everything(expected_conv)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    assert a.dtype == np.float64
+    np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+  assert np.abs(found[2][1]).max() > 0.1
+
+
+def test_float32_is_at_full_precision():
+  rng = np.random.default_rng(1)
+  x, kernel = rng.normal(size=(2, 5, 5, 8)), rng.normal(size=(3, 3, 8, 4))
+  found = plain_layers.convolve(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), 2)
+  with jax.enable_x64(True):
+    wanted = np.asarray(expected_conv(jnp.asarray(x), jnp.asarray(kernel), 2))
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+  text = str(jax.make_jaxpr(functools.partial(plain_layers.convolve, stride=1))(x, kernel))
+  assert "HIGHEST" in text
+
+
+def test_other_kernels_at_stride_2_are_refused():
+  with pytest.raises(NotImplementedError, match="5 at stride 2"):
+    plain_layers.convolve(jnp.zeros((1, 6, 6, 2)), jnp.zeros((5, 5, 2, 2)), 2)

@@ -1,0 +1,195 @@
+"""A network of a few layers with the interface that proxies rely on, written without the package's own layers.
+
+Stem conv-BN; two stacked cells with one edge, an operation of which is chosen by `alphas` [1, 1, 2] (skip, or
+ReLU-conv-BN); last BN-ReLU, global pooling, classifier.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas.proxies.evaluation import Evaluation
+
+SKIP = np.asarray([[[1, 0]]], np.float32)
+CONV = np.asarray([[[0, 1]]], np.float32)
+SIZE = {"kernel": 0.4, "scale": 0.2, "bias": 0.1}
+
+
+class Observation(NamedTuple):
+  logits: jax.Array
+  features: jax.Array
+  agreement: jax.Array
+  log_deviation: jax.Array
+
+
+def convolve(x, kernel):
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def agreement(x):
+  code = (x > 0).reshape(len(x), -1).astype(x.dtype)
+  return code @ code.T + (1 - code) @ (1 - code).T
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+  channels: int = 4
+  cells: int = 2
+  classes: int = 3
+  batch_norm: str = "batch"
+
+  def with_batch_norm(self, mode):
+    return dataclasses.replace(self, batch_norm=mode)
+
+  def for_rows(self):
+    return self
+
+  def init_params(self, key=None, dtype=np.float32, *, seed=0, plain=False):
+    """Random values, or (`plain`) BN scales of 1 and biases of 0."""
+    c, rng = self.channels, np.random.default_rng(seed)
+
+    def draw(name, *shape):
+      offset = float(name == "scale")
+      return jnp.asarray(offset + (0 if plain and name != "kernel" else SIZE[name]) * rng.normal(size=shape), dtype)
+
+    def conv_bn(width, *lead):
+      bn = {name: draw(name, *lead, c) for name in ("scale", "bias")}
+      return {"conv": {"kernel": draw("kernel", *lead, 3, 3, width, c)}, "bn": bn}
+
+    return {
+      "stem": conv_bn(3),
+      "stage_0": {"edge1_0": {"nor_conv_3x3": conv_bn(c, self.cells)}},
+      "last": {"bn": {name: draw(name, c) for name in ("scale", "bias")}},
+      "classifier": {"kernel": draw("kernel", c, self.classes), "bias": draw("bias", self.classes)},
+    }
+
+  def forward(self, params, images, alphas, stats=None, gates=None, bumps=None):
+    """(logits, record): record has, by layer, `z` (outputs of convolutions), `moments`, `relu` and `features`."""
+    record = {"z": {}, "moments": {}, "relu": {}}
+
+    def bn(name, z, p):
+      if self.batch_norm == "identity":
+        mean, var = jnp.zeros_like(p["bias"]), jnp.ones_like(p["bias"])
+      elif self.batch_norm == "running":
+        mean, var = stats[name]
+      else:
+        mean, var = z.mean((0, 1, 2)), z.var((0, 1, 2))
+      if self.batch_norm == "batch_frozen":
+        mean, var = jax.lax.stop_gradient((mean, var))
+      record["moments"][name] = (mean, var)
+      y = (z - mean[None, None, None]) / jnp.sqrt(var + jnp.asarray(1e-5, z.dtype))[None, None, None]
+      return y * p["scale"][None, None, None] + p["bias"][None, None, None]
+
+    def conv_bn(name, x, p, gate):
+      z = convolve(x, p["conv"]["kernel"])
+      z = z if gate is None else z * gate[:, None, None]
+      z = z if bumps is None else z + bumps[name]
+      record["z"][name] = z
+      return bn(name, z, p["bn"])
+
+    x = conv_bn("stem", images, params["stem"], None if gates is None else gates["stem"])
+    for i in range(self.cells):
+      own = jax.tree.map(lambda leaf, i=i: leaf[i], params["stage_0"]["edge1_0"]["nor_conv_3x3"])
+      record["relu"][f"cell{i}"] = x
+      y = conv_bn(f"cell{i}", jax.nn.relu(x), own, None if gates is None else gates["stage_0"]["edge1_0"][i])
+      x = jnp.where(alphas[0, 0, 1] > 0, y, x)
+    x = bn("last", x, params["last"]["bn"])
+    record["relu"]["last"] = x
+    record["features"] = jax.nn.relu(x)
+    head = params["classifier"]
+    return record["features"].mean((1, 2)) @ head["kernel"] + head["bias"][None], record
+
+  def logits(self, params, images, alphas, *, stats=None, gates=None):
+    return self.forward(params, images, alphas, stats, gates)[0]
+
+  def moments(self, params, images, alphas):
+    return self.with_batch_norm("batch").forward(params, images, alphas)[1]["moments"]
+
+  def observe(self, params, images, alphas):
+    logits, record = self.forward(params, images, alphas)
+    conv = alphas[0, 0, 1].astype(images.dtype)
+    on = {name: conv if name.startswith("cell") else jnp.ones((), images.dtype) for name in record["moments"]}
+    agree = sum(on[name] * agreement(x) for name, x in record["relu"].items())
+    deviation = sum(on[name] * 0.5 * jnp.log(var.mean()) for name, (_, var) in record["moments"].items())
+    return Observation(logits, record["features"], agree, deviation)
+
+  def gates(self, samples):
+    shape = (samples, self.channels)
+    return {"stem": jnp.ones(shape), "stage_0": {"edge1_0": jnp.ones((self.cells, *shape))}}
+
+  def executed(self, alphas):
+    tree = jax.eval_shape(self.init_params, jax.random.key(0))
+    ones = jax.tree.map(lambda leaf: jnp.ones((), jnp.float32), tree)
+    cell = jax.tree.map(lambda leaf: jnp.full(self.cells, alphas[0, 0, 1], jnp.float32), tree["stage_0"])
+    return {**ones, "stage_0": cell}
+
+  def by_layer(self, fn, *trees):
+    stage = [t["stage_0"]["edge1_0"]["nor_conv_3x3"]["conv"]["kernel"] for t in trees]
+    single = [[t["stem"]["conv"]["kernel"] for t in trees], [t["classifier"]["kernel"] for t in trees]]
+    return jnp.concatenate([jax.vmap(fn)(*stage), *(fn(*kernels)[None] for kernels in single)])
+
+  def parameter_count(self, alphas):
+    sizes = jax.tree.map(lambda leaf: leaf.size, jax.eval_shape(self.init_params, jax.random.key(0)))
+    on = self.executed(alphas)
+    return sum(size * mask.mean() for size, mask in zip(jax.tree.leaves(sizes), jax.tree.leaves(on), strict=True))
+
+  def mac_count(self, alphas, image_size=32):
+    pixels, c = image_size**2, self.channels
+    return pixels * 9.0 * c * (3.0 + self.cells * c * alphas[0, 0, 1]) + (c + 1.0) * self.classes
+
+
+def evaluation(
+  network, alphas=CONV, *, samples=6, size=5, dtype=np.float32, seed=1, params=None, labels=True, key=0, rows=None
+):
+  """An `Evaluation` of random images [samples, size, size, 3]."""
+  rng = np.random.default_rng(seed)
+  return Evaluation(
+    network=network,
+    params=network.init_params(dtype=dtype) if params is None else params,
+    alphas=jnp.asarray(alphas, dtype),
+    images=jnp.asarray(rng.normal(size=(samples, size, size, 3)), dtype),
+    labels=jnp.asarray(rng.integers(0, network.classes, samples), jnp.int32) if labels else None,
+    key=jax.random.key(key),
+    rows=rows,
+  )
+
+
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick = functools.partial(jax.jit, compiler_options=QUICK)
+
+
+@functools.cache
+def program(proxies, network, rows=None):
+  """The proxies' traced parts in one program; what an `Evaluation` holds is data, but for the network."""
+
+  def run(*arguments):
+    e = Evaluation(network, *arguments, rows=rows)
+    return [proxy.measure(e) for proxy in proxies]
+
+  return quick(run)
+
+
+def contents(e):
+  """The arrays of an `Evaluation`."""
+  return e.params, e.alphas, e.images, e._labels, e.key
+
+
+def raw(proxies, e):
+  """What the traced parts give, on the host."""
+  return jax.tree.map(np.asarray, program(tuple(proxies), e.network, e.rows)(*contents(e)))
+
+
+def read(proxies, e):
+  """A `Reading` for each proxy."""
+  return [proxy.finish(value) for proxy, value in zip(proxies, raw(proxies, e), strict=True)]
+
+
+def values(proxies, e):
+  """Their values, which must be in order."""
+  readings = read(proxies, e)
+  assert [r.status for r in readings] == ["ok"] * len(readings)
+  return [r.value for r in readings]
