@@ -22,7 +22,7 @@ from absl import app, flags
 
 from jaxnas import report, spaces, tabular
 from jaxnas.report import comparison
-from jaxnas.report.correlation_plots import Panel, plot_ranks, plot_scatter
+from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("benchmark", None, "accuracy table, as of jaxnas.main", required=True)
@@ -55,9 +55,8 @@ def jobs() -> dict[str, list[str]]:
     "one_pass": [*cheap, f"--proxies={ONE_PASS}"],
     "regions": [*cheap, "--proxies=linear_regions"],
     "per_sample": [*costly, "--proxies=ntk_condition_number_frozen,trace_norm_per_sample,trace_norm_successor"],
-    "trace": [*costly, "--proxies=mgm_output,mgm_layer_mean,mgm_batch1,trace_norm,grasp"],
-    "exact_trace": [*costly, "--proxies=trace_norm_exact"],
-    "single_images": [*costly, "--proxies=mgm_code,mgm_truncated", "--score_batch=50"],
+    "second": [*costly, "--proxies=mgm_output,mgm_layer_mean,grasp"],
+    "single_images": [*costly, "--proxies=mgm_code,mgm_truncated,mgm_batch1", "--score_batch=50"],
     "condition_number": [*costly, "--proxies=ntk_condition_number"],
     "knas": ["--algorithm=knas", "--knas_shortlist=40", seeds],
     "nasi": ["--algorithm=nasi", "--nasi_steps=400", "--nasi_cells=1", seeds],
@@ -130,7 +129,7 @@ def main(argv) -> None:
     comparison.write_markdown(lines, out / "proxies.md")
     comparison.write_csv(lines, out / "proxies.csv")
     plot_ranks(comparison.spearman_by_dataset(lines), out / "spearman.png", controls=CONTROLS)
-    plot_scatter(_panels(scores, lines, benchmark), out / "scatter.png", dataset=benchmark.datasets[0])
+    plot_scatter(comparison.panels(scores, lines, benchmark), out / "scatter.png", dataset=benchmark.datasets[0])
   if {"knas", "nasi", "tenas_frozen"} & set(names):
     header = ["method", *(f"{d} test %" for d in benchmark.datasets)]
     rows = searches(out, names, benchmark)
@@ -139,15 +138,6 @@ def main(argv) -> None:
     print("\n" + report.markdown_table(header, rows))
     report.write_atomically(out / "searches.md", (report.markdown_table(header, rows) + "\n").encode())
     report.write_atomically(out / "searches.csv", text.getvalue().encode())
-
-
-def _panels(scores, lines, benchmark) -> list[Panel]:
-  panels = []
-  for name in [line["proxy"] for line in lines if line["proxy"] != comparison.RANDOM]:
-    own = [s for s in scores if s["proxy"] == name and s["repeat"] == 0]
-    accuracies = [benchmark.accuracy(s["arch"], benchmark.datasets[0]) for s in own]
-    panels.append(Panel(name, [s["rank_by"] for s in own], accuracies, [s["value"] for s in own]))
-  return panels
 
 
 if __name__ == "__main__":

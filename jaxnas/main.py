@@ -93,13 +93,16 @@ def _define_settings(config: type) -> None:
       flags.DEFINE_enum(field.name, default, get_args(field.type), text)
 
 
-def _is_config(field: dataclasses.Field) -> bool:
-  return dataclasses.is_dataclass(field.type)
+def _inner(config: type) -> dict[str, type]:
+  """The configs inside, by field name."""
+  return {
+    f.name: f.type for f in dataclasses.fields(config) if isinstance(f.type, type) and dataclasses.is_dataclass(f.type)
+  }
 
 
 def _parts(config: type) -> list[type]:
   """The config and those inside it."""
-  return [config, *(part for f in dataclasses.fields(config) if _is_config(f) for part in _parts(f.type))]
+  return [config, *(part for inner in _inner(config).values() for part in _parts(inner))]
 
 
 for _config in CONFIGS.values():
@@ -108,7 +111,7 @@ for _config in CONFIGS.values():
 
 
 def _settings(config: type) -> Any:
-  values: dict[str, Any] = {f.name: _settings(f.type) for f in dataclasses.fields(config) if _is_config(f)}
+  values: dict[str, Any] = {name: _settings(inner) for name, inner in _inner(config).items()}
   for field in dataclasses.fields(config):
     if "help" in field.metadata:
       value = FLAGS[field.name].value
@@ -175,8 +178,9 @@ def _config_record(settings: Any, seeds: Sequence[int]) -> dict[str, Any]:
 
 def _flat(settings: Any) -> list[tuple[str, Any]]:
   """(name, value) of all settings, those of the configs inside first."""
-  own = [(f.name, getattr(settings, f.name)) for f in dataclasses.fields(settings) if not _is_config(f)]
-  inner = [_flat(getattr(settings, f.name)) for f in dataclasses.fields(settings) if _is_config(f)]
+  inside = _inner(type(settings))
+  own = [(f.name, getattr(settings, f.name)) for f in dataclasses.fields(settings) if f.name not in inside]
+  inner = [_flat(getattr(settings, name)) for name in inside]
   return [item for part in inner for item in part] + own
 
 

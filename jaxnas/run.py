@@ -1,9 +1,9 @@
 """A whole run: one search per seed, kept in a work directory, looked up, printed and reported."""
 
 import contextlib
-import functools
 import logging
 import math
+import pathlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class _Run(NamedTuple):
   source: ImageSource
   settings: Any
   benchmark: Benchmark | None
-  validation_source: Callable[[], ImageSource] | None
+  folder: pathlib.Path | None
   runtime: dict[str, Any]
 
 
@@ -47,7 +47,6 @@ def run(
   config: dict[str, Any],
   progress: bool,
   memory: int | None = None,
-  validation_source: Callable[[], ImageSource] | None = None,
 ) -> dict[str, Any]:
   """Runs, prints the table and returns what result.json holds.
 
@@ -56,7 +55,6 @@ def run(
     config: every setting, for config.json; only those in `MAY_DIFFER` may change when a run continues.
     workdir: folder to keep everything in; None keeps nothing.
     memory: bytes, see `Engine`.
-    validation_source: opens the images that a short training is validated on.
 
   Raises:
     JaxnasError: as the library does; a work directory keeps what was scored before.
@@ -78,7 +76,7 @@ def run(
         "keep": folder.append if folder else lambda *records: None,
         "advance": bar.advance,
       }
-      whole = _Run(space, source, settings, benchmark, validation_source, runtime)
+      whole = _Run(space, source, settings, benchmark, folder.path if folder else None, runtime)
       for seed in seeds:
         found, extra = _one(whole, seed)
         rows += [summary.look_up(space, benchmark, {"seed": seed, **row}) for row in found]
@@ -163,7 +161,10 @@ def _random_search(whole: _Run, seed: int):
 
 def _knas(whole: _Run, seed: int):
   settings = whole.settings
-  evaluate = _valid_12ep(whole) if settings.knas_fine == "table" else functools.partial(_trained, whole, seed)
+  evaluate = _valid_12ep(whole)
+  if settings.knas_fine == "train":
+    folder = whole.folder / "trainings" if whole.folder else None
+    evaluate = knas.by_training(whole.space, whole.source, settings.training, seed=seed, folder=folder)
   assert evaluate is not None
   found = knas.search(whole.space, whole.source, settings, seed=seed, evaluate=evaluate, **whole.runtime)
   first_half = found.validation[: max(1, len(found.validation) // 2)]  # what a shortlist of half the size finds
@@ -209,11 +210,6 @@ def _valid_12ep(whole: _Run) -> Callable[[str], float] | None:
   """Cheap validation by the benchmark: CIFAR-10 validation accuracy after 12 epochs."""
   table = whole.benchmark
   return None if table is None else lambda arch: table.accuracy(arch, "cifar10", "valid_12ep")
-
-
-def _trained(whole: _Run, seed: int, arch: str) -> float:
-  """Cheap validation by a training: accuracy in per cent after its last epoch."""
-  raise NotImplementedError
 
 
 def _median(values: list[float]) -> float:

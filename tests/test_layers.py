@@ -100,9 +100,12 @@ def test_conv_gradients_per_sample(x64, stride):
   assert_trees_close(rows(layers.conv), rows(plain_conv), **EXACT)
 
 
-@pytest.mark.parametrize(("stride", "size"), [(1, 3), (2, 3), (2, 1)])
-def test_conv_transpose_is_the_adjoint(x64, stride, size):
-  x, kernel = draw(0, 2, 7, 6, 3), draw(1, size, size, 3, 4)
+@pytest.mark.parametrize("channels", [(3, 4), (4, 2)])
+@pytest.mark.parametrize("fold", [1, 3])
+@pytest.mark.parametrize(("stride", "size"), [(1, 3), (2, 3), (2, 1), (2, 5)])
+def test_conv_transpose_is_the_adjoint(x64, monkeypatch, stride, size, fold, channels):
+  monkeypatch.setattr(layers, "width_fold", lambda *_: fold * (3 - stride))
+  x, kernel = draw(0, 2, 7, 6, channels[0]), draw(1, size, size, *channels)
   y = quick(plain_conv, static_argnums=2)(x, kernel, stride)
   dy = draw(2, *y.shape)
   back = quick(lambda dy, k: layers.conv_transpose(dy, k, stride, x.shape))(dy, kernel)
@@ -170,6 +173,22 @@ def test_fused_pullback_at_odd_sides_with_stride(x64):
   cotangents = draw(5, 2, 3, 4, 3, 4)
   actual = pull(layers.conv_bn_mix, 2, arguments, cotangents)
   assert_trees_close(actual, pull(plain_mix, 2, arguments, cotangents), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("stride", "channels"), [(1, (3, 4)), (2, (4, 3))])
+def test_fused_sum_is_the_sum_of_plain_mixes(x64, stride, channels):
+  """Inputs with other kernel sizes share one pull-back; few and many output channels lay out products differently."""
+  parts = [mix_arguments(sizes, channels=channels) for sizes in ((1, 3), (1,), (3, 5))]
+  parts[1] = (jax.nn.relu(draw(11, *parts[1][0].shape)), *parts[1][1:])
+  xs = tuple(x for x, *_ in parts)
+  mixes = tuple(tuple(zip(*rest, strict=True)) for _, *rest in parts)
+  cotangents = draw(5, 2, 3, 6 // stride, 8 // stride, channels[1])
+
+  def plain(xs, mixes, stride):
+    return sum(plain_mix(x, *zip(*mix, strict=True), stride) for x, mix in zip(xs, mixes, strict=True))
+
+  actual = pull(layers.conv_bn_sum, stride, (xs, mixes), cotangents)
+  assert_trees_close(actual, pull(plain, stride, (xs, mixes), cotangents), rtol=1e-9, atol=1e-10)
 
 
 def test_fused_pullback_in_float32():

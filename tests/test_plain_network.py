@@ -203,41 +203,41 @@ def collector():
 def expected_observation(arch, state):
   """(agreement, log deviation) by numpy: a convolution's ReLU and its BN are counted once for each edge and cell."""
   patterns, moments = state["patterns"], state["moments"]
-  found, deviation = [], [np.log(np.sqrt(moments["stem"]["bn"]["var"].mean()))]
-  deviation.append(np.log(np.sqrt(moments["last"]["bn"]["var"].mean())))
+  found, layers = [], [moments["stem"], moments["last"]]
   for i in range(3 * CONFIG.cells + 2):
     own, seen = moments[f"cells_{i}"], patterns[f"cells_{i}"]
     if "conv_a" in own:
       found += [seen["before_conv_a"][0], seen["before_conv_b"][0]]
-      variances = [own["conv_a"]["bn"]["var"], own["conv_b"]["bn"]["var"]]
+      layers += [own["conv_a"], own["conv_b"]]
     else:
-      variances = []
       for op, (target, source) in zip(arch, EDGES, strict=True):
         if op in CONVS:
           found.append(seen[f"node{source}"][0])
-          variances.append(own[f"edge{target}_{source}"][OPS[op]]["bn"]["var"])
-    deviation += [np.log(np.sqrt(v.mean())) for v in variances if np.any(v > 0)]
+          layers.append(own[f"edge{target}_{source}"][OPS[op]])
   found.append(patterns["after_last"][0])
   bits = np.concatenate([np.asarray(b).reshape(len(b), -1) for b in found], 1)
-  return (bits[:, None] == bits[None]).sum(-1), np.sum(deviation)
+  variances = [layer["bn"]["var"].mean() for layer in layers]
+  return (bits[:, None] == bits[None]).sum(-1), sum(np.log(np.sqrt(v)) for v in variances if v > 0)
 
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_observation(x64, name):
+  """In float32, as proxies see it, against counts in float64."""
   full, given = full_params(), (images_of(), alphas(ARCHS[name]))
-  found = observer()(stack(full, CONFIG.cells), *given)
+  found = observer()(*jax.tree.map(lambda a: a.astype(np.float32), (stack(full, CONFIG.cells), *given)))
   logits, state = collector()(mixed_params(full), *given)
   agreement, deviation = expected_observation(ARCHS[name], jax.tree.map(np.asarray, state))
-  np.testing.assert_allclose(found.logits, logits, rtol=1e-9)
-  np.testing.assert_allclose(found.features, state["features"]["after_last"][0], rtol=1e-9, atol=1e-9)
+  np.testing.assert_allclose(found.logits, logits, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(found.features, state["features"]["after_last"][0], rtol=1e-4, atol=1e-4)
   np.testing.assert_array_equal(found.agreement, agreement)
-  np.testing.assert_allclose(found.log_deviation, deviation, rtol=1e-9)
+  np.testing.assert_allclose(found.log_deviation, deviation, rtol=1e-5)
 
 
-def scaled_kernels(params, gates):
+def scaled_kernels(params, gates, sample):
   """Every kernel's output channels times the gates of one sample, [C] or [cells, C]."""
   out = flat(params)
   for name, gate in flat(gates).items():
+    gate = np.asarray(gate)[..., sample, :]
     for key in out:
       if key.startswith(f"{name}/") and key.endswith("kernel"):
         out[key] = out[key] * (gate[:, None, None, None] if name.startswith("stage") else gate[None, None, None])
@@ -263,10 +263,7 @@ def test_gates_scale_the_outputs_of_convolutions(x64):
   logits, _ = derivatives(params, gates)
   plain = quick(functools.partial(network.logits, images=images, alphas=weighted))
   for n in range(3):
-    of_sample = {
-      k: jax.tree.map(lambda g, k=k: g[:, n] if k.startswith("stage") else g[n], gates[k]) for k in gates
-    }
-    np.testing.assert_allclose(logits[n], plain(scaled_kernels(params, of_sample))[n], rtol=1e-9)
+    np.testing.assert_allclose(logits[n], plain(scaled_kernels(params, gates, n))[n], rtol=1e-9)
   # The derivative in a factor of 1 on a channel is the sum of map times gradient, so that of its kernel times weights.
   logits, (by_param, by_gate) = derivatives(params, ones)
   np.testing.assert_allclose(logits, plain(params), rtol=1e-9)
@@ -333,8 +330,8 @@ def full_shapes():
 
 
 def test_running_needs_statistics():
+  network = PLAIN.with_batch_norm("running")
   with pytest.raises(ConfigError, match="needs stats"):
-    network = PLAIN.with_batch_norm("running")
     jax.eval_shape(network.logits, full_shapes(), jnp.zeros((2, 8, 8, 3)), jnp.zeros((1, 6, 5)))
 
 

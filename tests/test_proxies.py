@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from jaxnas import proxies, spaces
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import Reading, ntk_condition_number
+from jaxnas.proxies import Evaluation, Reading, ntk_condition_number
 from jaxnas.proxies.ntk_condition_number import eigenvalues
 from jaxnas.spaces.nb201 import encoding
 from jaxnas.spaces.nb201.network import Network, NetworkConfig
@@ -39,9 +39,9 @@ SPARSE = NetworkConfig(channels=2, cells=1, classes=3, ops=((3,), (1,), (4,), (2
 
 
 @functools.cache
-def compiled(measure, network):
+def compiled(measure, network, rows=None):
   """The proxy's traced part, one program a precision; alphas, parameters and images are data."""
-  return quick(functools.partial(measure, network))
+  return quick(lambda *given: measure(Evaluation(network, *given, rows=rows)))
 
 
 def load(shared, name):
@@ -179,8 +179,8 @@ def test_kernel_is_that_of_the_dense_jacobian(x64, config, mode):
   """`batch`: fused layers = autodiff. `batch_frozen`: decoupled = stop-gradient statistics."""
   params = random_params(Network(config), jnp.float64)
   arguments = params, soft_alphas(1), draw(2, 5, 8, 8, 3)
-  proxy = ntk_condition_number(mode, chunk_size=2)
-  theta = np.asarray(compiled(proxy.measure, Network(config))(*arguments))
+  proxy = ntk_condition_number(mode)
+  theta = np.asarray(compiled(proxy.measure, Network(config), rows=2)(*arguments))
   dense = dense_kernel(mode, config, *arguments)
   assert_kernel(theta, dense, 1e-10)
   eigen = np.linalg.eigvalsh(dense)
@@ -365,8 +365,10 @@ def test_one_object_per_setting():
 def test_proxies_by_name():
   for name in proxies.NAMES:
     assert proxies.get(name).name == name
-  assert proxies.get("ntk_condition_number", "batch_frozen").batch_norm == "batch_frozen"
-  with pytest.raises(ConfigError, match=r"'snip'.*ntk_condition_number, linear_regions"):
-    proxies.get("snip")
+  assert len(set(proxies.NAMES)) == len(proxies.NAMES)
+  modes = {name: proxies.get(f"ntk_condition_number{name}").batch_norm for name in ("", "_frozen")}
+  assert modes == {"": "batch", "_frozen": "batch_frozen"}
+  with pytest.raises(ConfigError, match=r"'accuracy'.*ntk_condition_number, .*linear_regions"):
+    proxies.get("accuracy")
   with pytest.raises(ConfigError, match=r"batch_norm='running'.*batch, batch_frozen"):
-    proxies.get("ntk_condition_number", "running")
+    ntk_condition_number("running")

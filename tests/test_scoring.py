@@ -11,7 +11,8 @@ import pytest
 
 from jaxnas import proxies
 from jaxnas.errors import ConfigError
-from jaxnas.scoring import Engine
+from jaxnas.proxies import Evaluation
+from jaxnas.scoring import Batch, Engine
 from jaxnas.spaces.nb201 import encoding
 from jaxnas.spaces.nb201.network import Network, NetworkConfig
 
@@ -33,7 +34,7 @@ KERNEL = proxies.ntk_condition_number("batch_frozen")
 
 
 @functools.cache
-def params():
+def own_params():
   return NETWORK.init_params(jax.random.key(0))
 
 
@@ -54,9 +55,9 @@ def batch_of(proxy):
   """Images, or two batches of crops that are alike enough to share regions."""
   rng = np.random.default_rng(1)
   if proxy is KERNEL:
-    return jnp.asarray(rng.normal(size=(5, 4, 4, 3)), jnp.float32)
+    return Batch(jnp.asarray(rng.normal(size=(5, 4, 4, 3)), jnp.float32))
   grey = rng.normal(size=(2, 50, 1, 1, 1))
-  return jnp.asarray(grey + 0.05 * rng.normal(size=(2, 50, 3, 3, 3)), jnp.float32)
+  return Batch(jnp.asarray(grey + 0.05 * rng.normal(size=(2, 50, 3, 3, 3)), jnp.float32))
 
 
 @functools.cache
@@ -67,16 +68,23 @@ def engine():
 
 @functools.cache
 def readings(proxy):
-  return engine().score(proxy, NETWORK, params(), archs(), batch_of(proxy))
+  return scored(engine(), proxy)
+
+
+def scored(own, proxy, params=None, alphas=None, batch=None):
+  """One proxy's readings."""
+  given = (own_params() if params is None else params, archs() if alphas is None else alphas, batch or batch_of(proxy))
+  (found,) = own.score([proxy], NETWORK, *given)
+  return found
 
 
 @pytest.mark.parametrize("proxy", [REGIONS, KERNEL], ids=lambda p: p.name)
 def test_measures_what_the_proxy_alone_measures(proxy):
-  program = jax.jit(functools.partial(proxy.measure, NETWORK), compiler_options=QUICK)
-  raw = engine().measure(proxy, NETWORK, params(), archs(), batch_of(proxy))
+  program = jax.jit(lambda *given: proxy.measure(Evaluation(NETWORK, *given)), compiler_options=QUICK)
+  (raw,) = engine().measure([proxy], NETWORK, own_params(), archs(), batch_of(proxy))
   assert len(raw) == len(archs())
   for row, found in zip(archs(), raw, strict=True):
-    alone = np.asarray(program(params(), jnp.asarray(row), batch_of(proxy)))
+    alone = np.asarray(program(own_params(), jnp.asarray(row), batch_of(proxy).images))
     assert found.dtype == alone.dtype
     np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-4 * alone.max())
   assert [proxy.finish(found) for found in raw] == readings(proxy)
@@ -86,25 +94,24 @@ def test_measures_what_the_proxy_alone_measures(proxy):
 @pytest.mark.parametrize("block", [1, 7, 10])
 def test_block_size_does_not_change_readings(block):
   """Blocks of 3 leave a last block of one; 1, 7 and 10 divide, hold and exceed the number."""
-  assert Engine(block).score(REGIONS, NETWORK, params(), archs(), batch_of(REGIONS)) == readings(REGIONS)
+  assert scored(Engine(block), REGIONS) == readings(REGIONS)
 
 
 def test_block_size_does_not_change_kernels():
-  other = Engine(4).score(KERNEL, NETWORK, params(), archs(), batch_of(KERNEL))
-  assert other == readings(KERNEL)  # to the last bit
+  assert scored(Engine(4), KERNEL) == readings(KERNEL)  # to the last bit
 
 
 @pytest.mark.parametrize("proxy", [REGIONS, KERNEL], ids=lambda p: p.name)
 def test_order_does_not_matter(proxy):
   order = np.array([4, 0, 6, 2, 1, 5, 3])
-  turned = engine().score(proxy, NETWORK, params(), archs()[order], batch_of(proxy))
+  turned = scored(engine(), proxy, alphas=archs()[order])
   assert turned == [readings(proxy)[i] for i in order]
-  twice = engine().score(proxy, NETWORK, params(), archs()[[2, 2, 2, 2]], batch_of(proxy))
+  twice = scored(engine(), proxy, alphas=archs()[[2, 2, 2, 2]])
   assert twice == [readings(proxy)[2]] * 4
 
 
 def test_no_architectures():
-  assert engine().score(REGIONS, NETWORK, params(), archs()[:0], batch_of(REGIONS)) == []
+  assert scored(engine(), REGIONS, alphas=archs()[:0]) == []
 
 
 def compilations(caplog):
@@ -112,17 +119,16 @@ def compilations(caplog):
 
 
 def test_one_compilation_for_any_number_of_architectures(caplog):
-  own, batch = Engine(block=3), batch_of(REGIONS)
+  own, images = Engine(block=3), batch_of(REGIONS).images
   with jax.log_compiles(), caplog.at_level(logging.DEBUG, logger="jax"):
     for number in (1, 3, 4, 7):
-      scored = own.score(REGIONS, NETWORK, params(), archs()[:number], batch)
-      assert scored == readings(REGIONS)[:number]
+      assert scored(own, REGIONS, alphas=archs()[:number]) == readings(REGIONS)[:number]
     assert len(compilations(caplog)) == 1
-    own.score(REGIONS, NETWORK, jax.tree.map(lambda a: 2 * a, params()), archs(), -batch)
+    scored(own, REGIONS, jax.tree.map(lambda a: 2 * a, own_params()), batch=Batch(-images))
     again = Network(dataclasses.replace(NETWORK.config))  # an equal network
-    own.score(proxies.linear_regions(), again, params(), archs(), batch)
+    own.score([proxies.linear_regions()], again, own_params(), archs(), Batch(images))
     assert len(compilations(caplog)) == 1
-    own.score(REGIONS, NETWORK, params(), archs(), batch[:, :10])
+    scored(own, REGIONS, batch=Batch(images[:, :10]))
     assert len(compilations(caplog)) == 2
 
 
@@ -132,41 +138,41 @@ def test_batches_of_another_dtype_have_a_program_of_their_own():
     higher_is_better=True,
     worst=0.0,
     batch_norm="batch",
-    measure=lambda network, params, alphas, batch: batch.sum(),
+    measure=lambda evaluation: evaluation.images.sum(),
     finish=lambda value: proxies.Reading(float(value), "ok"),
   )
   own = Engine()
-  for batch in (np.full(3, 1.5, np.float32), np.full(3, 2, np.int32)):
-    assert own.score(total, None, {}, archs()[:1], batch) == [(batch.sum(), "ok")]
+  for images in (np.full(3, 1.5, np.float32), np.full(3, 2, np.int32)):
+    assert own.score([total], None, {}, archs()[:1], Batch(images)) == [[(images.sum(), "ok")]]
 
 
 def test_weights_and_batch_are_not_baked_into_the_program():
-  batch = batch_of(REGIONS)
+  batch = Batch(batch_of(REGIONS).images[::-1] * 2)
   other = NETWORK.init_params(jax.random.key(1))
-  fresh = Engine(block=3).score(REGIONS, NETWORK, other, archs(), batch[::-1] * 2)
-  assert engine().score(REGIONS, NETWORK, other, archs(), batch[::-1] * 2) == fresh
+  fresh = scored(Engine(block=3), REGIONS, other, batch=batch)
+  assert scored(engine(), REGIONS, other, batch=batch) == fresh
   assert fresh != readings(REGIONS)
 
 
 def test_progress_and_seconds():
   own, done = Engine(block=3), []
-  own.score(REGIONS, NETWORK, params(), archs(), batch_of(REGIONS), advance=done.append)
+  own.score([REGIONS], NETWORK, own_params(), archs(), batch_of(REGIONS), advance=done.append)
   assert done == [3, 3, 1]
   compiling, scoring = own.seconds.compile, own.seconds.score
   assert compiling > 0
   assert scoring > 0
-  own.score(REGIONS, NETWORK, params(), archs(), batch_of(REGIONS))
+  scored(own, REGIONS)
   assert own.seconds.compile == compiling
   assert own.seconds.score > scoring
 
 
 def test_disconnected_architectures_do_not_stop_the_others():
   mixed = np.concatenate([archs()[:2], encoding.alphas([[0] * 6]), archs()[2:3]])
-  kernels = engine().score(KERNEL, NETWORK, params(), mixed, batch_of(KERNEL))
+  kernels = scored(engine(), KERNEL, alphas=mixed)
   assert kernels[2].status != "ok"
   assert KERNEL.ranking_value(kernels[2]) == -KERNEL.worst
   assert [kernels[i] for i in (0, 1, 3)] == readings(KERNEL)[:3]
-  regions = engine().score(REGIONS, NETWORK, params(), mixed, batch_of(REGIONS))
+  regions = scored(engine(), REGIONS, alphas=mixed)
   assert regions[2].value == 1
 
 
@@ -179,4 +185,4 @@ def test_bad_block(block):
 @pytest.mark.parametrize("shape", [(1, 6, 5), (2, 2, 6, 5), (2, 1, 14, 8)])
 def test_alphas_of_another_space(shape):
   with pytest.raises(ConfigError, match=r"alphas of shape .*expected \(1, 6, 5\)"):
-    engine().score(REGIONS, NETWORK, params(), np.ones(shape, np.float32), batch_of(REGIONS))
+    scored(engine(), REGIONS, alphas=np.ones(shape, np.float32))

@@ -11,7 +11,7 @@ from jaxnas.algorithms import indicators, random_search, score, tenas
 from jaxnas.algorithms.indicators import IndicatorConfig
 from jaxnas.algorithms.tenas_ranking import Indicators
 from jaxnas.errors import ArchitectureError, ConfigError
-from jaxnas.scoring import Engine
+from jaxnas.scoring import Batch, Engine
 
 SPACE = spaces.nb201()
 SMALL = IndicatorConfig(ntk_batch=6, ntk_channels=2, region_batches=2, region_samples=40)
@@ -96,7 +96,7 @@ def test_the_parent_is_scored_like_any_candidate(source, engine):
   """A candidate that prunes nothing has exactly the parent's indicators: they share weights and inputs."""
   given = indicators.condition_number(SPACE, source, SMALL, jax.random.key(0))
   weights = spaces.active_weights(np.repeat(tenas.initial_active(SPACE)[None], 3, 0))
-  readings = engine.score(given.proxy, given.network, given.params, weights, given.batch)
+  (readings,) = engine.score([given.proxy], given.network, given.params, weights, Batch(given.batch))
   assert readings[0] == readings[1] == readings[2]
   assert readings[0].status == "ok"
 
@@ -133,8 +133,13 @@ def test_score_refuses_what_cannot_be_scored(source):
     score.ScoreConfig()
   disconnected = "|none~0|+|skip_connect~0|none~1|+|none~0|none~1|none~2|"
   with pytest.raises(ArchitectureError, match="no path"):
-    score.resolve(SPACE, disconnected)
-  np.testing.assert_array_equal(score.resolve(SPACE, " 17 "), SPACE.from_index(17))
+    score.resolve(SPACE, (disconnected,))
+  with pytest.raises(ConfigError, match=r"--archs='random:0'.*random:N"):
+    score.resolve(SPACE, ("random:0",))
+  text = SPACE.format(SPACE.from_index(17))
+  found = score.resolve(SPACE, (" 17 ", text, "random:3"))
+  np.testing.assert_array_equal(found[:2], SPACE.from_index(17)[None].repeat(2, 0))
+  assert found.shape == (5, 6)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ scores as dictionary keys (equal ones collapse), and a fine stage that differs f
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Batch, Engine
 from jaxnas.spaces import NB201, NetworkConfig
+from jaxnas.train import TrainConfig, train, trained_network
 
 COARSE = ("mgm", "mgm_output", "mgm_layer_mean", "mgm_batch1", "mgm_code", "mgm_truncated", "params")
 
@@ -30,6 +32,7 @@ COARSE = ("mgm", "mgm_output", "mgm_layer_mean", "mgm_batch1", "mgm_code", "mgm_
 class KNASConfig:
   """Settings of KNAS. Defaults are the paper's k and the released scripts' N."""
 
+  training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   knas_candidates: int = setting(300, "architectures that KNAS draws, without replacement, and scores")
   knas_shortlist: int = setting(20, "k, how many of them go into the fine stage (the paper: 20 and 40)")
   knas_score: Literal["mgm", "mgm_output", "mgm_layer_mean", "mgm_batch1", "mgm_code", "mgm_truncated", "params"] = (
@@ -38,7 +41,7 @@ class KNASConfig:
   knas_fine: Literal["table", "train"] = setting(
     "table",
     "fine stage: 'table' reads the 12-epoch CIFAR-10 validation accuracy of --benchmark, 'train' trains every "
-    "architecture of the shortlist for --train_epochs",
+    "architecture of the shortlist for --train_epochs on one half of the images and validates on the other",
   )
   knas_batch: int = setting(32, "images n of the Gram matrix (the released code's variants use 50)")
   knas_channels: int = setting(16, "channels C of the scored networks in their first stage")
@@ -137,3 +140,30 @@ def search(
     )
   best = shortlist[int(np.nanargmax(accuracy))]
   return Result(candidates[best], candidates, np.array([line.value for line in lines]), shortlist, accuracy)
+
+
+def by_training(
+  space: NB201,
+  source: ImageSource,
+  config: TrainConfig,
+  *,
+  seed: int,
+  folder: pathlib.Path | None = None,
+) -> Callable[[str], float]:
+  """A fine stage: validation accuracy in per cent after a real training; NaN where it diverged.
+
+  Args:
+    source: its first half is trained on, the second validated on.
+    seed: of all trainings alike.
+    folder: a subfolder per architecture has the checkpoints and metrics.jsonl; a killed training continues there.
+  """
+  first, second = source.halves()
+  network = trained_network(space, config, source.classes)
+
+  def evaluate(arch: str) -> float:
+    columns = space.parse(arch)
+    workdir = None if folder is None else folder / f"{space.index_of(columns)}_seed{seed}"
+    result = train(network, space.alphas(columns), first, second, config, seed=seed, workdir=workdir)
+    return result.history[-1]["valid_accuracy"] if result.status == "finished" else float("nan")
+
+  return evaluate

@@ -92,6 +92,16 @@ class ImageSource:
   def __len__(self) -> int:
     return self.size
 
+  def halves(self) -> tuple["ImageSource", "ImageSource"]:
+    """The first and the second half, to train on and to choose by, as NAS-Bench-201 splits CIFAR-10's training set.
+
+    Raises:
+      DatasetError: there is one image only.
+    """
+    middle = self.size // 2
+    first = dataclasses.replace(self, size=middle)
+    return first, dataclasses.replace(self, size=self.size - middle, read=lambda indices: self.read(indices + middle))
+
   def images(self, indices: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W 3"]:
     """Images at `indices`, uint8 [n, H, W, 3]. Raises as `examples` does."""
     return self.examples(indices)[0]

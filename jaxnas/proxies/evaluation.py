@@ -15,8 +15,8 @@ class Evaluation:
   Lives inside one trace: proxies that are measured together share their passes.
 
   Attributes:
-    network: `logits(params, images, alphas, stats=None)`, `moments`, `with_batch_norm(mode)` and `for_rows()`; some
-      proxies need more of it and say so.
+    network: `logits(params, images, alphas, stats=None)`, `moments`, `with_batch_norm(mode)`, `for_rows()` and
+      `rows_on_cpu`; some proxies need more of it and say so.
     params: its parameters.
     alphas: edge-op weights, [cell types, E, O].
     images: normalised, [N, H, W, C].

@@ -70,7 +70,7 @@ def _measure_paper(evaluation, *, target, batch_norm):
 
 
 def _single_image_gradient(evaluation, target):
-  network = evaluation.network.with_batch_norm("batch")
+  network = evaluation.network.with_batch_norm("batch").for_rows()  # under vmap its kernel gradients are products
 
   def mean(params):
     logits = jax.vmap(lambda image: network.logits(params, image[None], evaluation.alphas)[0])(evaluation.images)

@@ -38,7 +38,7 @@ def _kernel_coupled(evaluation: Evaluation):
   def logits(p, x):
     return network.logits(p, x, alphas)
 
-  rows = evaluation.rows_at_once(4)
+  rows = evaluation.rows_at_once(network.rows_on_cpu)
   return ntk.gram_matrix(logits, evaluation.params, evaluation.images, coupled=True, select=_enters, chunk_size=rows)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxnas.errors import ConfigError
+from jaxnas.report.correlation_plots import Panel
 from jaxnas.report.tables import markdown_table
 from jaxnas.report.workdir import write_atomically
 from jaxnas.tabular import metrics
@@ -158,6 +159,21 @@ def spearman_by_dataset(lines: Sequence[Line]) -> dict[str, dict[str, tuple[floa
     for line in lines
     if line["proxy"] != RANDOM
   }
+
+
+def panels(rows: Iterable[Mapping[str, Any]], lines: Sequence[Line], benchmark: Benchmark) -> list[Panel]:
+  """A scatter panel per proxy, in the order of `lines`: the first pass of each, on the first data set."""
+  by_proxy: dict[str, list[Mapping[str, Any]]] = {line["proxy"]: [] for line in lines if line["proxy"] != RANDOM}
+  first: dict[str, Any] = {}
+  for row in rows:
+    if first.setdefault(row["proxy"], (row.get("seed"), row.get("repeat"))) == (row.get("seed"), row.get("repeat")):
+      by_proxy[row["proxy"]].append(row)
+  found = []
+  for name, own in by_proxy.items():
+    accuracies = [benchmark.accuracy(row["arch"], benchmark.datasets[0]) for row in own]
+    columns = ([row["rank_by"] for row in own], accuracies, [row["value"] for row in own])
+    found.append(Panel(name, *(np.array(column, np.float64) for column in columns)))
+  return found
 
 
 def to_markdown(lines: Sequence[Line]) -> str:

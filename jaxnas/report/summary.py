@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxnas.report import comparison as comparing
 from jaxnas.report.cell_drawing import draw_cell
-from jaxnas.report.correlation_plots import Panel, plot_ranks, plot_scatter
+from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
 from jaxnas.report.html import Image, Section, write_report
 from jaxnas.report.plots import plot_pruning_history, plot_spectrum
 from jaxnas.report.progress import format_duration
@@ -171,12 +171,7 @@ def _draw_comparison(folder: Workdir, lines, scores, benchmark) -> list[Image]:
     Image("spearman.png", "Spearman's rank correlation of each proxy with test accuracy, and its standard error.")
   ]
   dataset = benchmark.datasets[0]
-  first = [s for s in scores if s["repeat"] == 0 and s["seed"] == scores[0]["seed"]]
-  panels = []
-  for name in [line["proxy"] for line in lines if line["proxy"] != comparing.RANDOM]:
-    own = [s for s in first if s["proxy"] == name]
-    accuracies = [benchmark.accuracy(s["arch"], dataset) for s in own]
-    panels.append(Panel(name, [s["rank_by"] for s in own], accuracies, [s["value"] for s in own]))
+  panels = comparing.panels(scores, lines, benchmark)
   plot_scatter(panels, folder.path / "scatter.png", dataset=dataset, title="Score against test accuracy")
   return [
     *images,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError
 from jaxnas.proxies import Evaluation, Proxy, Reading
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
-  """Normalised images, float32 [N, H, W, C] (or what a proxy asks for), and their classes where known."""
+  """Normalised images, float32 [N, H, W, C] (or what a proxy asks for), and their classes, int32 [N], where known."""
 
   images: Any
-  labels: Int[Array, " N"] | None = None
+  labels: Any = None
 
 
 @dataclasses.dataclass

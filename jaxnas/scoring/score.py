@@ -147,12 +147,12 @@ class Summary(NamedTuple):
   Attributes:
     mean: of the values of status ok or saturated, float64; NaN where there are none.
     error: standard error of that mean; NaN for fewer than two.
-    count: how many values entered.
+    values: how many entered.
   """
 
   mean: float
   error: float
-  count: int
+  values: int
 
 
 def summarise(scores: Iterable[Score]) -> dict[tuple[str, str], Summary]:

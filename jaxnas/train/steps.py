@@ -8,6 +8,7 @@ execute have no gradient, and no weight decay here: they keep their values. A st
 number into the key, so it may be sharded over devices as it is.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -51,12 +52,16 @@ class Tally(NamedTuple):
 def initial_state(network: PlainNetwork, config: TrainConfig, steps: int, key: Array) -> State:
   """Fresh parameters, running means 0 and variances 1, momentum 0."""
   params = network.init_params(key)
-  images, alphas = jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, len(EDGES), len(OPS)))
-  shapes = jax.eval_shape(network.moments, params, images, alphas)
-  means_and_variances = jax.tree_util.tree_map_with_path(
-    lambda path, leaf: jnp.full(leaf.shape, path[-1].idx, jnp.float32), shapes
+  stats = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: jnp.full(leaf.shape, path[-1].idx, jnp.float32), _moment_shapes(network)
   )
-  return State(params, means_and_variances, optimizer(config, steps).init(params), jnp.zeros((), jnp.int32))
+  return State(params, stats, optimizer(config, steps).init(params), jnp.zeros((), jnp.int32))
+
+
+@functools.lru_cache(maxsize=4)
+def _moment_shapes(network: PlainNetwork) -> PyTree:
+  params = jax.eval_shape(network.init_params, jax.random.key(0))
+  return jax.eval_shape(network.moments, params, jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, len(EDGES), len(OPS))))
 
 
 def train_step(

@@ -11,7 +11,7 @@ Source: Dong & Yang, "NAS-Bench-201", ICLR 2020, section 2; TE-NAS's reduced sup
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -339,6 +339,7 @@ class Network(nn.Module):
   """
 
   config: NetworkConfig
+  rows_on_cpu: ClassVar[int] = 4  # cotangents that go back together on a CPU
 
   @nn.nowrap
   def with_batch_norm(self, mode: str) -> "Network":
@@ -353,7 +354,8 @@ class Network(nn.Module):
   @nn.nowrap
   def logits(self, params: PyTree, images: Array, alphas: Array, *, stats: PyTree | None = None) -> Array:
     """`apply`, with the statistics for mode `running`."""
-    return self.apply({"params": params} | ({} if stats is None else {"batch_stats": stats}), images, alphas)
+    variables = {"params": params} if stats is None else {"params": params, "batch_stats": stats}
+    return jnp.asarray(self.apply(variables, images, alphas))
 
   @nn.nowrap
   def moments(self, params: PyTree, images: Array, alphas: Array) -> PyTree:

@@ -9,7 +9,7 @@ compile and not fifteen. The parameters are those of `Network`, the cells of a s
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,7 @@ class PlainNetwork:
 
   config: NetworkConfig
   rows: bool = False
+  rows_on_cpu: ClassVar[int] = 16  # cotangents that go back together on a CPU: each chunk repeats the forward pass
 
   def __post_init__(self):
     if self.config.first_cell_only or not self.config.stem:
@@ -158,7 +159,7 @@ class PlainNetwork:
     c = self.config
     return _linear_cost(alphas, lambda arch: costs.macs(arch, image_size, c.channels, c.cells, c.classes))
 
-  def _forward(self, params, images, operations, stats, gates, collect: str = ""):
+  def _forward(self, params, images, operations, stats, gates, collect: str = "") -> tuple[Any, Any, Any]:
     """(logits, what was collected, features)."""
     self._check(images)
     ask = functools.partial(_pick, stats=stats, gates=gates)
@@ -342,14 +343,11 @@ def _agreement(x):
 
 def _total(seen):
   """Sums (agreement, log_deviation) over layers, cells and stages."""
-  agreement, deviation = 0.0, 0.0
-  for key, leaf in jax.tree_util.tree_leaves_with_path(seen):
-    total = leaf.sum(0) if key[0].key in STAGES else leaf
-    if key[-1].idx == 0:
-      agreement = agreement + total
-    else:
-      deviation = deviation + total
-  return agreement, deviation
+  agreements, deviations = [], []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(seen):
+    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    (deviations if names[-1] == "1" else agreements).append(leaf.sum(0) if names[0] in STAGES else leaf)
+  return sum(agreements[1:], agreements[0]), sum(deviations[1:], deviations[0])
 
 
 def _linear_cost(alphas, count):

@@ -1,0 +1,381 @@
+"""Tables of scores: order, sharing, repeats, resuming, failures; and what the engine does when memory is short."""
+
+import dataclasses
+import functools
+import json
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas import proxies, scoring, spaces
+from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.proxies import Proxy, Reading
+from jaxnas.scoring import Batch, Engine, Score, summarise
+from jaxnas.spaces import NetworkConfig
+from jaxnas.spaces.nb201 import costs
+
+SPACE = spaces.nb201()
+ARCHS = SPACE.sample(jax.random.key(1), 8)
+TEXTS = [SPACE.format(a) for a in ARCHS]
+BATCH = Batch(np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(np.float32), np.arange(6, dtype=np.int32) % 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+  """Two layers with the interface of a network: every operation turns the inputs its own way. Compiles at once."""
+
+  width: int = 16
+  rows_on_cpu: ClassVar[int] = 8
+
+  def init_params(self, key):
+    mix, out = jax.random.split(key)
+    return {
+      "mix": {"kernel": jax.random.normal(mix, (30, 48, self.width))},
+      "out": {"kernel": jax.random.normal(out, (self.width, 3))},
+    }
+
+  def with_batch_norm(self, mode):
+    del mode
+    return self
+
+  def for_rows(self):
+    return self
+
+  def moments(self, params, images, alphas):
+    del params, images, alphas
+    return ()
+
+  def logits(self, params, images, alphas, *, stats=None):
+    del stats
+    kernel = jnp.tensordot(alphas.ravel(), params["mix"]["kernel"], 1)
+    return jnp.tanh(images.reshape(len(images), -1) @ kernel / 10) @ params["out"]["kernel"]
+
+
+NETWORK = Toy()
+
+
+def proxy_of(name, measure, finish=lambda raw: Reading(float(raw), "ok"), **fields):
+  return Proxy(name, True, -1.0, "batch", measure, finish, **fields)
+
+
+ENERGY = proxy_of("energy", lambda e: jnp.square(e.logits(e.params, "batch")).mean())
+LOSS = proxy_of("loss", lambda e: e.loss(e.params, "batch"), needs_labels=True)
+# A number where edge 1<-0 is not `none`.
+FRAGILE = proxy_of(
+  "fragile",
+  lambda e: jnp.where(e.alphas[0, 0, 0] > 0, jnp.nan, e.alphas[0, 1, 3] + 1),
+  lambda raw: Reading(float(raw), "ok" if np.isfinite(raw) else "non_finite"),
+)
+KERNEL = proxies.ntk_condition_number("batch_frozen")
+
+
+@functools.cache
+def engine():
+  """Shared by the tests that need nothing of its own, so that each program compiles once."""
+  return Engine(block=3)
+
+
+def run(names=(ENERGY, LOSS), archs=ARCHS, batches=BATCH, seed=0, **given):
+  return scoring.score(list(names), SPACE, archs, batches, seed, **{"network": NETWORK, "engine": engine(), **given})
+
+
+def timeless(lines):
+  return [line._replace(seconds=0.0) for line in lines]
+
+
+@functools.cache
+def reference():
+  """Of ENERGY and LOSS for ARCHS."""
+  return run()
+
+
+# The table
+
+
+def test_columns_and_order():
+  assert Score._fields == ("arch", "proxy", "value", "status", "rank_by", "seed", "repeat", "seconds")
+  lines = run(repeats=2, seed=5)
+  wanted = [(text, proxy, repeat) for repeat in range(2) for text in TEXTS for proxy in ("energy", "loss")]
+  assert [(line.arch, line.proxy, line.repeat) for line in lines] == wanted
+  assert {(line.seed, line.status) for line in lines} == {(5, "ok")}
+  assert all(line.rank_by == line.value and line.seconds > 0 for line in lines)
+
+
+def test_values_are_those_of_the_network_alone():
+  """Weights from the first of three keys of the seed's and repeat's key, the batch as given."""
+  key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[0]
+  params = NETWORK.init_params(key)
+  for arch, line in zip(ARCHS, reference()[::2], strict=True):
+    logits = NETWORK.logits(params, BATCH.images, jnp.asarray(SPACE.alphas(arch)))
+    np.testing.assert_allclose(line.value, np.square(logits).mean(), rtol=1e-5)
+  assert len({line.value for line in reference()[::2]}) == len(ARCHS)
+
+
+def test_one_compilation_for_many_architectures():
+  own = Engine(block=3)
+  for archs in (ARCHS, ARCHS[:1], SPACE.sample(jax.random.key(2), 20)):
+    run(archs=archs, engine=own, seed=len(archs))
+    assert len(own._programs) == 1
+  compiling = own.seconds.compile
+  run(engine=own, repeats=2)
+  assert own.seconds.compile == compiling > 0
+  run((ENERGY,), engine=own)
+  assert len(own._programs) == 2
+
+
+@pytest.mark.parametrize("block", [1, 5, 20])
+def test_block_size_does_not_change_scores(block):
+  assert timeless(run(engine=Engine(block))) == timeless(reference())
+
+
+def test_company_and_order_do_not_change_scores():
+  by_text = {(line.arch, line.proxy): line for line in timeless(reference())}
+  for picked in ([6, 1, 3], [7], [2, 2, 0, 2, 5]):
+    lines = timeless(run(archs=ARCHS[picked]))
+    assert lines == [by_text[TEXTS[i], name] for i in picked for name in ("energy", "loss")]
+
+
+def test_architectures_in_any_form():
+  as_index = [SPACE.index_of(a) for a in ARCHS]
+  mixed = [TEXTS[0], *as_index[1:5], *TEXTS[5:]]
+  for archs in (TEXTS, as_index, mixed):
+    assert timeless(run(archs=archs)) == timeless(reference())
+  (line,) = run((ENERGY,), archs=TEXTS[4])
+  assert line._replace(seconds=0.0) == timeless(reference())[8]
+
+
+def test_seeds_and_repeats_differ_and_draw_their_own_batch():
+  drawn = []
+
+  def batches(repeat, key):
+    drawn.append((repeat, jax.random.key_data(key).tolist()))
+    return BATCH._replace(images=BATCH.images * (1 + repeat))
+
+  lines = run((ENERGY,), batches=batches, repeats=2)
+  assert [repeat for repeat, _ in drawn] == [0, 1]
+  assert drawn[0][1] != drawn[1][1]
+  first, second = np.split(np.array([line.value for line in lines]), 2)
+  np.testing.assert_array_equal(first, [line.value for line in reference()[::2]])
+  assert (first != second).all()
+  other = run((ENERGY,), seed=1)
+  assert all(a.value != b for a, b in zip(other, first, strict=True))
+
+
+def test_proxies_together_are_proxies_alone():
+  """Same programs' results to rounding, whatever they share."""
+  for proxy, own in ((ENERGY, reference()[::2]), (LOSS, reference()[1::2])):
+    alone = [line.value for line in run((proxy,))]
+    np.testing.assert_allclose(alone, [line.value for line in own], rtol=1e-6)
+
+
+# Weights
+
+
+def test_own_weights_do_not_depend_on_company():
+  lines = run(share_weights=False)
+  few = run(archs=ARCHS[[5, 2]], share_weights=False, engine=Engine(1))
+  by_text = {(line.arch, line.proxy): line.value for line in lines}
+  assert [line.value for line in few] == [by_text[line.arch, line.proxy] for line in few]
+  assert all(a.value != b.value for a, b in zip(lines, reference(), strict=True))
+
+
+def test_own_weights_differ_between_architectures():
+  """A score of the weights alone is the same for all that share them, and everyone's own otherwise."""
+  weights = proxy_of("weights", lambda e: e.params["out"]["kernel"].sum())
+  assert len({line.value for line in run((weights,))}) == 1
+  found = [line.value for line in run((weights,), share_weights=False)]
+  assert len(set(found)) == len(ARCHS)
+  key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[0]
+  params = NETWORK.init_params(jax.random.fold_in(key, SPACE.index_of(ARCHS[6])))
+  np.testing.assert_allclose(found[6], params["out"]["kernel"].sum(), rtol=1e-5)
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_resumes_from_a_truncated_file(share):
+  kept, done = [], []
+  given = {"repeats": 2, "share_weights": share}
+  whole = run(keep=lambda *records: kept.extend(records), advance=done.append, **given)
+  assert sum(done) == 2 * len(ARCHS)
+  assert len(kept) == len(whole)
+  assert {r["kind"] for r in kept} == {"score"}
+  read = json.loads(json.dumps(kept))
+  for cut in (0, 5, 16, 21, len(kept)):  # 5 and 21: in the middle of an architecture's two proxies
+    again, done = [], []
+    foreign = [{"kind": "note"}, {**read[0], "seed": 9, "value": -1.0}, {"algorithm": "knas"}]
+    lines = run(records=[*foreign, *read[:cut]], keep=lambda *r, a=again: a.extend(r), advance=done.append, **given)
+    assert timeless(lines) == timeless(whole)
+    assert lines[: cut // 2 * 2] == whole[: cut // 2 * 2]
+    assert [(r["arch"], r["proxy"], r["repeat"]) for r in again] == [
+      (r["arch"], r["proxy"], r["repeat"]) for r in kept[cut:]
+    ]
+    assert sum(done) == 2 * len(ARCHS)
+
+
+def test_finished_architectures_are_not_measured_again(monkeypatch):
+  kept, seen = [], []
+  run(keep=lambda *records: kept.extend(records))
+  own = Engine(block=2)
+  measure = own.score
+  monkeypatch.setattr(own, "score", lambda *args, **kwargs: seen.append(len(args[3])) or measure(*args, **kwargs))
+  run(records=kept, engine=own)
+  assert seen == []
+  run(records=kept[:7], engine=own)  # three architectures and a half
+  assert seen == [2, 2, 1]
+
+
+# Failures
+
+
+def test_failed_architectures_stay_and_rank_last():
+  archs = np.array([[0, 3, 0, 0, 0, 3], [1, 3, 0, 1, 0, 0], [2, 0, 0, 1, 0, 0], [0, 1, 0, 3, 0, 1]])
+  kept = []
+  lines = run((FRAGILE, ENERGY), archs=archs, keep=lambda *records: kept.extend(records))
+  fragile, energy = lines[::2], lines[1::2]
+  assert [line.status for line in fragile] == ["non_finite", "ok", "ok", "non_finite"]
+  assert np.isnan([fragile[0].value, fragile[3].value]).all()
+  assert [line.rank_by for line in fragile] == [-1.0, 2.0, 1.0, -1.0]
+  assert all(line.status == "ok" and np.isfinite(line.value) for line in energy)
+  again = run((FRAGILE, ENERGY), archs=archs, records=json.loads(json.dumps(kept)))
+  assert [line.rank_by for line in again] == [line.rank_by for line in lines]
+  summary = summarise(lines)
+  assert summary[lines[0].arch, "fragile"].values == 0
+  assert np.isnan(summary[lines[0].arch, "fragile"].mean)
+
+
+def test_labels_missing():
+  unlabelled = Batch(BATCH.images)
+  assert len(run((ENERGY,), batches=unlabelled)) == len(ARCHS)
+  with pytest.raises(ConfigError, match=r"proxy 'loss' needs labels.*Batch\(images, labels\)"):
+    run(batches=unlabelled)
+
+
+@pytest.mark.parametrize(
+  "archs",
+  [
+    "|skip~0|",
+    ["|nor_conv_7x7~0|+|none~0|none~1|+|none~0|none~1|none~2|"],
+    [15625],
+    np.zeros((2, 14), int),
+    np.full((2, 6), 5),
+    np.zeros((2, 6)),
+    np.zeros((0, 6), int),
+    [],
+  ],
+  ids=str,
+)
+def test_architectures_of_another_space(archs):
+  with pytest.raises(ArchitectureError):
+    run(archs=archs)
+
+
+def test_bad_arguments():
+  with pytest.raises(ConfigError, match=r"\['energy', 'energy'\].*each name once"):
+    run((ENERGY, proxy_of("energy", LOSS.measure)))
+  with pytest.raises(ConfigError, match="at least one"):
+    run(())
+  with pytest.raises(ConfigError, match="repeats=0"):
+    run(repeats=0)
+
+
+# Summaries
+
+
+def test_summary_is_mean_and_standard_error():
+  lines = [*run(repeats=3), *run(seed=1)]
+  found = summarise(lines)
+  assert len(found) == 2 * len(ARCHS)
+  for (arch, proxy), summary in found.items():
+    values = [line.value for line in lines if (line.arch, line.proxy) == (arch, proxy)]
+    assert summary.values == len(values) == 4
+    np.testing.assert_allclose(summary.mean, np.mean(values), rtol=1e-12)
+    np.testing.assert_allclose(summary.error, np.std(values, ddof=1) / 2, rtol=1e-12)
+  single = summarise(reference())[TEXTS[0], "energy"]
+  assert (single.mean, single.values) == (reference()[0].value, 1)
+  assert np.isnan(single.error)
+
+
+# Memory
+
+
+def kernels(own):
+  return np.array(own.measure([KERNEL], NETWORK, NETWORK.init_params(jax.random.key(0)), alphas(), BATCH)[0])
+
+
+def alphas():
+  return SPACE.alphas(ARCHS[:3])
+
+
+def test_little_memory_lowers_the_rows_and_not_the_numbers(caplog):
+  free, poor = Engine(), Engine(memory=1)
+  wanted, found = kernels(free), kernels(poor)
+  assert free.rows is None
+  assert poor.rows == 1
+  assert wanted.shape == (3, 6, 6)
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+  assert [r.args[0] for r in caplog.records if "little memory" in r.getMessage()] == [8, 4, 2, 1]
+  again = len(poor._programs)
+  kernels(poor)
+  assert len(poor._programs) == again
+
+
+class Refusing:
+  """A program that the device has not the memory for, `times` times."""
+
+  def __init__(self, program, error, calls):
+    self.program, self.error, self.calls = program, error, calls
+
+  def __call__(self, *args):
+    self.calls.append(1)
+    if len(self.calls) == 1:
+      raise jax.errors.JaxRuntimeError(self.error)
+    return self.program(*args)
+
+
+def refused(monkeypatch, error, rows):
+  own, calls = Engine(), []
+  own.rows = rows
+  program = own._program
+  monkeypatch.setattr(own, "_program", lambda *args: Refusing(program(*args), error, calls))
+  return own, calls
+
+
+def test_a_refused_program_is_tried_again_with_half_the_rows(monkeypatch):
+  own, calls = refused(monkeypatch, "RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes", 4)
+  found = kernels(own)
+  assert own.rows == 2
+  assert len(calls) == 2
+  wanted = kernels(Engine())
+  np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("error", "rows"), [("INTERNAL: broken", 4), ("RESOURCE_EXHAUSTED: full", 1)])
+def test_other_errors_and_the_last_row_are_the_callers(monkeypatch, error, rows):
+  own, calls = refused(monkeypatch, error, rows)
+  with pytest.raises(jax.errors.JaxRuntimeError, match=error):
+    kernels(own)
+  assert (own.rows, len(calls)) == (rows, 1)
+
+
+# The real network
+
+
+def test_real_proxies_share_a_pass():
+  """naswot, mgm, grad_norm, l2_norm and params on networks of NAS-Bench-201, together and one by one."""
+  network = SPACE.plain_network(NetworkConfig(channels=4, cells=1, classes=3))
+  names = ("naswot", "grad_norm", "l2_norm", "params")
+  images = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype(np.float32)
+  given = {"archs": ARCHS[:4], "batches": Batch(images, np.arange(4, dtype=np.int32) % 3), "network": network}
+  lines = run([proxies.get(n) for n in names], **given)
+  assert [line.value for line in lines[3::4]] == [costs.params(a, 4, 1, 3) for a in ARCHS[:4]]
+  for i, name in enumerate(("naswot", "l2_norm")):  # the gradient's program is the slow one to compile
+    alone = [line.value for line in run((proxies.get(name),), **given)]
+    np.testing.assert_allclose(alone, [line.value for line in lines[2 * i :: 4]], rtol=1e-6)
+  turned = run([proxies.get(n) for n in names], **{**given, "archs": ARCHS[[3, 1, 0, 2, 4]]})
+  by_text = {(line.arch, line.proxy): line.value for line in turned}
+  assert [line.value for line in lines] == [by_text[line.arch, line.proxy] for line in lines]
