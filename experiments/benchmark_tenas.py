@@ -51,7 +51,7 @@ def measure(mode: str, folder: str) -> dict:
 
   from jaxnas import data, spaces
   from jaxnas.algorithms import indicators, tenas
-  from jaxnas.scoring import Engine
+  from jaxnas.scoring import Batch, Engine
 
   class TimedEngine(Engine):
     compile_cpu = 0.0
@@ -71,7 +71,7 @@ def measure(mode: str, folder: str) -> dict:
   engine, nets, calls = TimedEngine(), spaces.active_weights(supernets()), []
   for i in [0] * FLAGS.kernels + list(range(len(nets))):
     cpu, wall = time.process_time(), time.perf_counter()
-    kappa = engine.score(proxy, *net, nets[i : i + 1], x)[0].value
+    kappa = engine.score([proxy], *net, nets[i : i + 1], Batch(x))[0][0].value
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     calls.append({"kappa": kappa, "cpu": cpu, "wall": wall})
   compiled = {"cpu": engine.compile_cpu, "wall": engine.seconds.compile}

@@ -195,6 +195,7 @@ def test_knas_by_the_table(cache, shared, tmp_path):
   assert row["cifar10_test"] > 91 and row["validation"] > 75
 
 
+@pytest.mark.slow
 def test_nasi_small(cache, tmp_path):
   folder = tmp_path / "run"
   jaxnas(

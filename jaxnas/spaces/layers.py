@@ -308,26 +308,24 @@ def embed_kernel(kernel: Array, size: int) -> Array:
   return jnp.pad(kernel, ((edge, edge), (edge, edge), (0, 0), (0, 0)))
 
 
-def conv_affine_mix(
-  x: Array,
-  kernels: Kernels,
-  scales: Vectors,
-  biases: Vectors,
-  weights: Vectors,
-  means: Vectors,
-  variances: Vectors,
+def conv_affine_sum(
+  xs: Sequence[Float[Array, "N H W Cin"]],
+  mixes: Sequence[Sequence[Branch]],
+  moments: Sequence[Sequence[tuple[Float[Array, " Cout"], Float[Array, " Cout"]]]],
   stride: int,
-) -> Array:
-  """`conv_bn_mix` with given statistics: BN is then affine, and all branches are one convolution."""
-  largest = max(k.shape[0] for k in kernels)
-  merged: Any = 0.0
-  shift: Any = 0.0
-  for kernel, scale, bias, weight, mean, var in zip(kernels, scales, biases, weights, means, variances, strict=True):
-    gain = scale * lax.rsqrt(var + jnp.asarray(BN_EPSILON, var.dtype))
-    merged = merged + embed_kernel(kernel * _per_channel(weight * gain), largest)
-    shift = shift + weight * (bias - gain * mean)
-  y: Any = conv(x, merged, stride)
-  return y + _per_channel(shift)
+) -> Float[Array, "N H2 W2 Cout"]:
+  """`conv_bn_sum` with given (mean, variance) of every branch: BN is then affine, and all is one convolution."""
+  largest = max(branch[0].shape[0] for mix in mixes for branch in mix)
+  kernels, shift = [], 0.0
+  for mix, seen in zip(mixes, moments, strict=True):
+    merged: Any = 0.0
+    for (kernel, scale, bias, weight), (mean, variance) in zip(mix, seen, strict=True):
+      gain = scale * lax.rsqrt(variance + jnp.asarray(BN_EPSILON, variance.dtype))
+      merged = merged + embed_kernel(kernel * _per_channel(weight * gain), largest)
+      shift = shift + weight * (bias - gain * mean)
+    kernels.append(merged)
+  y: Any = conv(jnp.concatenate(xs, -1), jnp.concatenate(kernels, 2), stride)
+  return y + _per_channel(jnp.asarray(shift))
 
 
 def _box(x: Array) -> Array:

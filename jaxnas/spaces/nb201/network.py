@@ -187,15 +187,13 @@ def mixed_conv_bn(
     mixes.append(tuple((m.conv(), m.bn.scale, m.bn.bias, w) for m, w in zip(row, row_weights, strict=True)))
   if config.batch_norm == "batch" and config.fused and not branches[0][0].bn.collecting():
     return layers.conv_bn_sum(tuple(xs), tuple(mixes), stride)
-  y: Any = 0.0
+  moments = []
   for x, row, mix in zip(xs, branches, mixes, strict=True):
-    kernels, scales, biases, flat = zip(*mix, strict=True)
     seen: list[Any] = [None] * len(row)
     if config.batch_norm in ("batch", "batch_frozen"):
-      seen = [layers.conv(x, kernel, stride) for kernel in kernels]
-    means, variances = zip(*(m.bn.statistics(z) for m, z in zip(row, seen, strict=True)), strict=True)
-    y = y + layers.conv_affine_mix(x, kernels, scales, biases, flat, means, variances, stride)
-  return y
+      seen = [layers.conv(x, branch[0], stride) for branch in mix]
+    moments.append([m.bn.statistics(z) for m, z in zip(row, seen, strict=True)])
+  return layers.conv_affine_sum(xs, mixes, moments, stride)
 
 
 class Edge(nn.Module):
