@@ -25,6 +25,9 @@ PLAIN = PlainNetwork(CONFIG)
 MIXED = Network(
   dataclasses.replace(CONFIG, ops=((0, 1, 3, 4), (0, 1, 2, 4), (0, 1, 3), (0, 1, 3, 4), (0, 1, 2, 4), (0, 1, 2)))
 )
+# One cell a stage, for what compiles long.
+SHORT_PLAIN = PlainNetwork(dataclasses.replace(CONFIG, cells=1))
+SHORT_MIXED = Network(dataclasses.replace(MIXED.config, cells=1))
 LABELS = np.array([0, 2, 1])
 ARCHS = {
   "convolutions": (3, 2, 3, 3, 2, 2),
@@ -54,25 +57,25 @@ def flat(tree):
   return traverse_util.flatten_dict(tree, sep="/")
 
 
-def full_params(seed=0):
+def full_params(seed=0, cells=CONFIG.cells):
   """Parameters of a `Network` with every operation, float64, BN scales and biases not 1 and 0."""
   rng = np.random.default_rng(seed)
-  shapes = flat(jax.eval_shape(Network(CONFIG).init_params, jax.random.key(0)))
+  shapes = flat(jax.eval_shape(Network(dataclasses.replace(CONFIG, cells=cells)).init_params, jax.random.key(0)))
   spread = {"kernel": (0, 0.3), "scale": (1, 0.2), "bias": (0, 0.1)}
   leaves = {k: jnp.asarray(rng.normal(*spread[k.split("/")[-1]], v.shape)) for k, v in shapes.items()}
   return traverse_util.unflatten_dict(leaves, sep="/")
 
 
-def mixed_params(full):
+def mixed_params(full, network=MIXED):
   """Those of them that MIXED has."""
-  kept, leaves = flat(jax.eval_shape(MIXED.init_params, jax.random.key(0))), flat(full)
+  kept, leaves = flat(jax.eval_shape(network.init_params, jax.random.key(0))), flat(full)
   return traverse_util.unflatten_dict({k: leaves[k] for k in kept}, sep="/")
 
 
 def completed(tree, full):
-  """A tree of MIXED's parameters as PLAIN's: zeros where MIXED has none, cells stacked."""
+  """A tree of SHORT_MIXED's parameters as SHORT_PLAIN's: zeros where the former has none, cells stacked."""
   leaves = {k: jnp.zeros_like(v) for k, v in flat(full).items()} | flat(tree)
-  return stack(traverse_util.unflatten_dict(leaves, sep="/"), CONFIG.cells)
+  return stack(traverse_util.unflatten_dict(leaves, sep="/"), 1)
 
 
 def assert_tree(found, wanted, name, tolerance=1e-9):
@@ -113,12 +116,12 @@ def program(network, mode):
   ("mode", "rows"),
   [
     ("batch", False),
-    ("running", True),
     *(
       pytest.param(mode, rows, marks=pytest.mark.slow)
       for mode, rows in [
         ("batch", True),
         ("running", False),
+        ("running", True),
         ("batch_frozen", False),
         ("batch_frozen", True),
         ("identity", False),
@@ -128,18 +131,18 @@ def program(network, mode):
   ],
 )
 def test_is_the_network_of_one_hot_alphas(x64, mode, rows):
-  network, full = PLAIN.for_rows() if rows else PLAIN, full_params()
+  network, full = SHORT_PLAIN.for_rows() if rows else SHORT_PLAIN, full_params(cells=1)
   for name, arch in ARCHS.items():
     given = images_of(), alphas(arch), images_of(1)
-    gradient, logits = program(network, mode)(stack(full, CONFIG.cells), *given)
-    wanted_gradient, wanted = program(MIXED, mode)(mixed_params(full), *given)
+    gradient, logits = program(network, mode)(stack(full, 1), *given)
+    wanted_gradient, wanted = program(SHORT_MIXED, mode)(mixed_params(full, SHORT_MIXED), *given)
     np.testing.assert_allclose(logits, wanted, rtol=1e-9, atol=1e-11, err_msg=name)
     assert_tree(gradient, completed(wanted_gradient, full), name)
 
 
 @pytest.mark.slow
 def test_hessian_vector_product(x64):
-  """Reverse mode twice, through the branches' own pull-backs and the convolutions' ."""
+  """Reverse mode twice, through the branches' own pull-backs and the convolutions'."""
 
   def product(network):
     def slope(params, along, images, alphas):
@@ -148,13 +151,28 @@ def test_hessian_vector_product(x64):
 
     return quick(jax.grad(slope))
 
-  full, along = full_params(), full_params(1)
-  plain, mixed = product(PLAIN), product(MIXED)
+  full, along = full_params(cells=1), full_params(1, cells=1)
+  plain, mixed = product(SHORT_PLAIN), product(SHORT_MIXED)
   for name in ("convolutions", "pools", "no path"):
     given = images_of(), alphas(ARCHS[name])
-    found = plain(stack(full, CONFIG.cells), stack(along, CONFIG.cells), *given)
-    wanted = mixed(mixed_params(full), mixed_params(along), *given)
+    found = plain(stack(full, 1), stack(along, 1), *given)
+    wanted = mixed(mixed_params(full, SHORT_MIXED), mixed_params(along, SHORT_MIXED), *given)
     assert_tree(found, completed(wanted, full), name, 1e-8)
+
+
+def test_running_by_a_batchs_own_moments_is_batch(x64):
+  """Then samples do not mix: the half of a batch has the outputs that it has in the whole."""
+  params, images = stack(full_params(), CONFIG.cells), images_of()
+  running = PLAIN.with_batch_norm("running").for_rows()
+
+  @quick
+  def both(params, images, alphas):
+    logits, stats = PLAIN.logits_and_moments(params, images, alphas)
+    return logits, running.logits(params, images[:2], alphas, stats=stats)
+
+  for name, arch in ARCHS.items():
+    logits, found = both(params, images, alphas(arch))
+    np.testing.assert_allclose(found, logits[:2], rtol=1e-9, atol=1e-11, err_msg=name)
 
 
 def test_initialisation_is_that_of_network():
@@ -246,7 +264,7 @@ def scaled_kernels(params, gates, sample):
 
 def test_gates_scale_the_outputs_of_convolutions(x64):
   """In mode `identity`, where samples do not mix: a sample's gates are factors on the kernels' output channels."""
-  network, params = PLAIN.with_batch_norm("identity"), stack(full_params(), CONFIG.cells)
+  network, params = SHORT_PLAIN.with_batch_norm("identity"), stack(full_params(cells=1), 1)
   rng = np.random.default_rng(0)
   ones = network.gates(3)
   gates = jax.tree.map(lambda g: jnp.asarray(rng.uniform(0.5, 1.5, g.shape)), ones)
@@ -255,17 +273,17 @@ def test_gates_scale_the_outputs_of_convolutions(x64):
   @quick
   def derivatives(params, gates):
     def loss(params, gates):
-      return loss_of(network.logits(params, images, weighted, gates=gates))
+      logits = network.logits(params, images, weighted, gates=gates)
+      return loss_of(logits), logits
 
-    logits = network.logits(params, images, weighted, gates=gates)
-    return logits, jax.grad(loss, (0, 1))(params, gates)
+    return jax.grad(loss, (0, 1), has_aux=True)(params, gates)
 
-  logits, _ = derivatives(params, gates)
+  _, logits = derivatives(params, gates)
   plain = quick(functools.partial(network.logits, images=images, alphas=weighted))
   for n in range(3):
     np.testing.assert_allclose(logits[n], plain(scaled_kernels(params, gates, n))[n], rtol=1e-9)
   # The derivative in a factor of 1 on a channel is the sum of map times gradient, so that of its kernel times weights.
-  logits, (by_param, by_gate) = derivatives(params, ones)
+  (by_param, by_gate), logits = derivatives(params, ones)
   np.testing.assert_allclose(logits, plain(params), rtol=1e-9)
   products = flat(jax.tree.map(lambda w, g: w * g, params, by_param))
   for name, gradient in flat(by_gate).items():
@@ -292,20 +310,20 @@ def test_costs():
 
 
 def test_executed_parameters_are_those_counted():
-  shapes = jax.eval_shape(PLAIN.init_params, jax.random.key(0))
+  shapes = jax.eval_shape(SHORT_PLAIN.init_params, jax.random.key(0))
   for arch in ARCHS.values():
-    masks = PLAIN.executed(jnp.asarray(encoding.alphas(arch)))
+    masks = SHORT_PLAIN.executed(jnp.asarray(encoding.alphas(arch)))
     sizes = jax.tree.map(lambda s, m: np.sum(m) * s.size / np.size(m), shapes, masks)
-    assert sum(jax.tree.leaves(sizes)) == costs.params(arch, CONFIG.channels, CONFIG.cells, CONFIG.classes)
-    assert {np.shape(m) for m in jax.tree.leaves(masks)} == {(), (CONFIG.cells,)}
+    assert sum(jax.tree.leaves(sizes)) == costs.params(arch, CONFIG.channels, 1, CONFIG.classes)
+    assert {np.shape(m) for m in jax.tree.leaves(masks)} == {(), (1,)}
 
 
 def test_by_layer_takes_every_kernel_once():
-  full = full_params()
-  stacked = stack(full, CONFIG.cells)
-  found = PLAIN.by_layer(lambda w, v: (w * v).sum(), stacked, stacked)
+  full = full_params(cells=1)
+  stacked = stack(full, 1)
+  found = SHORT_PLAIN.by_layer(lambda w, v: (w * v).sum(), stacked, stacked)
   wanted = [np.square(leaf).sum() for name, leaf in flat(full).items() if name.endswith("kernel")]
-  assert len(found) == 1 + 2 * 3 + 1 + 3 * CONFIG.cells * 6 * 2
+  assert len(found) == 1 + 2 * 3 + 1 + 3 * 6 * 2
   np.testing.assert_allclose(np.sort(found), np.sort(wanted), rtol=1e-5)
   assert set(STAGES) < set(stacked)
 
