@@ -221,12 +221,12 @@ def test_finished_architectures_are_not_measured_again(monkeypatch):
   kept, seen = [], []
   run(keep=lambda *records: kept.extend(records))
   own = Engine(block=2)
-  measure = own.score
-  monkeypatch.setattr(own, "score", lambda *args, **kwargs: seen.append(len(args[3])) or measure(*args, **kwargs))
+  measure = own.blocks
+  monkeypatch.setattr(own, "blocks", lambda *args, **kwargs: seen.append(len(args[3])) or measure(*args, **kwargs))
   run(records=kept, engine=own)
   assert seen == []
   run(records=kept[:7], engine=own)  # three architectures and a half
-  assert seen == [2, 2, 1]
+  assert seen == [5]
 
 
 # Failures
@@ -338,7 +338,7 @@ class Refusing:
 
 
 def refused(monkeypatch, error, rows):
-  own, calls = Engine(), []
+  own, calls = Engine(streams=1), []
   own.rows = rows
   program = own._program
   monkeypatch.setattr(own, "_program", lambda *args: Refusing(program(*args), error, calls))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,25 @@ def test_block_size_does_not_change_kernels():
   assert scored(Engine(4), KERNEL) == readings(KERNEL)  # to the last bit
 
 
+@pytest.mark.parametrize("streams", [1, 2, 5])
+def test_blocks_side_by_side_change_nothing(streams):
+  own, done = Engine(block=2, streams=streams), []
+  kernels = own.score([KERNEL], NETWORK, own_params(), archs(), batch_of(KERNEL), advance=done.append)
+  assert kernels[0] == readings(KERNEL)
+  assert max(done) <= 2
+  assert sum(done) == len(archs())
+  assert len(done) == {1: 4, 2: 4, 5: 5}[streams]  # as many blocks as keep all streams busy
+
+
+def test_a_stopped_run_leaves_no_blocks_behind():
+  own = Engine(block=1, streams=2)
+  blocks = own.blocks([REGIONS], NETWORK, own_params(), archs(), batch_of(REGIONS))
+  (first,) = next(blocks)
+  blocks.close()
+  assert REGIONS.finish(first[0]) == readings(REGIONS)[0]
+  assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
+
+
 @pytest.mark.parametrize("proxy", [REGIONS, KERNEL], ids=lambda p: p.name)
 def test_order_does_not_matter(proxy):
   order = np.array([4, 0, 6, 2, 1, 5, 3])
@@ -155,9 +175,9 @@ def test_weights_and_batch_are_not_baked_into_the_program():
 
 
 def test_progress_and_seconds():
-  own, done = Engine(block=3), []
+  own, done = Engine(block=3, streams=1), []
   own.score([REGIONS], NETWORK, own_params(), archs(), batch_of(REGIONS), advance=done.append)
-  assert done == [3, 3, 1]
+  assert done == [2, 2, 3]
   compiling, scoring = own.seconds.compile, own.seconds.score
   assert compiling > 0
   assert scoring > 0
@@ -176,10 +196,11 @@ def test_disconnected_architectures_do_not_stop_the_others():
   assert regions[2].value == 1
 
 
-@pytest.mark.parametrize("block", [0, -1])
-def test_bad_block(block):
-  with pytest.raises(ConfigError, match=f"block={block} must be at least 1"):
-    Engine(block)
+@pytest.mark.parametrize("name", ["block", "streams"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_bad_settings(name, value):
+  with pytest.raises(ConfigError, match=f"{name}={value} must be at least 1"):
+    Engine(**{name: value})
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 5), (2, 2, 6, 5), (2, 1, 14, 8)])

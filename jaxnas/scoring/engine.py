@@ -1,9 +1,13 @@
 """Measures many architectures through one compiled program per set of proxies and network."""
 
+import collections
 import dataclasses
+import itertools
 import logging
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +21,8 @@ from jaxnas.proxies import Evaluation, Proxy, Reading
 
 BLOCK = 6  # architectures a call; 24, 18 and 12 candidates of TE-NAS on NB201 leave no part of a call idle
 ROWS = 8  # rows of a per-sample pass to begin with where memory is short
-CPU_MEMORY = 4 << 30  # bytes that a program's intermediates may take on a CPU unless the caller says otherwise
+CPU_MEMORY = 4 << 30  # bytes that intermediates may take on a CPU unless the caller says otherwise
+CPU_STREAMS = 4  # at most so many blocks at a time on a CPU
 
 log = logging.getLogger(__name__)
 
@@ -41,26 +46,30 @@ class Engine:
   """Keeps compiled programs and counts their seconds.
 
   A program loops over a block of architectures on the device (`lax.fori_loop`, with the number of architectures as
-  data): a loop needs one architecture's memory, and one program serves a set of any size. Between blocks the host
-  reports progress and saves. An architecture's numbers do not depend on its neighbours in a block.
+  data): a loop needs one architecture's memory, and one program serves a set of any size. On a CPU, a thread a core
+  runs a block: what one architecture cannot keep busy, its neighbour does. Between blocks the host reports progress and
+  saves. An architecture's numbers do not depend on its neighbours in a block.
 
   Args:
     block: architectures a call.
-    memory: bytes that a program's intermediates may take; per-sample passes hold as many rows as fit. Default: 4 GiB
-      on a CPU, most of the device elsewhere. A program that the device refuses for lack of memory is tried again with
-      half the rows.
+    memory: bytes that the intermediates of all streams may take; per-sample passes hold as many rows as fit. Default:
+      4 GiB on a CPU, most of the device elsewhere. A program that the device refuses for lack of memory is tried again
+      with half the rows.
+    streams: blocks at a time. Default: the cores this process may use, 4 at most, on a CPU; 1 elsewhere.
   """
 
-  def __init__(self, block: int = BLOCK, memory: int | None = None):
-    if block < 1:
-      raise ConfigError(f"block={block} must be at least 1")
+  def __init__(self, block: int = BLOCK, memory: int | None = None, streams: int | None = None):
+    for name, value in (("block", block), ("streams", streams)):
+      if value is not None and value < 1:
+        raise ConfigError(f"{name}={value} must be at least 1")
     self.block = block
     self.memory = _memory() if memory is None else memory
+    self.streams = _streams() if streams is None else streams
     self.rows: int | None = None  # what the proxies prefer, until memory says otherwise
     self.seconds = Seconds()
-    self._programs: dict[Any, Any] = {}
+    self._programs: dict[Any, tuple[Any, int]] = {}
 
-  def measure(
+  def blocks(
     self,
     proxies: Sequence[Proxy],
     network: Any,
@@ -70,9 +79,8 @@ class Engine:
     *,
     key: Array | None = None,
     init_keys: Array | None = None,
-    advance: Callable[[int], None] = lambda n: None,
-  ) -> list[list[PyTree]]:
-    """What each proxy's `measure` gives for each architecture, on the host: [proxy][architecture].
+  ) -> Iterator[list[list[PyTree]]]:
+    """What each proxy's `measure` gives, on the host, a block after the other: [proxy][architecture of the block].
 
     Args:
       proxies: measured together, sharing their passes.
@@ -81,7 +89,6 @@ class Engine:
       alphas: edge-op weights of A architectures or supernets.
       batch: the same for all.
       key: for proxies that draw; the same for all.
-      advance: called with the number of architectures done after each block.
 
     Raises:
       ConfigError: a proxy needs labels and the batch has none.
@@ -91,39 +98,64 @@ class Engine:
         raise ConfigError(f"proxy {proxy.name!r} needs labels and the batch has none: give Batch(images, labels)")
     batch = Batch(*(None if b is None else jnp.asarray(b) for b in batch))
     key = jax.random.key(0) if key is None else key
-    found: list[list[PyTree]] = [[] for _ in proxies]
-    for start in range(0, len(alphas), self.block):
-      part = np.asarray(alphas[start : start + self.block], np.float32)
-      block = np.zeros((self.block, *part.shape[1:]), np.float32)
-      block[: len(part)] = part
-      weights = params if init_keys is None else init_keys[np.minimum(start + np.arange(self.block), len(alphas) - 1)]
-      args = (weights, jnp.asarray(block), jnp.asarray(len(part), jnp.int32), batch, key)
-      measured = self._run(tuple(proxies), network, init_keys is not None, args)
-      for own, values in zip(found, measured, strict=True):
-        own += [jax.tree.map(lambda a, i=i: a[i], values) for i in range(len(part))]
-      advance(len(part))
+    which = (tuple(proxies), network, init_keys is not None)
+
+    def arguments(start: int, stop: int):
+      block = np.zeros((self.block, *alphas.shape[1:]), np.float32)
+      block[: stop - start] = alphas[start:stop]
+      weights = params if init_keys is None else init_keys[np.minimum(start + np.arange(self.block), stop - 1)]
+      return weights, jnp.asarray(block), jnp.asarray(stop - start, jnp.int32), batch, key
+
+    waiting, parts = collections.deque(), iter(self._parts(len(alphas)))
+    with ThreadPoolExecutor(self.streams) as pool:
+      try:
+        while True:
+          for start, stop in itertools.islice(parts, 2 * self.streams - len(waiting)):
+            args = arguments(start, stop)  # here, not in the thread: jax's settings are the calling thread's
+            program = self._program(*which, args)
+            waiting.append((stop - start, args, self.rows, pool.submit(_execute, program, args)))
+          if not waiting:
+            return
+          count, args, rows, future = waiting.popleft()
+          values = self._result(which, args, rows, future)
+          yield [[jax.tree.map(lambda a, i=i: a[i], own) for i in range(count)] for own in values]
+      finally:
+        pool.shutdown(cancel_futures=True)
+
+  def measure(self, *args: Any, advance: Callable[[int], None] = lambda n: None, **kwargs: Any) -> list[list[PyTree]]:
+    """All of `blocks`: [proxy][architecture]; `advance` is called with the number of architectures after each."""
+    found: list[list[PyTree]] = [[] for _ in args[0]]
+    for values in self.blocks(*args, **kwargs):
+      for own, new in zip(found, values, strict=True):
+        own += new
+      advance(len(values[0]))
     return found
 
   def score(self, proxies: Sequence[Proxy], *args: Any, **kwargs: Any) -> list[list[Reading]]:
     """Readings instead of raw values, [proxy][architecture]; arguments as of `measure`."""
     raw = self.measure(proxies, *args, **kwargs)
-    begin = time.perf_counter()
-    readings = [[proxy.finish(r) for r in own] for proxy, own in zip(proxies, raw, strict=True)]
-    self.seconds.score += time.perf_counter() - begin
-    return readings
+    return [[proxy.finish(r) for r in own] for proxy, own in zip(proxies, raw, strict=True)]
 
-  def _run(self, proxies, network, draw, args):
-    """One block on the device; with fewer rows where the device has not the memory."""
-    while True:
-      program = self._program(proxies, network, draw, args)
-      begin = time.perf_counter()
-      try:
-        return jax.device_get(program(*args))
-      except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) or not self._fewer_rows():
-          raise
-      finally:
-        self.seconds.score += time.perf_counter() - begin
+  def _parts(self, count: int) -> list[tuple[int, int]]:
+    """Ranges of architectures, none above a block, as many as keep all streams busy to the end."""
+    number = -(-count // (self.block * self.streams)) * self.streams
+    edges = np.linspace(0, count, min(number, count) + 1).astype(int)
+    return list(itertools.pairwise(edges.tolist()))
+
+  def _result(self, which: tuple[Any, Any, bool], args, rows, future):
+    """A block's values; with fewer than these rows where the device has not the memory."""
+    begin = time.perf_counter()
+    compiled = self.seconds.compile
+    try:
+      while True:
+        try:
+          return future.result() if future else _execute(self._program(*which, args), args)
+        except jax.errors.JaxRuntimeError as error:
+          if "RESOURCE_EXHAUSTED" not in str(error) or (self.rows == rows and not self._fewer_rows()):
+            raise
+          future, rows = None, self.rows
+    finally:
+      self.seconds.score += time.perf_counter() - begin - (self.seconds.compile - compiled)
 
   def _program(self, proxies, network, draw, args):
     while True:
@@ -131,11 +163,12 @@ class Engine:
       name = (proxies, network, draw, self.rows, *jax.tree.leaves(shapes, is_leaf=lambda s: isinstance(s, tuple)))
       if name not in self._programs:
         begin = time.perf_counter()
-        self._programs[name] = jax.jit(_loop(proxies, network, draw, self.rows)).lower(*args).compile()
+        program = jax.jit(_loop(proxies, network, draw, self.rows)).lower(*args).compile()
+        analysis = program.memory_analysis()  # takes 0.1 s: once
+        self._programs[name] = program, 0 if analysis is None else analysis.temp_size_in_bytes
         self.seconds.compile += time.perf_counter() - begin
-      program = self._programs[name]
-      analysis = program.memory_analysis()
-      if analysis is None or analysis.temp_size_in_bytes <= self.memory or not self._fewer_rows():
+      program, needed = self._programs[name]
+      if needed * self.streams <= self.memory or not self._fewer_rows():
         return program
 
   def _fewer_rows(self) -> bool:
@@ -145,6 +178,10 @@ class Engine:
     self.rows = ROWS if self.rows is None else self.rows // 2
     log.warning("little memory: per-sample passes now hold %d rows at a time", self.rows)
     return True
+
+
+def _execute(program, args):
+  return jax.device_get(program(*args))
 
 
 def _loop(proxies, network, draw, rows):
@@ -170,3 +207,10 @@ def _memory() -> int:
   device = jax.devices()[0]
   limit = (device.memory_stats() or {}).get("bytes_limit", 0) if device.platform != "cpu" else 0
   return int(0.8 * limit) or CPU_MEMORY
+
+
+def _streams() -> int:
+  if jax.default_backend() != "cpu":
+    return 1
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  return min(cores, CPU_STREAMS)

@@ -23,7 +23,8 @@ class Score(NamedTuple):
     status: "ok", or what is wrong with it.
     rank_by: the figure to rank by: higher is better, degenerate networks last.
     seed, repeat: which weights and batch.
-    seconds: wall seconds of this architecture in its pass (all proxies of the pass together), without compilation.
+    seconds: wall seconds an architecture of its block took (all proxies of the pass together, blocks side by side),
+      without compilation.
   """
 
   arch: str
@@ -93,19 +94,21 @@ def score(
     init_key, batch_key, own_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), repeat), 3)
     batch = batches(repeat, batch_key) if callable(batches) else batches
     params = network.init_params(init_key) if share_weights else None
-    for start in range(0, len(wanted), engine.block):
-      part = wanted[start : start + engine.block]
-      keys = None
-      if not share_weights:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(init_key, np.array([space.index_of(archs[i]) for i in part]))
-      begin = time.perf_counter() - engine.seconds.compile
-      readings = engine.score(proxies, network, params, space.alphas(archs[part]), batch, key=own_key, init_keys=keys)
-      seconds = (time.perf_counter() - engine.seconds.compile - begin) / len(part)
+    keys = None
+    if not share_weights:
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(init_key, np.array([space.index_of(archs[i]) for i in wanted]))
+    own = space.alphas(archs[wanted])
+    blocks = engine.blocks(proxies, network, params, own, batch, key=own_key, init_keys=keys)
+    start, begin = 0, time.perf_counter() - engine.seconds.compile
+    for values in blocks:
+      part = wanted[start : start + len(values[0])]
+      start, now = start + len(part), time.perf_counter() - engine.seconds.compile
+      seconds, begin = (now - begin) / len(part), now
       new = []
       for a, i in enumerate(part):
-        for proxy, own in zip(proxies, readings, strict=True):
+        for proxy, raw in zip(proxies, values, strict=True):
           if (texts[i], proxy.name, repeat) not in known:
-            reading = own[a]
+            reading = proxy.finish(raw[a])
             line = Score(texts[i], proxy.name, *reading, proxy.ranking_value(reading), seed, repeat, seconds)
             known[texts[i], proxy.name, repeat] = line
             new.append({"kind": "score", **line._asdict()})
