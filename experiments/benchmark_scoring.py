@@ -17,6 +17,7 @@ extrapolated from their mean, and marked so. Ratios are other side to engine, of
 most of it PyTorch's and the compiler's; quote figures of an idle machine only.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -103,7 +104,11 @@ def measure(side: str, folder: pathlib.Path) -> dict:
 
 
 def score_by_engine(names, network, archs, batch, *, one_by_one: bool) -> list[dict]:
-  """`scoring.score`: the first architecture alone, which compiles, then all of them."""
+  """`scoring.score`: the first architecture alone, which compiles, then all of them.
+
+  They come in parts that end where the other sides do: within a part, blocks are under way side by side, so that only
+  its sum is exact.
+  """
   from jaxnas import proxies, scoring, spaces
 
   calls, marks = [], []
@@ -114,14 +119,16 @@ def score_by_engine(names, network, archs, batch, *, one_by_one: bool) -> list[d
     calls.append({"values": values, "cpu": cpu, "wall": wall, "setup": setup})
 
   class MarkedEngine(scoring.Engine):
-    def score(self, *args: Any, **kwargs: Any):
-      if len(marks) == 1:  # so far the weights were drawn
-        lap([], setup=True)
-      return super().score(*args, **kwargs)
+    def blocks(self, *args: Any, **kwargs: Any):
+      lap([], setup=True)  # so far the weights were drawn
+      return super().blocks(*args, **kwargs)
 
   # One architecture a call of the program, so that each is timed; costs the engine a return to the host.
   engine = MarkedEngine(block=1) if one_by_one else MarkedEngine()
-  for setup, chosen in ((True, archs[:1]), (False, archs)):
+  ends = {FLAGS.compiled_architectures, FLAGS.torch_architectures, len(archs)} if one_by_one else {len(archs)}
+  ends = sorted({0} | {e for e in ends if e <= len(archs)})
+  parts = [(False, archs[start:end]) for start, end in itertools.pairwise(ends)]
+  for setup, chosen in [(True, archs[:1]), *parts]:
     marks[:] = [(time.process_time(), time.perf_counter())]
 
     def keep(*records: dict[str, Any], setup: bool = setup) -> None:

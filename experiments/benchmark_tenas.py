@@ -21,7 +21,7 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("torch_python", sys.executable, "path of a Python that has torch")
-flags.DEFINE_integer("kernels", 3, "timed evaluations after the first; of jaxnas, calls of 12 supernets each", lower_bound=1)
+flags.DEFINE_integer("kernels", 3, "timed evaluations after the first; jaxnas: calls of 12", lower_bound=1)
 flags.DEFINE_integer("batch", 72, "images N", lower_bound=2)
 flags.DEFINE_bool("search", False, "also run whole searches with jaxnas")
 flags.DEFINE_string("out", None, "Markdown file for the report")
