@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
-  """Normalised images, float32 [N, H, W, C] (or what a proxy asks for), and their classes, int32 [N], where known."""
+  """Normalised images, float32 [N, H, W, C], and their classes, int32 [N], where known; or what a proxy asks for."""
 
   images: Any
   labels: Any = None
@@ -96,7 +96,7 @@ class Engine:
     for proxy in proxies:
       if proxy.needs_labels and batch.labels is None:
         raise ConfigError(f"proxy {proxy.name!r} needs labels and the batch has none: give Batch(images, labels)")
-    batch = Batch(*(None if b is None else jnp.asarray(b) for b in batch))
+    batch = jax.tree.map(jnp.asarray, batch)
     key = jax.random.key(0) if key is None else key
     which = (tuple(proxies), network, init_keys is not None)
 

@@ -21,7 +21,9 @@ def convolve(
 ) -> Float[Array, "N H2 W2 Cout"]:
   """Convolution without bias, k odd, padded symmetrically by (k - 1) // 2, at full float32 precision; stride 1 or 2."""
   if kernel.shape[0] == 1:
-    return jnp.matmul(x[:, ::stride, ::stride], kernel[0, 0], precision=lax.Precision.HIGHEST)
+    x = x[:, ::stride, ::stride]
+    rows = x.reshape(-1, x.shape[-1])  # as a matrix: its kernel gradient is twice as fast on a CPU
+    return jnp.matmul(rows, kernel[0, 0], precision=lax.Precision.HIGHEST).reshape(*x.shape[:3], -1)
   if stride == 2:
     return _at_stride_2(x, kernel)
   pad = kernel.shape[0] // 2

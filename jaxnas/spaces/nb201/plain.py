@@ -92,7 +92,7 @@ class PlainNetwork:
       stats: what `moments` returned; needed in mode `running`.
       gates: factors on the output of every convolution before its BN, [N, Cout] each, see `gates`.
     """
-    return self._forward(params, images, _useful(_operations(alphas)), stats, gates)[0]
+    return self._forward(params, images, useful(operations_of(alphas)), stats, gates)[0]
 
   def logits_and_moments(
     self, params: PyTree, images: Array, alphas: Array, *, unbiased: bool = False
@@ -102,7 +102,9 @@ class PlainNetwork:
     With `unbiased`, variances are of n - 1 and the moments are constants, as running statistics need them.
     """
     collect = "unbiased" if unbiased else "moments"
-    return self.with_batch_norm("batch")._forward(params, images, _useful(_operations(alphas)), None, None, collect)[:2]
+    return self.with_batch_norm("batch")._forward(params, images, useful(operations_of(alphas)), None, None, collect)[
+      :2
+    ]
 
   def moments(self, params: PyTree, images: Float[Array, "N H W 3"], alphas: Float[Array, "1 6 5"]) -> PyTree:
     """Mean and variance of this batch at every BN of the architecture, for mode `running`."""
@@ -110,7 +112,7 @@ class PlainNetwork:
 
   def observe(self, params: PyTree, images: Float[Array, "N H W 3"], alphas: Float[Array, "1 6 5"]) -> Observation:
     """See `Observation`; also edges that reach no output are computed and counted."""
-    logits, found, features = self._forward(params, images, _operations(alphas), None, None, "observation")
+    logits, found, features = self._forward(params, images, operations_of(alphas), None, None, "observation")
     return Observation(logits, features, *found)
 
   def gates(self, samples: int) -> PyTree:
@@ -122,19 +124,19 @@ class PlainNetwork:
         width *= 2
         parts = ("conv_a", "conv_b", "downsample")
         ones[f"reduce_{stage}"] = {part: jnp.ones((samples, width)) for part in parts}
-      ones[name] = {_edge_name(e): jnp.ones((cells, samples, width)) for e in EDGES}
+      ones[name] = {edge_name(e): jnp.ones((cells, samples, width)) for e in EDGES}
     return ones
 
   def executed(self, alphas: Float[Array, "1 6 5"]) -> PyTree:
     """A tree like the parameters: 1 where they belong to an operation of this architecture, [] or [cells] each."""
-    operations = _operations(alphas)
+    operations = operations_of(alphas)
     tree = jax.eval_shape(self.init_params, jax.random.key(0))
 
     def mask(path, leaf):
       names = [p.key for p in path]
       if names[0] not in STAGES:
         return jnp.ones(())
-      edge = [_edge_name(e) for e in EDGES].index(names[1])
+      edge = [edge_name(e) for e in EDGES].index(names[1])
       return jnp.full((leaf.shape[0],), operations[edge] == OPS.index(names[2]), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(mask, tree)
@@ -188,7 +190,7 @@ class PlainNetwork:
         values = []
         for e, (t, source) in enumerate(EDGES):
           if t == target:
-            name = _edge_name((t, source))
+            name = edge_name((t, source))
             own = {k: None if v is None else v[name] for k, v in given.items()}
             y, found[name] = self._edge(operations[e], nodes[source], own, collect)
             values.append(y)
@@ -211,7 +213,7 @@ class PlainNetwork:
       else without_bn(plain[name])
       for op, name in enumerate(OPS)
     ]
-    return _choose(branches, operation, x, own)
+    return choose(branches, operation, x, own)
 
   def _conv(self, x, own, op, collect):
     found = _agreement(x) if collect == "observation" else None
@@ -279,7 +281,7 @@ class PlainNetwork:
       raise DatasetError(f"images of shape {images.shape}: expected (N, H, W, 3) with H and W of at least 4")
 
 
-def _choose(branches: list[Callable], operation: Array, x: Array, own: PyTree):
+def choose(branches: list[Callable], operation: Array, x: Array, own: PyTree):
   """`lax.switch`, whose pull-back computes its branch again: the automatic one saves what every branch might need."""
 
   @jax.custom_vjp
@@ -307,18 +309,18 @@ def stack(params: PyTree, cells: int) -> PyTree:
   return out
 
 
-def _edge_name(edge: tuple[int, int]) -> str:
+def edge_name(edge: tuple[int, int]) -> str:
   return f"edge{edge[0]}_{edge[1]}"
 
 
-def _operations(alphas):
+def operations_of(alphas):
   """Op column of every edge, int32 [6]."""
   if alphas.shape != (1, len(EDGES), len(OPS)):
     raise ConfigError(f"alphas of shape {alphas.shape}: expected (1, {len(EDGES)}, {len(OPS)})")
   return jnp.where(alphas[0].max(-1) > 0, jnp.argmax(alphas[0], -1), NONE).astype(jnp.int32)
 
 
-def _useful(operations):
+def useful(operations):
   """The same with `none` on edges from whose target no path leads to the output."""
   leads = {3: jnp.asarray(True)}
   for node in (2, 1):
@@ -354,5 +356,5 @@ def _linear_cost(alphas, count):
   """A cost that is a sum over edges, from its value for the empty cell and for each operation alone."""
   empty = count([NONE] * len(EDGES))
   added = [count([op, *[NONE] * (len(EDGES) - 1)]) - empty for op in range(len(OPS))]
-  hot = jax.nn.one_hot(_operations(alphas), len(OPS))
+  hot = jax.nn.one_hot(operations_of(alphas), len(OPS))
   return empty + jnp.matmul(hot, jnp.asarray(added, jnp.float32), precision=lax.Precision.HIGHEST).sum()
