@@ -89,6 +89,8 @@ def _define_settings(config: type) -> None:
       flags.DEFINE_integer(field.name, default, text)
     elif field.type is float:
       flags.DEFINE_float(field.name, default, text)
+    elif field.type is str:
+      flags.DEFINE_string(field.name, default, text)
     else:
       flags.DEFINE_enum(field.name, default, get_args(field.type), text)
 

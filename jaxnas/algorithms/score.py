@@ -8,14 +8,17 @@ import jax
 import numpy as np
 
 from jaxnas import data, proxies, scoring
-from jaxnas.algorithms import indicators
+from jaxnas.algorithms import indicators, regression
 from jaxnas.algorithms.indicators import IndicatorConfig, setting
+from jaxnas.algorithms.regression import RegressionConfig
 from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.scoring import Batch, Engine, Score
 from jaxnas.spaces import NB201, NetworkConfig
 
-OWN_NETWORK = "linear_regions"  # counts on TE-NAS's one-channel network, so it cannot share a pass
+# Linear regions are counted on TE-NAS's one-channel network, and regression trains a network with heads: neither can
+# share a pass.
+OWN_NETWORK = ("linear_regions", "signal_regression")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,7 @@ class ScoreConfig:
   """Settings of scoring."""
 
   indicators: IndicatorConfig = dataclasses.field(default_factory=IndicatorConfig)
+  regression: RegressionConfig = dataclasses.field(default_factory=RegressionConfig)
   archs: tuple[str, ...] = setting(
     (),
     "architectures to score: benchmark indices or |op~0|+... strings, comma-separated; 'random:N' draws N different "
@@ -40,7 +44,9 @@ class ScoreConfig:
   )
   repeats_per_seed: int = setting(1, "initialisations and batches per seed; the table has their mean rank")
   share_weights: bool = setting(
-    True, "one initialisation for all architectures of a repeat; off, each architecture has its own"
+    True,
+    "one initialisation for all architectures of a repeat; off, each architecture has its own (signal_regression "
+    "always draws each its own, since it trains them)",
   )
 
   def __post_init__(self):
@@ -65,7 +71,8 @@ class ScoreConfig:
   @property
   def passes(self) -> int:
     """How often an architecture is visited per repeat."""
-    return (OWN_NETWORK in self.names) + (set(self.names) != {OWN_NETWORK})
+    own = [n for n in self.names if n in OWN_NETWORK]
+    return len(own) + (len(own) < len(self.names))
 
 
 def resolve(space: NB201, archs: tuple[str, ...]) -> np.ndarray:
@@ -121,7 +128,7 @@ def score(
     "advance": advance,
   }
   lines: list[Score] = []
-  plain = [proxies.get(n) for n in config.names if n != OWN_NETWORK]
+  plain = [proxies.get(n) for n in config.names if n not in OWN_NETWORK]
   if plain:
     network = space.plain_network(
       NetworkConfig(config.score_channels, config.score_cells, source.classes, init=config.score_init)
@@ -132,7 +139,7 @@ def score(
       return Batch(*data.plain_batch(source, key, config.score_batch))
 
     lines += scoring.score(plain, space, archs, images, seed, network=network, **shared)
-  if OWN_NETWORK in config.names:
+  if "linear_regions" in config.names:
     given = indicators.regions(space, source, config.indicators, jax.random.key(seed))
 
     def crops(repeat: int, key: jax.Array) -> Batch:
@@ -140,4 +147,14 @@ def score(
       return Batch(indicators.regions(space, source, config.indicators, key).batch)
 
     lines += scoring.score([given.proxy], space, archs, crops, seed, network=given.network, **shared)
+  if "signal_regression" in config.names:
+    given = regression.regression(space, source, config.regression, jax.random.key(seed))
+
+    def problem(repeat: int, key: jax.Array) -> Batch:
+      del repeat
+      return regression.regression(space, source, config.regression, key).batch
+
+    lines += scoring.score(
+      [given.proxy], space, archs, problem, seed, network=given.network, **shared | {"share_weights": False}
+    )
   return lines

@@ -19,6 +19,7 @@ from jaxnas.proxies.ntk_condition_number import ntk_condition_number
 from jaxnas.proxies.params import params
 from jaxnas.proxies.plain import plain
 from jaxnas.proxies.proxy import Proxy, Reading
+from jaxnas.proxies.signal_regression import signal_regression
 from jaxnas.proxies.snip import snip
 from jaxnas.proxies.synflow import synflow
 from jaxnas.proxies.trace_norm import trace_norm
@@ -35,6 +36,7 @@ _MAKE: dict[str, Callable[[], Proxy]] = {
   "ntk_condition_number": ntk_condition_number,
   "ntk_condition_number_frozen": _frozen_condition_number,
   "linear_regions": linear_regions,
+  "signal_regression": signal_regression,
   "mgm": mgm,
   "mgm_output": functools.partial(mgm, target="output"),
   "mgm_layer_mean": functools.partial(mgm, reduce="layer_mean"),

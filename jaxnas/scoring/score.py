@@ -1,6 +1,7 @@
 """Any proxies over any set of architectures, as a table."""
 
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -64,7 +65,7 @@ def score(
     network: default `space.plain_network()`.
     repeats: independent initialisations (and batches).
     share_weights: the same initialisation for all architectures of a repeat (a comparison of lower variance, and
-      cheaper); else each has its own, drawn from its benchmark index.
+      cheaper); else each has its own, drawn from its text form.
     engine: compiled programs to share.
     records: what an interrupted call passed to `keep`; not scored again.
     keep: called with the new lines of a block, one argument each, JSON-able.
@@ -96,7 +97,9 @@ def score(
     params = network.init_params(init_key) if share_weights else None
     keys = None
     if not share_weights:
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(init_key, np.array([space.index_of(archs[i]) for i in wanted]))
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        init_key, np.array([zlib.crc32(texts[i].encode()) for i in wanted], np.uint32)
+      )
     own = space.alphas(archs[wanted])
     blocks = engine.blocks(proxies, network, params, own, batch, key=own_key, init_keys=keys)
     start, begin = 0, time.perf_counter() - engine.seconds.compile

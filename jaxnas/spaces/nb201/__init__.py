@@ -6,10 +6,11 @@ Source: Dong & Yang, "NAS-Bench-201: Extending the Scope of Reproducible NAS", I
 import dataclasses
 
 from jaxnas.spaces.nb201 import costs, encoding, isomorphism
+from jaxnas.spaces.nb201.backbone import Backbone
 from jaxnas.spaces.nb201.network import Network, NetworkConfig
 from jaxnas.spaces.nb201.plain import PlainNetwork
 
-__all__ = ["NB201", "Network", "NetworkConfig", "PlainNetwork", "costs", "encoding", "isomorphism"]
+__all__ = ["NB201", "Backbone", "Network", "NetworkConfig", "PlainNetwork", "costs", "encoding", "isomorphism"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,3 +52,7 @@ class NB201:
   def plain_network(self, config: NetworkConfig | None = None) -> PlainNetwork:
     """The network of single architectures, with the benchmark's C=16 and N=5 by default."""
     return PlainNetwork(config or NetworkConfig())
+
+  def backbone(self, channels: int = 16, cells: int = 5) -> Backbone:
+    """The network that GenNAS trains."""
+    return Backbone(channels, cells)

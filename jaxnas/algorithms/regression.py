@@ -1,0 +1,66 @@
+"""How GenNAS's regression is set up: task, backbone, images and training, for any algorithm."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array
+
+from jaxnas import data, proxies
+from jaxnas.data import ImageSource
+from jaxnas.errors import ConfigError
+from jaxnas.proxies import signal_task
+from jaxnas.proxies.signal_regression import WIDTHS, Training, pose, signal_regression
+from jaxnas.proxies.signal_task import SignalTask
+from jaxnas.scoring import Batch
+from jaxnas.settings import setting
+from jaxnas.spaces.signal_heads import SignalNetwork
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionConfig:
+  """Defaults are the published settings."""
+
+  signal_task: str = setting(
+    "CONF_NB101", f"what to regress on: {', '.join(signal_task.TASKS)}, or the path of a configuration in JSON"
+  )
+  signal_steps: int = setting(100, "steps of the regression")
+  signal_interval: int = setting(10, "steps from one evaluation to the next; the last one is the score")
+  signal_batch: int = setting(16, "images in the one batch that is regressed on")
+  signal_channels: int = setting(16, "channels C of the regressed networks in their first stage")
+  signal_cells: int = setting(5, "cells per stage of the regressed NAS-Bench-201 networks")
+
+  def __post_init__(self):
+    for name in ("signal_batch", "signal_channels", "signal_cells", "signal_steps", "signal_interval"):
+      if getattr(self, name) < 1:
+        raise ConfigError(f"--{name}={getattr(self, name)} must be at least 1")
+    if self.signal_steps % self.signal_interval:
+      raise ConfigError(
+        f"--signal_steps={self.signal_steps} must be a multiple of --signal_interval={self.signal_interval}: "
+        "the score is the evaluation after the last step"
+      )
+    signal_task.get(self.signal_task)
+
+  @property
+  def training(self) -> Training:
+    return Training(self.signal_steps, self.signal_interval)
+
+
+class Regression(NamedTuple):
+  """The proxy with the network and the batch that it is to see; every architecture draws its own weights."""
+
+  proxy: proxies.Proxy
+  network: SignalNetwork
+  batch: Batch
+
+
+def regression(
+  space: Any, source: ImageSource, config: RegressionConfig, key: Array, task: SignalTask | None = None
+) -> Regression:
+  """A batch of augmented images, drawn once, and the targets and noise of a task (default: the config's)."""
+  image_key, problem_key = jax.random.split(key)
+  images = data.augmented_batch(source, image_key, config.signal_batch)
+  task = signal_task.get(config.signal_task) if task is None else task
+  problem = pose(task, images, problem_key, config.training)
+  network = SignalNetwork(space.backbone(config.signal_channels, config.signal_cells), WIDTHS)
+  return Regression(signal_regression(config.training), network, Batch(images, problem))

@@ -1,0 +1,47 @@
+"""NAS-Bench-101: 423,624 cells of up to seven vertices and nine edges, three operations.
+
+Source: Ying et al., "NAS-Bench-101: Towards Reproducible NAS", ICML 2019.
+"""
+
+import dataclasses
+
+from jaxnas.spaces.nb101 import channels, costs, encoding, isomorphism
+from jaxnas.spaces.nb101.network import PlainNetwork
+from jaxnas.spaces.nb101.parameters import NetworkConfig
+
+__all__ = ["NB101", "NetworkConfig", "PlainNetwork", "channels", "costs", "encoding", "isomorphism"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NB101:
+  """The space as one object: encoding, alphas, costs and network (see the modules of this package).
+
+  An architecture is an int8 array [28] of edges and op columns, a batch of them [A, 28]; `alphas` are [A, 1, 7, 11].
+  """
+
+  name: str = "nb101"
+  ops: tuple[str, ...] = encoding.OPS
+  edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
+  cell_types: int = 1
+
+  as_archs = staticmethod(encoding.as_archs)
+  parse = staticmethod(encoding.parse)
+  format = staticmethod(encoding.format)
+  from_cell = staticmethod(encoding.from_cell)
+  to_cell = staticmethod(encoding.to_cell)
+  prune = staticmethod(encoding.prune)
+  sample = staticmethod(encoding.sample)
+  mutate = staticmethod(encoding.mutate)
+  alphas = staticmethod(encoding.alphas)
+  has_path = staticmethod(encoding.has_path)
+  canonical = staticmethod(isomorphism.canonical)
+  index_of = staticmethod(isomorphism.index_of)
+  params = staticmethod(costs.params)
+  macs = staticmethod(costs.macs)
+
+  def __len__(self) -> int:
+    return isomorphism.NUM_UNIQUE
+
+  def plain_network(self, config: NetworkConfig | None = None) -> PlainNetwork:
+    """The network of single architectures, with 16 channels by default (the benchmark trains 128)."""
+    return PlainNetwork(config or NetworkConfig())
