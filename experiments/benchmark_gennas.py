@@ -20,7 +20,7 @@ from absl import app, flags
 
 from jaxnas import proxies, scoring, spaces
 from jaxnas.proxies import signal_task
-from jaxnas.proxies.signal_regression import WIDTHS, Training, pose
+from jaxnas.proxies.signal_regression import WIDTHS, Training, pad, pose
 from jaxnas.scoring import Batch, Engine
 from jaxnas.spaces.signal_heads import SignalNetwork
 from jaxnas.tabular import metrics
@@ -39,11 +39,10 @@ def main(argv: list[str]) -> None:
   training, space = Training(), spaces.nb201()
   images = stored["images"]
   problem = pose(signal_task.get("CONF_NB101"), images, jax.random.key(FLAGS.seed), training)
-  targets = [stored[f"target{i}"] for i in range(3)]
-  padded = [np.pad(t, ((0, 0),) * 3 + ((0, w - t.shape[-1]),)) for t, w in zip(targets, WIDTHS, strict=True)]
-  batch = Batch(images, problem._replace(targets=tuple(padded)))
+  batch = Batch(images, problem._replace(targets=pad(tuple(stored[f"target{i}"] for i in range(3)))))
   network = SignalNetwork(space.backbone(), WIDTHS)
-  archs = np.stack([space.from_index(i) for i in record["indices"][: FLAGS.count]])
+  nodes = record["archs"][: FLAGS.count]  # op codes node by node
+  archs = space.as_archs([[op for node in cell for op in node] for cell in nodes])
   marks, macs = [], [float(space.macs(a)) for a in archs]
   engine = Engine(block=1)
 

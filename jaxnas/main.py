@@ -4,7 +4,8 @@ Without flags: a TE-NAS search of NAS-Bench-201 on generated images, about a min
   --workdir=out                               keeps scores, plots and report.html there; a killed run continues in it
   --benchmark=nb201.csv.gz                    adds the accuracies and ranks of what is found
   --algorithm=random_search --samples=100     the control
-  --algorithm=knas | nasi                     the other searches
+  --algorithm=knas | nasi | gennas            the other searches
+  --algorithm=gennas_task                     a search for GenNAS's proxy task, with --benchmark
   --algorithm=score --archs=6111,9930         scores of architectures that you name
   --algorithm=score --archs=random:1000       how well the proxies rank them, with --benchmark
   --flagfile=experiments/tenas_nb201_cifar10.flags --data_dir=FOLDER     the published setting
@@ -21,6 +22,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from jaxnas import algorithms, data, run, spaces, tabular
+from jaxnas.algorithms.gennas import GenNASConfig
+from jaxnas.algorithms.gennas_task import GenNASTaskConfig
 from jaxnas.algorithms.knas import KNASConfig
 from jaxnas.algorithms.nasi import NASIConfig
 from jaxnas.algorithms.random_search import RandomSearchConfig
@@ -33,6 +36,8 @@ CONFIGS: dict[str, Any] = {
   "tenas": TENASConfig,
   "knas": KNASConfig,
   "nasi": NASIConfig,
+  "gennas": GenNASConfig,
+  "gennas_task": GenNASTaskConfig,
   "random_search": RandomSearchConfig,
   "score": ScoreConfig,
 }

@@ -1,6 +1,7 @@
 """A whole run: one search per seed, kept in a work directory, looked up, printed and reported."""
 
 import contextlib
+import json
 import logging
 import math
 import pathlib
@@ -11,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnas import report
-from jaxnas.algorithms import knas, nasi, random_search, score, tenas
+from jaxnas.algorithms import gennas, gennas_task, knas, nasi, random_search, score, tenas
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
+from jaxnas.proxies import signal_task
 from jaxnas.report import summary
 from jaxnas.scoring import Engine
-from jaxnas.spaces import NB201
+from jaxnas.spaces import NB101, NB201
 from jaxnas.tabular import Benchmark
 
 # Settings that say where things lie or how a run shows itself: it may continue with others.
@@ -28,7 +30,7 @@ log = logging.getLogger("jaxnas")
 class _Run(NamedTuple):
   """What every seed shares. `runtime` are the keyword arguments that all algorithms take."""
 
-  space: NB201
+  space: Any
   source: ImageSource
   settings: Any
   benchmark: Benchmark | None
@@ -38,7 +40,7 @@ class _Run(NamedTuple):
 
 def run(
   *,
-  space: NB201,
+  space: NB201 | NB101,
   source: ImageSource,
   settings: Any,
   seeds: tuple[int, ...],
@@ -115,8 +117,13 @@ def _log_to(handler: logging.Handler, stack: contextlib.ExitStack) -> None:
   stack.callback(log.removeHandler, handler)
 
 
-def _work(space: NB201, settings: Any, benchmark: Benchmark | None, seeds: int) -> tuple[int, str]:
+def _work(space: Any, settings: Any, benchmark: Benchmark | None, seeds: int) -> tuple[int, str]:
   """How much there is to do, in which unit; refuses what would fail only later."""
+  supernets = (tenas.TENASConfig, nasi.NASIConfig, knas.KNASConfig, random_search.RandomSearchConfig)
+  if isinstance(settings, supernets) and not isinstance(space, NB201):
+    raise ConfigError(
+      f"--space={space.name} is for --algorithm=score, gennas and gennas_task; take one of them, or --space=nb201"
+    )
   if isinstance(settings, tenas.TENASConfig):
     return seeds * tenas.evaluations(space, settings), "supernets"
   if isinstance(settings, nasi.NASIConfig):
@@ -130,7 +137,14 @@ def _work(space: NB201, settings: Any, benchmark: Benchmark | None, seeds: int) 
         "--knas_fine=table needs --benchmark: the accuracies come from its table; or give --knas_fine=train"
       )
     return seeds * (settings.knas_candidates + settings.knas_shortlist), "architectures"
-  archs = len(score.resolve(space, settings.archs))
+  if isinstance(settings, gennas.GenNASConfig):
+    return seeds * settings.evolution.individuals, "architectures"
+  if isinstance(settings, gennas_task.GenNASTaskConfig):
+    if benchmark is None:
+      raise ConfigError("--algorithm=gennas_task needs --benchmark: a task is good if it ranks known accuracies")
+    gennas_task.architectures(benchmark, settings.task_archs)
+    return seeds * settings.evolution.individuals * settings.task_archs, "architectures"
+  archs = len(score.resolve(space, settings.archs, benchmark))
   return seeds * archs * settings.passes * settings.repeats_per_seed, "architectures"
 
 
@@ -192,8 +206,42 @@ def _nasi(whole: _Run, seed: int):
   return [row], {"summary": found.summary, "trace_norms": found.history}
 
 
+def _gennas(whole: _Run, seed: int):
+  found = gennas.search(whole.space, whole.source, whole.settings, seed=seed, **whole.runtime)
+  row = {
+    "arch": whole.space.format(found.arch),
+    "signal_regression": min(one.fitness for one in found.log),
+    "evaluated": len({one.genome for one in found.log}),
+  }
+  evolution = {
+    "values": [one.fitness for one in found.log],
+    "population": whole.settings.evolution.evolution_population,
+    "ylabel": "regression loss",
+  }
+  curves = {"curves": found.curves, "interval": whole.settings.regression.signal_interval}
+  channels = whole.settings.signal.task.channels
+  return [row], {"evolution": evolution, "losses": curves, "targets": (found.targets, channels)}
+
+
+def _gennas_task(whole: _Run, seed: int):
+  assert whole.benchmark is not None
+  found = gennas_task.search(
+    whole.space, whole.source, whole.settings, seed=seed, benchmark=whole.benchmark, **whole.runtime
+  )
+  task = signal_task.to_json(found.task)
+  if whole.folder:
+    report.write_atomically(whole.folder / f"task_seed{seed}.json", (json.dumps(task, indent=1) + "\n").encode())
+  evolution = {
+    "values": [one.fitness for one in found.log],
+    "population": whole.settings.evolution.evolution_population,
+    "ylabel": "|Spearman|",
+  }
+  row = {"task": f"task_seed{seed}.json", "task_fitness": found.fitness}
+  return [row], {"evolution": evolution, "summary": {"seed": seed, "task": task}}
+
+
 def _score(whole: _Run, seed: int):
-  lines = score.score(whole.space, whole.source, whole.settings, seed=seed, **whole.runtime)
+  lines = score.score(whole.space, whole.source, whole.settings, seed=seed, benchmark=whole.benchmark, **whole.runtime)
   return summary.shown(lines), {"scores": [line._asdict() for line in lines]}
 
 
@@ -202,6 +250,8 @@ _SEARCHES: dict[type, Callable[[_Run, int], tuple[list[dict[str, Any]], dict[str
   random_search.RandomSearchConfig: _random_search,
   knas.KNASConfig: _knas,
   nasi.NASIConfig: _nasi,
+  gennas.GenNASConfig: _gennas,
+  gennas_task.GenNASTaskConfig: _gennas_task,
   score.ScoreConfig: _score,
 }
 

@@ -1,7 +1,7 @@
 """The published searches, one paper a file."""
 
-from jaxnas.algorithms import knas, nasi, random_search, score, tenas
+from jaxnas.algorithms import gennas, gennas_task, knas, nasi, random_search, score, tenas
 
-__all__ = ["NAMES", "knas", "nasi", "random_search", "score", "tenas"]
+__all__ = ["NAMES", "gennas", "gennas_task", "knas", "nasi", "random_search", "score", "tenas"]
 
-NAMES = ("tenas", "knas", "nasi", "random_search", "score")
+NAMES = ("tenas", "knas", "nasi", "gennas", "gennas_task", "random_search", "score")

@@ -18,28 +18,42 @@ from jaxnas.spaces.signal_heads import SignalNetwork
 
 
 @dataclasses.dataclass(frozen=True)
-class RegressionConfig:
-  """Defaults are the published settings."""
+class TaskConfig:
+  """Which task."""
 
   signal_task: str = setting(
     "CONF_NB101", f"what to regress on: {', '.join(signal_task.TASKS)}, or the path of a configuration in JSON"
   )
+
+  def __post_init__(self):
+    signal_task.get(self.signal_task)
+
+  @property
+  def task(self) -> SignalTask:
+    return signal_task.get(self.signal_task)
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionConfig:
+  """How a network is regressed; defaults are the published settings."""
+
   signal_steps: int = setting(100, "steps of the regression")
   signal_interval: int = setting(10, "steps from one evaluation to the next; the last one is the score")
   signal_batch: int = setting(16, "images in the one batch that is regressed on")
   signal_channels: int = setting(16, "channels C of the regressed networks in their first stage")
-  signal_cells: int = setting(5, "cells per stage of the regressed NAS-Bench-201 networks")
+  signal_cells: int = setting(0, "cells per stage of the regressed networks; 0: as in the benchmark (nb201 5, nb101 3)")
 
   def __post_init__(self):
-    for name in ("signal_batch", "signal_channels", "signal_cells", "signal_steps", "signal_interval"):
+    for name in ("signal_batch", "signal_channels", "signal_steps", "signal_interval"):
       if getattr(self, name) < 1:
         raise ConfigError(f"--{name}={getattr(self, name)} must be at least 1")
+    if self.signal_cells < 0:
+      raise ConfigError(f"--signal_cells={self.signal_cells} must be at least 0")
     if self.signal_steps % self.signal_interval:
       raise ConfigError(
         f"--signal_steps={self.signal_steps} must be a multiple of --signal_interval={self.signal_interval}: "
         "the score is the evaluation after the last step"
       )
-    signal_task.get(self.signal_task)
 
   @property
   def training(self) -> Training:
@@ -54,13 +68,10 @@ class Regression(NamedTuple):
   batch: Batch
 
 
-def regression(
-  space: Any, source: ImageSource, config: RegressionConfig, key: Array, task: SignalTask | None = None
-) -> Regression:
-  """A batch of augmented images, drawn once, and the targets and noise of a task (default: the config's)."""
+def regression(space: Any, source: ImageSource, config: RegressionConfig, task: SignalTask, key: Array) -> Regression:
+  """A batch of augmented images, drawn once, and the targets and noise of a task."""
   image_key, problem_key = jax.random.split(key)
   images = data.augmented_batch(source, image_key, config.signal_batch)
-  task = signal_task.get(config.signal_task) if task is None else task
   problem = pose(task, images, problem_key, config.training)
-  network = SignalNetwork(space.backbone(config.signal_channels, config.signal_cells), WIDTHS)
+  network = SignalNetwork(space.backbone(config.signal_channels, config.signal_cells or space.cells), WIDTHS)
   return Regression(signal_regression(config.training), network, Batch(images, problem))

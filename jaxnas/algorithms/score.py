@@ -10,11 +10,12 @@ import numpy as np
 from jaxnas import data, proxies, scoring
 from jaxnas.algorithms import indicators, regression
 from jaxnas.algorithms.indicators import IndicatorConfig, setting
-from jaxnas.algorithms.regression import RegressionConfig
+from jaxnas.algorithms.regression import RegressionConfig, TaskConfig
 from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.scoring import Batch, Engine, Score
-from jaxnas.spaces import NB201, NetworkConfig
+from jaxnas.spaces import NB101, NB201
+from jaxnas.tabular import Benchmark
 
 # Linear regions are counted on TE-NAS's one-channel network, and regression trains a network with heads: neither can
 # share a pass.
@@ -27,10 +28,12 @@ class ScoreConfig:
 
   indicators: IndicatorConfig = dataclasses.field(default_factory=IndicatorConfig)
   regression: RegressionConfig = dataclasses.field(default_factory=RegressionConfig)
+  signal: TaskConfig = dataclasses.field(default_factory=TaskConfig)
   archs: tuple[str, ...] = setting(
     (),
-    "architectures to score: benchmark indices or |op~0|+... strings, comma-separated; 'random:N' draws N different "
-    "ones (from seed 0, whatever --seeds is), 'all' is the whole space",
+    "architectures to score: benchmark indices or text forms (|op~0|+...), comma-separated; 'random:N' draws N "
+    "different ones (from seed 0, whatever --seeds is), 'all' is the whole space, 'benchmark' is all of those in "
+    "--benchmark, 'benchmark:N' N drawn from them",
   )
   proxies: tuple[str, ...] = setting(
     ("naswot", "mgm", "ntk_condition_number_frozen", "linear_regions", "params"),
@@ -38,7 +41,7 @@ class ScoreConfig:
   )
   score_batch: int = setting(32, "images N in the batch that architectures are scored on")
   score_channels: int = setting(16, "channels C of the scored networks in their first stage")
-  score_cells: int = setting(5, "cells N per stage of the scored networks")
+  score_cells: int = setting(0, "cells N per stage of the scored networks; 0: as in the benchmark (nb201 5, nb101 3)")
   score_init: Literal["torch_default", "kaiming_fan_out", "kaiming_fan_in"] = setting(
     "torch_default", "initialisation of the scored networks"
   )
@@ -52,9 +55,9 @@ class ScoreConfig:
   def __post_init__(self):
     if not self.archs:
       raise ConfigError("--archs is empty: name the architectures that --algorithm=score is to score")
-    for name in ("score_channels", "score_cells", "repeats_per_seed"):
-      if getattr(self, name) < 1:
-        raise ConfigError(f"--{name}={getattr(self, name)} must be at least 1")
+    for name, least in (("score_channels", 1), ("score_cells", 0), ("repeats_per_seed", 1)):
+      if getattr(self, name) < least:
+        raise ConfigError(f"--{name}={getattr(self, name)} must be at least {least}")
     if self.score_batch < 2:
       raise ConfigError(f"--score_batch={self.score_batch} must be at least 2: kernels compare samples")
     names = self.names
@@ -75,24 +78,35 @@ class ScoreConfig:
     return len(own) + (len(own) < len(self.names))
 
 
-def resolve(space: NB201, archs: tuple[str, ...]) -> np.ndarray:
+def resolve(space: NB201 | NB101, archs: tuple[str, ...], benchmark: Benchmark | None = None) -> np.ndarray:
   """Op columns [A, E] of what `--archs` says.
 
   Raises:
     ArchitectureError: malformed, out of range, or (of one that is named) without a path from input to output.
-    ConfigError: a malformed 'random:N'.
+    ConfigError: a malformed 'random:N', or what the space or the benchmark cannot give.
   """
   found = []
+  indexed = isinstance(space, NB201)
   for text in (a.strip() for a in archs):
-    if text == "all":
+    kind, _, count = text.partition(":")
+    if text == "all" and indexed:
       found.append(space.enumerate_all())
+    elif kind == "benchmark":
+      if benchmark is None:
+        raise ConfigError(f"--archs={text!r} needs --benchmark: name its file")
+      known = [space.parse(a) for a in benchmark.archs]
+      most = len(known)
+      if count and not (count.isdigit() and 1 <= int(count) <= most):
+        raise ConfigError(f"--archs={text!r}: say benchmark:N with N from 1 to {most}")
+      chosen = np.random.default_rng(0).permutation(most)[: int(count)] if count else np.arange(most)
+      found.append(np.stack([known[i] for i in chosen]))
     elif text.startswith("random:"):
-      count = text.removeprefix("random:")
       if not count.isdigit() or not 1 <= int(count) <= len(space):
         raise ConfigError(f"--archs={text!r}: say random:N with N from 1 to {len(space)}")
       found.append(space.sample(jax.random.key(0), int(count)))
     else:
-      one = space.from_index(int(text)) if text.lstrip("-").isdigit() else space.parse(text)
+      number = indexed and text.lstrip("-").isdigit()
+      one = space.from_index(int(text)) if number else space.parse(text)
       if not space.has_path(one):
         raise ArchitectureError(
           f"--archs={text!r}: no path from input to output, so its output does not depend on the images; "
@@ -103,11 +117,12 @@ def resolve(space: NB201, archs: tuple[str, ...]) -> np.ndarray:
 
 
 def score(
-  space: NB201,
+  space: NB201 | NB101,
   source: ImageSource,
   config: ScoreConfig,
   *,
   seed: int,
+  benchmark: Benchmark | None = None,
   engine: Engine | None = None,
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[..., None] = lambda *records: None,
@@ -115,11 +130,11 @@ def score(
 ) -> list[Score]:
   """All scores of one seed; see `scoring.score`, which this calls once per network.
 
-  Arguments as of `tenas.search`; `keep` takes several records.
+  Arguments as of `tenas.search`; `keep` takes several records; `benchmark` is only read for its architectures.
   """
-  archs = resolve(space, config.archs)
+  archs = resolve(space, config.archs, benchmark)
   engine, records = engine or Engine(), list(records)
-  shared = {
+  shared: dict[str, Any] = {
     "repeats": config.repeats_per_seed,
     "share_weights": config.share_weights,
     "engine": engine,
@@ -130,9 +145,8 @@ def score(
   lines: list[Score] = []
   plain = [proxies.get(n) for n in config.names if n not in OWN_NETWORK]
   if plain:
-    network = space.plain_network(
-      NetworkConfig(config.score_channels, config.score_cells, source.classes, init=config.score_init)
-    )
+    cells = config.score_cells or space.cells
+    network = space.single_network(config.score_channels, cells, source.classes, config.score_init)
 
     def images(repeat: int, key: jax.Array) -> Batch:
       del repeat
@@ -140,6 +154,8 @@ def score(
 
     lines += scoring.score(plain, space, archs, images, seed, network=network, **shared)
   if "linear_regions" in config.names:
+    if not isinstance(space, NB201):
+      raise ConfigError(f"--proxies=linear_regions: --space={space.name} has no supernet to count regions on; drop it")
     given = indicators.regions(space, source, config.indicators, jax.random.key(seed))
 
     def crops(repeat: int, key: jax.Array) -> Batch:
@@ -148,13 +164,12 @@ def score(
 
     lines += scoring.score([given.proxy], space, archs, crops, seed, network=given.network, **shared)
   if "signal_regression" in config.names:
-    given = regression.regression(space, source, config.regression, jax.random.key(seed))
+    given = regression.regression(space, source, config.regression, config.signal.task, jax.random.key(seed))
 
     def problem(repeat: int, key: jax.Array) -> Batch:
       del repeat
-      return regression.regression(space, source, config.regression, key).batch
+      return regression.regression(space, source, config.regression, config.signal.task, key).batch
 
-    lines += scoring.score(
-      [given.proxy], space, archs, problem, seed, network=given.network, **shared | {"share_weights": False}
-    )
+    own: dict[str, Any] = {**shared, "share_weights": False}
+    lines += scoring.score([given.proxy], space, archs, problem, seed, network=given.network, **own)
   return lines

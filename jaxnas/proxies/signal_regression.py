@@ -63,11 +63,11 @@ class Problem(NamedTuple):
     evaluation_noise: [steps / interval, N, H, W, 3].
   """
 
-  targets: tuple[Array, Array, Array]
-  weights: tuple[Array, Array, Array]
-  evaluation_weights: tuple[Array, Array, Array]
-  noise: Array
-  evaluation_noise: Array
+  targets: tuple[Any, ...]
+  weights: tuple[Any, ...]
+  evaluation_weights: tuple[Any, ...]
+  noise: Any
+  evaluation_noise: Any
 
 
 class Curve(NamedTuple):
@@ -75,6 +75,11 @@ class Curve(NamedTuple):
 
   train: Float[Array, " T"]
   evaluation: Float[Array, " V"]
+
+
+def pad(targets: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
+  """Targets [N, 8, 8, C] with zeros up to `WIDTHS`."""
+  return tuple(np.pad(t, ((0, 0),) * 3 + ((0, w - t.shape[-1]),)) for t, w in zip(targets, WIDTHS, strict=True))
 
 
 def pose(task: SignalTask, images: Float[Array, "N H W 3"], key: Array, training: Training | None = None) -> Problem:
@@ -86,14 +91,13 @@ def pose(task: SignalTask, images: Float[Array, "N H W 3"], key: Array, training
   training = training or Training()
   target_key, noise_key, evaluation_key = jax.random.split(key, 3)
   targets = signals.targets(task, images, target_key)
-  padded = [np.pad(t, ((0, 0),) * 3 + ((0, w - t.shape[-1]),)) for t, w in zip(targets, WIDTHS, strict=True)]
 
   def per_channel(weights):
     shares = zip(weights, task.channels, WIDTHS, strict=True)
     return tuple(np.where(np.arange(width) < c, weight / c, 0).astype(np.float32) for weight, c, width in shares)
 
   return Problem(
-    (padded[0], padded[1], padded[2]),
+    pad(targets),
     per_channel(task.loss_weights),
     per_channel(task.eval_weights),
     signal_task.noise(task, noise_key, (training.steps, *images.shape)),
@@ -159,7 +163,13 @@ def signal_regression(training: Training | None = None) -> Proxy:
 
   def measure(e: Evaluation) -> Curve:
     params = e.network.start(e.params, e.alphas)
-    return regress(e.network, params, e.alphas, e.images, e.labels, training)[0]
+    problem: Any = e.labels
+
+    def train(network, params):
+      return regress(network, params, e.alphas, e.images, problem, training)[0]
+
+    branches = [functools.partial(train, own) for own in e.network.variants()]
+    return lax.switch(e.network.variant(e.alphas), branches, params)
 
   return Proxy(
     name="signal_regression",

@@ -1,4 +1,4 @@
-"""A cell as a graph: nodes on a line, inputs on the left, one labelled arrow an edge."""
+"""A cell as a graph: nodes on a line, inputs on the left, one arrow an edge; operations on edges or on vertices."""
 
 import dataclasses
 import graphlib
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..errors import ArchitectureError
 from .plots import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, new_figure, save_png
@@ -21,6 +21,7 @@ Node = int | str
 Edge = tuple[Node, Node, str]
 
 _RADIUS, _LEVEL, _MARGIN = 0.24, 0.62, 0.45  # Inches, as all lengths here.
+_FLAT_LEVEL = 0.3  # of arrows that carry no label
 _KINDS = (("skip", GREEN), ("pool", ORANGE), ("1x1", SKY), ("conv", BLUE))
 
 
@@ -85,6 +86,75 @@ def draw_cell(edges: Sequence[Edge], path: str | os.PathLike[str], *, title: str
     size = min(12.0, 72 * (right - left - 0.3) / (0.62 * len(title)))  # Architecture strings fit.
     axis.text((left + right) / 2, top - 0.15, title, ha="center", va="top", fontsize=size, color=INK)
   return save_png(figure, path)
+
+
+def draw_vertex_cell(
+  matrix: Sequence[Sequence[int]] | Int[np.ndarray, "V V"],
+  labels: Sequence[str],
+  path: str | os.PathLike[str],
+  *,
+  title: str = "",
+) -> pathlib.Path:
+  """Draws a cell whose operations sit on its vertices, such as one of NAS-Bench-101, from left to right.
+
+  Args:
+    matrix: adjacency, [V, V] of 0 and 1, row to column, strictly upper triangular.
+    labels: V names, drawn inside the vertices.
+    path: the PNG file to write.
+    title: drawn on top.
+
+  Returns:
+    The file's path.
+
+  Raises:
+    ArchitectureError: another shape, a number of labels other than V, no edges, or an edge to itself or backwards.
+    WorkdirError: the file cannot be written.
+  """
+  edges = _vertex_edges(matrix, labels)
+  half = max(0.36, 0.045 * max(map(len, labels)) + 0.12)
+  at: dict[Node, float] = {v: v * (2 * half + 0.45) for v in range(len(labels))}
+  straight, arcs = _bend(edges, list(at), at)
+  arcs = [
+    dataclasses.replace(arc, height=math.copysign(_RADIUS + _FLAT_LEVEL * (1 + arc.level), arc.height)) for arc in arcs
+  ]
+
+  left, right = -half - 0.25, at[len(labels) - 1] + half + 0.25
+  top = max([_RADIUS, *(arc.height for arc in arcs)]) + 0.2 + (0.35 if title else 0)
+  bottom = min([-_RADIUS, *(arc.height for arc in arcs)]) - 0.2
+  figure = new_figure(right - left, top - bottom, layout=None)
+  axis = figure.add_axes((0, 0, 1, 1))
+  axis.set(xlim=(left, right), ylim=(bottom, top))
+  axis.set_axis_off()
+
+  for source, target, _ in straight:
+    _draw_arrow(axis, [(at[source] + half, 0), (at[target] - half, 0)])
+  for arc in arcs:
+    foot = math.copysign(_RADIUS, arc.height)
+    peak = (4 * arc.height - foot) / 3  # A cubic passes through a quarter of its ends and three of its inner points.
+    begin, end = arc.left + 0.4 * half, arc.right - 0.4 * half  # Arrows in and out of a vertex stand apart.
+    _draw_arrow(axis, [(begin, foot), (begin + 0.15, peak), (end - 0.15, peak), (end, foot)])
+  for v, label in enumerate(labels):
+    _draw_box(axis, at[v], half, label)
+  if title:
+    size = min(12.0, 72 * (right - left - 0.3) / (0.62 * len(title)))
+    axis.text((left + right) / 2, top - 0.12, title, ha="center", va="top", fontsize=size, color=INK)
+  return save_png(figure, path)
+
+
+def _vertex_edges(matrix: Sequence[Sequence[int]] | np.ndarray, labels: Sequence[str]) -> list[Edge]:
+  try:
+    array = np.asarray(matrix)
+  except ValueError as error:
+    raise ArchitectureError("matrix is ragged; use V rows of V zeros and ones") from error
+  if array.shape != (len(labels), len(labels)):
+    raise ArchitectureError(f"matrix has shape {list(array.shape)} for {len(labels)} labels; give one a vertex")
+  edges: list[Edge] = [(int(source), int(target), "") for source, target in np.argwhere(array)]
+  wrong = next(((s, t) for s, t in np.argwhere(array) if s >= t), None)
+  if wrong is not None:
+    raise ArchitectureError(f"matrix has an edge from {wrong[0]} to {wrong[1]}; a cell's edges lead to later vertices")
+  if not edges:
+    raise ArchitectureError("matrix: got no edge; a cell has at least one")
+  return edges
 
 
 def _ordered(edges: Sequence[Edge]) -> list[Node]:
@@ -204,3 +274,26 @@ def _draw_node(axis: "Axes", x: float, name: str) -> None:
     shape = Circle((x, 0), _RADIUS, **style)
   axis.add_patch(shape)
   axis.text(x, 0, name, ha="center", va="center", fontsize=11, color=INK, zorder=4)
+
+
+def _draw_arrow(axis: "Axes", points: Sequence[tuple[float, float]]) -> None:
+  """An arrow along a line of two points or a cubic Bézier curve of four."""
+  from matplotlib.patches import FancyArrowPatch
+  from matplotlib.path import Path
+
+  codes = [Path.MOVETO, *[Path.LINETO if len(points) == 2 else Path.CURVE4] * (len(points) - 1)]
+  style = {"arrowstyle": "-|>", "mutation_scale": 11, "facecolor": INK, "edgecolor": INK, "linewidth": 1.2}
+  axis.add_patch(FancyArrowPatch(path=Path(points, codes), zorder=1, **style))
+
+
+def _draw_box(axis: "Axes", x: float, half: float, name: str) -> None:
+  from matplotlib.patches import FancyBboxPatch
+
+  colour = next((colour for kind, colour in _KINDS if kind in name), INK)
+  axis.add_patch(
+    FancyBboxPatch(
+      (x - half + 0.08, -_RADIUS + 0.08), 2 * half - 0.16, 2 * _RADIUS - 0.16, boxstyle="round,pad=0.08",
+      facecolor="#F2F4F7", edgecolor=colour, linewidth=1.8, zorder=3,
+    )
+  )  # fmt: skip
+  axis.text(x, 0, name, ha="center", va="center", fontsize=9.5, color=INK, zorder=4)

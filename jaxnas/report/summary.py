@@ -4,12 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxnas.errors import ArchitectureError
 from jaxnas.report import comparison as comparing
-from jaxnas.report.cell_drawing import draw_cell
+from jaxnas.report.cell_drawing import draw_cell, draw_vertex_cell
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
 from jaxnas.report.html import Image, Section, write_report
 from jaxnas.report.plots import plot_pruning_history, plot_spectrum
 from jaxnas.report.progress import format_duration
+from jaxnas.report.signal_plots import plot_evolution, plot_loss_curves, plot_targets
 from jaxnas.report.tables import mean_std, text_table
 from jaxnas.report.workdir import Workdir
 
@@ -24,17 +26,24 @@ _TITLES = {
   "valid_12ep": "valid 12 ep. %",
   "validation": "valid %",
   "nasi_status": "status",
+  "signal_regression": "regression loss",
+  "evaluated": "evaluated",
 }
 _SLOW_LOOKUP = 1000  # unread rows of a NATS folder beyond which a rank would take minutes
 
 
 def look_up(space: Any, benchmark: Any | None, row: Mapping[str, Any]) -> dict[str, Any]:
   """`row` with the architecture's size and, from the benchmark, its index, test accuracies and ranks."""
+  if "arch" not in row:
+    return dict(row)
   arch = row["arch"]
   out = {**row, "params": int(space.params(arch)), "macs": int(space.macs(arch))}
   if benchmark is None:
     return out
-  out["index"] = int(benchmark.index(arch))
+  try:
+    out["index"] = int(benchmark.index(arch))
+  except ArchitectureError:  # a table of a part of its space
+    return out | {f"{dataset}_test": math.nan for dataset in benchmark.datasets}
   for dataset in benchmark.datasets:
     out[f"{dataset}_test"] = float(benchmark.accuracy(arch, dataset))
     if len(benchmark.unread) < _SLOW_LOOKUP:
@@ -61,9 +70,21 @@ def shown(lines: Sequence[Any]) -> list[dict[str, Any]]:
 
 def comparison(scores: Sequence[Mapping[str, Any]], benchmark: Any | None) -> list[dict[str, Any]]:
   """How each proxy ranks the architectures of the benchmark; empty without a benchmark or with few architectures."""
-  if benchmark is None or len({s["arch"] for s in scores}) <= _FEW:
+  if benchmark is None:
     return []
-  return comparing.compare(scores, benchmark)
+  known = {arch for arch in {s["arch"] for s in scores} if _is_in(benchmark, arch)}
+  if len(known) <= _FEW:
+    return []
+  return comparing.compare([s for s in scores if s["arch"] in known], benchmark)
+
+
+def _is_in(benchmark: Any, arch: str) -> bool:
+  """False for an architecture that a table of a part of its space does not have."""
+  try:
+    benchmark.index(arch)
+  except ArchitectureError:
+    return False
+  return True
 
 
 def text(result: Mapping[str, Any], benchmark: Any | None) -> str:
@@ -89,6 +110,8 @@ def times(seconds: Mapping[str, float]) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]], benchmark: Any | None) -> tuple[list[str], list[list[Any]]]:
   """Header and one row per architecture; several seeds end with mean ± standard deviation."""
+  if "arch" not in rows[0]:
+    return list(rows[0]), [[f"{v:.5g}" if isinstance(v, float) else v for v in row.values()] for row in rows]
   scores = [(key, title) for key, title in _TITLES.items() if key in rows[0]]
   scores += [(key, key) for key in rows[0] if f"{key}_status" in rows[0] and key not in _TITLES]
   datasets = benchmark.datasets if benchmark is not None else ()
@@ -108,8 +131,8 @@ def table(rows: Sequence[Mapping[str, Any]], benchmark: Any | None) -> tuple[lis
 
 def _with_status(row: Mapping[str, Any], key: str) -> str:
   status = row.get(f"{key}_status", "ok")
-  if isinstance(row[key], str):
-    return row[key]
+  if isinstance(row[key], (str, int)):
+    return str(row[key])
   return f"{row[key]:.5g}" + ("" if status == "ok" else f" ({status})")
 
 
@@ -130,10 +153,9 @@ def write_html(
 ) -> Any:
   """Draws the plots and writes report.html; returns its path. Plots are of the first seed."""
   rows, images = result["results"], []
-  arch = space.parse(rows[0]["arch"])
-  edges = [(source, target, space.ops[op]) for (target, source), op in zip(space.edges, arch, strict=True)]
-  draw_cell(edges, folder.path / "cell.png")
-  images.append(Image("cell.png", f"{rows[0]['arch']}: nodes are feature maps, edges operations."))
+  found = rows[0].get("arch", rows[0].get("task", ""))
+  if "arch" in rows[0]:
+    images.append(_draw_architecture(folder, space, found))
   if extra.get("history"):
     names = [f"{target}←{source}" for target, source in space.edges]
     path = folder.path / "pruning_history.png"
@@ -142,6 +164,7 @@ def write_html(
   if extra.get("eigenvalues"):
     plot_spectrum(extra["eigenvalues"], folder.path / "ntk_spectrum.png", title="NTK spectrum")
     images.append(Image("ntk_spectrum.png", "Eigenvalues of the neural tangent kernel on one batch."))
+  images += _draw_regression(folder, extra)
   if result.get("comparison"):
     images += _draw_comparison(folder, result["comparison"], extra["scores"], benchmark)
   config = result["config"]
@@ -150,7 +173,7 @@ def write_html(
     folder,
     title=f"jaxnas: {config['algorithm']} on {config['space']}",
     summary=[
-      ("architecture", rows[0]["arch"]),
+      ("found", found),
       ("data set", config["dataset"]),
       ("time", times(result["seconds"])),
     ],
@@ -160,6 +183,36 @@ def write_html(
     ],
     images=images,
   )
+
+
+def _draw_architecture(folder: Workdir, space: Any, text: str) -> Image:
+  arch, path = space.parse(text), folder.path / "cell.png"
+  if space.name == "nb101":
+    matrix, ops = space.to_cell(arch)
+    draw_vertex_cell(matrix, ops, path)
+    return Image("cell.png", f"{text}: nodes are operations, edges feature maps.")
+  edges = [(source, target, space.ops[op]) for (target, source), op in zip(space.edges, arch, strict=True)]
+  draw_cell(edges, path)
+  return Image("cell.png", f"{text}: nodes are feature maps, edges operations.")
+
+
+def _draw_regression(folder: Workdir, extra: Mapping[str, Any]) -> list[Image]:
+  """GenNAS's plots: the course of the evolution, loss curves and targets."""
+  images = []
+  if evolution := extra.get("evolution"):
+    path = folder.path / "evolution.png"
+    plot_evolution(evolution["values"], evolution["population"], path, title="Evolution", ylabel=evolution["ylabel"])
+    images.append(Image("evolution.png", f"{evolution['ylabel']} of everyone that lived, in order of birth."))
+  if losses := extra.get("losses"):
+    path = folder.path / "loss_curves.png"
+    plot_loss_curves(losses["curves"], losses["interval"], path, title="Regression loss")
+    images.append(
+      Image("loss_curves.png", "Evaluation loss: the result, and the best and the worst of the first population.")
+    )
+  if targets := extra.get("targets"):
+    plot_targets(*targets, folder.path / "targets.png", title="Regression targets")
+    images.append(Image("targets.png", "What the three stages regress on: some channels, for the first image."))
+  return images
 
 
 def _draw_comparison(folder: Workdir, lines, scores, benchmark) -> list[Image]:

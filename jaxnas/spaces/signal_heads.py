@@ -28,7 +28,7 @@ class SignalNetwork:
 
   Attributes:
     backbone: `init_params(key)`, `init_stats()`, `start(params, alphas)`, `taps(params, stats, images, alphas, train)`,
-      `tap_channels` and `parameter_count(alphas)`.
+      `tap_channels`, `parameter_count(alphas)`, `variants()` and `variant(alphas)`.
     widths: channels of the three targets.
   """
 
@@ -57,6 +57,14 @@ class SignalNetwork:
   def start(self, params: PyTree, alphas: Array) -> PyTree:
     """The initial values of one architecture, from what was drawn."""
     return params | {"backbone": self.backbone.start(params["backbone"], alphas)}
+
+  def variants(self) -> tuple["SignalNetwork", ...]:
+    """Networks that are faster for some architectures each; `variant(alphas)` says which one to take."""
+    return tuple(dataclasses.replace(self, backbone=own) for own in self.backbone.variants())
+
+  def variant(self, alphas: Array) -> Array:
+    """Place in `variants()`, int32 []."""
+    return self.backbone.variant(alphas)
 
   def parameter_count(self, alphas: Array) -> Float[Array, ""]:
     """Parameters that the architecture uses, heads included."""

@@ -66,6 +66,8 @@ def _parse(path: pathlib.Path, text: TextIO) -> tuple[list[str], dict[str, np.nd
   if missing:
     names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
     what = f"not a table of NAS-Bench-201: its first line {first[:60]!r} lacks the columns {names}"
+    if first.lstrip().startswith("{"):
+      raise problem(path, what, "give --space=nb101 if this JSON file holds cells of NAS-Bench-101")
     raise problem(path, what)
   index, arch = header.index("index"), header.index("arch")
   places = [header.index(name) for name in COLUMNS]
@@ -129,14 +131,18 @@ def write_csv(
   """Writes a benchmark as a table: wholly or not at all.
 
   Args:
-    benchmark: any; its unread rows are read now.
+    benchmark: of NAS-Bench-201; its unread rows are read now.
     out: a path that ends in .csv or .csv.gz.
     overwrite: replace a file that exists.
     progress: called as `progress(rows read, rows to read)`.
 
   Raises:
-    BenchmarkError: `out` exists, has another ending or cannot be written; or the source is damaged.
+    BenchmarkError: `out` exists, has another ending or cannot be written; the source is damaged, or
+      of another space.
   """
+  if benchmark.space != "nb201":
+    what = f"tables hold NAS-Bench-201, not {benchmark.space}"
+    raise BenchmarkError(f"OUT={os.fspath(out)}: {what}; use {benchmark.path} as it is")
   target = check_out(out, overwrite=overwrite)
   benchmark.read_all(progress)
   table = _format(benchmark).encode()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import operator
 import os
 import re
@@ -29,13 +30,14 @@ RANK_DECIMALS = 4
 
 _NODES = (r"\|{op}~0\|", r"\|{op}~0\|{op}~1\|", r"\|{op}~0\|{op}~1\|{op}~2\|")
 _NB201 = re.compile(r"\+".join(_NODES).format(op=r"[a-z][a-z0-9_]*"))
-_FIX = (
-  "give a NATS-tss-v1_0-3ffb9-simple folder, a NATS-tss-v1_0-3ffb9.pickle.pbz2 file, or a table"
-  " that `python -m jaxnas.tabular` wrote"
-)
+FIXES = {
+  "nb201": "give a NATS-tss-v1_0-3ffb9-simple folder, a NATS-tss-v1_0-3ffb9.pickle.pbz2 file, or a table"
+  " that `python -m jaxnas.tabular` wrote",
+  "nb101": "give a JSON file whose `archs` each have `matrix`, `ops` and `accuracy` (a fraction)",
+}
 
 
-def problem(path: str | os.PathLike[str], what: str, fix: str = _FIX) -> BenchmarkError:
+def problem(path: str | os.PathLike[str], what: str, fix: str = FIXES["nb201"]) -> BenchmarkError:
   """The error for a benchmark that cannot be used: one line with the flag, the path, the fix."""
   return BenchmarkError(f"{FLAG}{os.fspath(path)}: {' '.join(what.split())}; {fix}")
 
@@ -46,15 +48,18 @@ class Benchmark:
 
   Attributes:
     name: file or folder name, for reports.
-    space: the search space, "nb201".
+    space: the search space, "nb201" or "nb101".
     path: where it was opened from.
     archs: A architecture strings; the place in the tuple is the architecture's index.
-    columns: float64 [A] for each of `COLUMNS`: accuracies in percent, `cost_12ep_s` in seconds,
-      `params_mb` in millions of parameters; nan where unknown or not read yet.
+    columns: float64 [A] by name: accuracies in percent, called by data set and split
+      (`cifar10_test`), `cost_12ep_s` in seconds, `params_mb` in millions of parameters; nan where
+      unknown or not read yet. NAS-Bench-201 has all of `COLUMNS`, NAS-Bench-101 only accuracies.
     read_row: reads the values of one architecture from the source.
     unread: indices that the source holds and `columns` does not yet. They are read when asked for;
       rankings need all of them (about 20 ms each from a NATS-Bench folder).
     datasets: the data sets that `accuracy` knows.
+    find: the index of an architecture that is written otherwise than in `archs`, None if it is not
+      there; may raise ArchitectureError.
   """
 
   name: str
@@ -65,6 +70,7 @@ class Benchmark:
   read_row: Callable[[int], Mapping[str, float]] | None = dataclasses.field(default=None, repr=False)
   unread: set[int] = dataclasses.field(default_factory=set, repr=False)
   datasets: tuple[str, ...] = DATASETS
+  find: Callable[[str], int | None] | None = dataclasses.field(default=None, repr=False)
   _orders: dict[str, tuple[Int64[np.ndarray, "A"], int]] = dataclasses.field(
     default_factory=dict, init=False, repr=False
   )
@@ -72,16 +78,21 @@ class Benchmark:
   def index(self, arch: str | int) -> int:
     """The index of an architecture given as the benchmark's exact string or as an index.
 
+    NAS-Bench-101 also finds a cell by the text form of any cell isomorphic to it.
+
     Raises:
       ArchitectureError: no such architecture.
     """
     if isinstance(arch, str):
-      if arch not in self._index_of:
+      found = self._index_of.get(arch)
+      if found is None and self.find is not None:
+        found = self.find(arch)
+      if found is None:
         raise ArchitectureError(
           f"arch {arch!r}: not among the {len(self.archs):,} architectures of {self.path};"
           f" write it as in {self.archs[0]!r}"
         )
-      return self._index_of[arch]
+      return found
     index = operator.index(arch)
     if not 0 <= index < len(self.archs):
       raise ArchitectureError(f"arch {index}: not an index; give 0..{len(self.archs) - 1}")
@@ -91,18 +102,19 @@ class Benchmark:
     """Accuracy in percent, mean over the trained seeds; nan if the benchmark lacks it.
 
     Args:
-      arch: the benchmark's exact string, or an index.
-      dataset: "cifar10", "cifar100" or "imagenet16_120".
-      split: "test" and "valid" are after 200 epochs, "valid_12ep" (CIFAR-10 only) is after the
-        12-epoch run. CIFAR-10's validation networks saw half of the training set, its test
-        networks all of it (Dong and Yang, NAS-Bench-201, section 2.2).
+      arch: as for `index`.
+      dataset: one of `datasets`; of NAS-Bench-201 "cifar10", "cifar100" or "imagenet16_120".
+      split: of NAS-Bench-201, "test" and "valid" are after 200 epochs, "valid_12ep" (CIFAR-10 only)
+        is after the 12-epoch run. CIFAR-10's validation networks saw half of the training set, its
+        test networks all of it (Dong and Yang, NAS-Bench-201, section 2.2). NAS-Bench-101 has only
+        "test", see `nb101_json`.
 
     Raises:
       ArchitectureError: no such architecture.
       ConfigError: no such data set or split.
       BenchmarkError: the architecture's file is damaged.
     """
-    return self._value(_column(dataset, split), arch)
+    return self._value(self._column(dataset, split), arch)
 
   def accuracies(self, dataset: str, split: str = "test") -> Float64[np.ndarray, "A"]:
     """Accuracies in percent of all architectures (read-only), nan where unknown.
@@ -110,7 +122,7 @@ class Benchmark:
     Raises:
       ConfigError, BenchmarkError: as `accuracy`.
     """
-    name = _column(dataset, split)
+    name = self._column(dataset, split)
     self.read_all()
     view = self.columns[name].view()
     view.flags.writeable = False
@@ -126,7 +138,7 @@ class Benchmark:
       ArchitectureError, ConfigError, BenchmarkError: as `accuracy`.
     """
     index = self.index(arch)
-    ranks, known = self._ranks(_column(dataset, split))
+    ranks, known = self._ranks(self._column(dataset, split))
     return int(ranks[index]) or None, known
 
   def best(self, dataset: str, split: str = "test") -> tuple[int, float]:
@@ -136,7 +148,7 @@ class Benchmark:
       ConfigError: no such data set or split.
       BenchmarkError: no accuracy is known, or a file is damaged.
     """
-    name = _column(dataset, split)
+    name = self._column(dataset, split)
     ranks, known = self._ranks(name)
     if not known:
       raise problem(self.path, f"holds no {split} accuracy of {dataset}")
@@ -176,10 +188,19 @@ class Benchmark:
         self.columns[name][index] = value
       self.unread.discard(index)
 
+  def _column(self, dataset: str, split: str) -> str:
+    if dataset not in self.datasets:
+      raise ConfigError(f"dataset {dataset!r}: not in the benchmark; give one of {self.datasets}")
+    prefix = f"{dataset}_"
+    known = tuple(name.removeprefix(prefix) for name in self.columns if name.startswith(prefix))
+    if split not in known:
+      raise ConfigError(f"split {split!r}: the benchmark has none of {dataset}; give one of {known}")
+    return prefix + split
+
   def _value(self, name: str, arch: str | int) -> float:
     index = self.index(arch)
     self._read(index)
-    return float(self.columns[name][index])
+    return float(self.columns[name][index]) if name in self.columns else math.nan
 
   def _ranks(self, name: str) -> tuple[Int64[np.ndarray, "A"], int]:
     """Ranks of a column (0 where unknown) and the number of known values."""
@@ -190,16 +211,6 @@ class Benchmark:
       ranks = len(ascending) - np.searchsorted(ascending, values, side="right") + 1
       self._orders[name] = (np.where(np.isnan(values), 0, ranks), len(ascending))
     return self._orders[name]
-
-
-def _column(dataset: str, split: str) -> str:
-  if dataset not in DATASETS:
-    raise ConfigError(f"dataset {dataset!r}: not in the benchmark; give one of {DATASETS}")
-  name = f"{dataset}_{split}"
-  if name not in ACCURACY_COLUMNS:
-    known = tuple(c.removeprefix(f"{dataset}_") for c in ACCURACY_COLUMNS if c.startswith(dataset))
-    raise ConfigError(f"split {split!r}: the benchmark has none of {dataset}; give one of {known}")
-  return name
 
 
 def empty_columns() -> dict[str, Float64[np.ndarray, "A"]]:

@@ -4,6 +4,7 @@ Source: Ying et al., "NAS-Bench-101: Towards Reproducible NAS", ICML 2019.
 """
 
 import dataclasses
+from typing import Any
 
 from jaxnas.spaces.nb101 import channels, costs, encoding, isomorphism
 from jaxnas.spaces.nb101.network import PlainNetwork
@@ -23,6 +24,7 @@ class NB101:
   ops: tuple[str, ...] = encoding.OPS
   edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
   cell_types: int = 1
+  cells: int = 3  # modules per stack, in the benchmark
 
   as_archs = staticmethod(encoding.as_archs)
   parse = staticmethod(encoding.parse)
@@ -32,6 +34,7 @@ class NB101:
   prune = staticmethod(encoding.prune)
   sample = staticmethod(encoding.sample)
   mutate = staticmethod(encoding.mutate)
+  resample = staticmethod(encoding.mutate)
   alphas = staticmethod(encoding.alphas)
   has_path = staticmethod(encoding.has_path)
   canonical = staticmethod(isomorphism.canonical)
@@ -45,3 +48,12 @@ class NB101:
   def plain_network(self, config: NetworkConfig | None = None) -> PlainNetwork:
     """The network of single architectures, with 16 channels by default (the benchmark trains 128)."""
     return PlainNetwork(config or NetworkConfig())
+
+  def single_network(self, channels: int, cells: int, classes: int, init: Any) -> PlainNetwork:
+    """`plain_network` of these settings; `init` is for spaces that have a choice."""
+    del init
+    return PlainNetwork(NetworkConfig(channels, cells, classes))
+
+  def backbone(self, channels: int = 16, cells: int = 3) -> PlainNetwork:
+    """The network that GenNAS trains."""
+    return PlainNetwork(NetworkConfig(channels, cells))

@@ -4,6 +4,7 @@ Source: Dong & Yang, "NAS-Bench-201: Extending the Scope of Reproducible NAS", I
 """
 
 import dataclasses
+from typing import Any
 
 from jaxnas.spaces.nb201 import costs, encoding, isomorphism
 from jaxnas.spaces.nb201.backbone import Backbone
@@ -24,6 +25,7 @@ class NB201:
   ops: tuple[str, ...] = encoding.OPS
   edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
   cell_types: int = 1
+  cells: int = 5  # per stage, in the benchmark
   none_op: int = encoding.OPS.index("none")
 
   as_archs = staticmethod(encoding.as_archs)
@@ -34,6 +36,7 @@ class NB201:
   enumerate_all = staticmethod(encoding.enumerate_all)
   sample = staticmethod(encoding.sample)
   mutate = staticmethod(encoding.mutate)
+  resample = staticmethod(encoding.resample)
   neighbours = staticmethod(encoding.neighbours)
   alphas = staticmethod(encoding.alphas)
   from_alphas = staticmethod(encoding.from_alphas)
@@ -56,3 +59,7 @@ class NB201:
   def backbone(self, channels: int = 16, cells: int = 5) -> Backbone:
     """The network that GenNAS trains."""
     return Backbone(channels, cells)
+
+  def single_network(self, channels: int, cells: int, classes: int, init: Any) -> PlainNetwork:
+    """`plain_network` of these settings: what every space has."""
+    return PlainNetwork(NetworkConfig(channels, cells, classes, init=init))

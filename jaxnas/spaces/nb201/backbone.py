@@ -89,6 +89,15 @@ class Backbone:
     del alphas
     return params
 
+  def variants(self) -> tuple["Backbone", ...]:
+    """One network is fast for all architectures."""
+    return (self,)
+
+  def variant(self, alphas: Array) -> Array:
+    """Place in `variants()`."""
+    del alphas
+    return jnp.int32(0)
+
   def parameter_count(self, alphas: Float[Array, "1 6 5"]) -> Float[Array, ""]:
     """Parameters of the architecture without heads, the convolutions' idle biases included."""
     operations, total = operations_of(alphas), 0

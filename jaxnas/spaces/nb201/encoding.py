@@ -236,6 +236,22 @@ def mutate(key: jax.Array, arch: Any) -> Int8[np.ndarray, "6"]:
   return candidates[int(jax.random.randint(key, (), 0, len(candidates), np.int32))]
 
 
+def resample(key: jax.Array, arch: Any, rate: float = 1.0) -> Int8[np.ndarray, "6"]:
+  """GenNAS's mutation: each op is drawn anew from all five with probability rate / 5; the result may be the parent.
+
+  Raises:
+    ArchitectureError: not one architecture.
+    ConfigError: `rate` outside (0, 5].
+  """
+  if not 0 < rate <= NUM_OPS:
+    raise ConfigError(f"rate={rate} must be above 0 and at most {NUM_OPS}")
+  which, what = jax.random.split(key)
+  changes = np.asarray(jax.random.bernoulli(which, rate / NUM_OPS, (NUM_EDGES,)))
+  return np.where(changes, np.asarray(jax.random.randint(what, (NUM_EDGES,), 0, NUM_OPS)), as_arch(arch)).astype(
+    np.int8
+  )
+
+
 def alphas(archs: Any) -> Float32[np.ndarray, "*A 1 6 5"]:
   """One-hot edge-op weights: [..., 6] -> [..., cell types (1), edges (6), ops (5)].
 

@@ -1,0 +1,95 @@
+"""Accuracies of NAS-Bench-101 cells from a JSON file, the form in which GenNAS publishes them.
+
+    {"archs": [{"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"], "accuracy": 0.9}, ...]}
+
+`matrix` and `ops` are the benchmark's own form of a cell, see `jaxnas.spaces.nb101`; `accuracy` is a fraction, the mean
+of three runs on CIFAR-10. The published files do not say whether they hold test or validation accuracies. Here they
+stand in the column `cifar10_test`.
+
+Source: Ying et al., "NAS-Bench-101", ICML 2019; the selection of cells by Li et al., "Generic Neural Architecture
+Search via Regression", NeurIPS 2021.
+"""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from jaxnas.errors import ArchitectureError
+from jaxnas.tabular.table import FIXES, Benchmark, problem
+
+_FIX = FIXES["nb101"]
+_KEYS = ("matrix", "ops", "accuracy")
+_HEAD = 64
+
+
+def read_nb101(path: pathlib.Path) -> Benchmark:
+  """Reads a whole file (1,250 cells in less than a second).
+
+  `archs` are the text forms of the cells as they are in the file. `index` also finds a cell that is isomorphic to one
+  of them.
+
+  Raises:
+    BenchmarkError: no JSON, another form, an illegal cell, the same cell twice, an accuracy outside 0..1; says where.
+  """
+  from jaxnas.spaces.nb101 import NB101  # which imports JAX and Flax
+
+  entries = _entries(path)
+  archs: list[str] = []
+  index_of: dict[str, int] = {}
+  accuracies = np.empty(len(entries))
+  for i, entry in enumerate(entries):
+    missing = [key for key in _KEYS if not isinstance(entry, dict) or key not in entry]
+    if missing:
+      raise problem(path, f"archs[{i}] lacks {', '.join(missing)}", _FIX)
+    accuracies[i] = _percent(path, i, entry["accuracy"])
+    if not isinstance(entry["ops"], list):
+      raise problem(path, f"archs[{i}] has ops {str(entry['ops'])[:40]!r} where a list of labels must stand", _FIX)
+    try:
+      arch = NB101.from_cell(entry["matrix"], entry["ops"])
+    except ArchitectureError as error:
+      raise problem(path, f"archs[{i}] is no cell of NAS-Bench-101: {error}", "correct or delete it") from error
+    first = index_of.setdefault(NB101.canonical(arch), i)
+    if first != i:
+      raise problem(path, f"archs[{i}] is the same cell as archs[{first}], or isomorphic to it", "delete one of them")
+    archs.append(NB101.format(arch))
+  return Benchmark(
+    name=path.name,
+    space="nb101",
+    path=str(path),
+    archs=tuple(archs),
+    columns={"cifar10_test": accuracies},
+    datasets=("cifar10",),
+    find=lambda text: index_of.get(NB101.canonical(text)),
+  )
+
+
+def _entries(path: pathlib.Path) -> list[Any]:
+  """The list `archs`, not empty."""
+  try:
+    with path.open("rb") as file:
+      # Files of another benchmark can have GBs: a look at the first bytes comes before all others are read.
+      head = file.read(_HEAD)
+      if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")):
+        raise problem(
+          path, f"not JSON (it begins with {head[:12]})", f"{_FIX}; a benchmark of NAS-Bench-201 needs --space=nb201"
+        )
+      document = json.loads(head + file.read())
+  except OSError as error:
+    raise problem(path, f"cannot be read ({error.strerror or error})", "check its permissions") from error
+  except (ValueError, RecursionError) as error:
+    raise problem(path, f"damaged or truncated JSON ({error})", "copy or download it again") from error
+  entries = document.get("archs") if isinstance(document, dict) else None
+  if not isinstance(entries, list) or not entries:
+    raise problem(path, "no `archs` in it, or an empty list", _FIX)
+  return entries
+
+
+def _percent(path: pathlib.Path, i: int, value: Any) -> float:
+  number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else value
+  if not 0 <= number <= 1:
+    what = f"archs[{i}] has the accuracy {str(value)[:40]!r}, which is not a fraction in 0..1"
+    raise problem(path, what, "divide percentages by 100")
+  return 100 * float(number)
