@@ -35,6 +35,12 @@ flags.DEFINE_integer("seeds", 10, "seeds of each search", lower_bound=1)
 flags.DEFINE_list("only", [], "jobs to run and tabulate; default: all")
 
 ONE_PASS = "mgm,grad_norm,snip,plain,l2_norm,params,flops,jacob_cov,naswot,zen,synflow,fisher"
+SEARCHES = {  # job -> its title; the result's key and the title of what half or a quarter of the budget found
+  "knas": ("KNAS, k=40", "half_arch", "KNAS, k=20"),
+  "nasi": ("NASI(4T)", "quarter_arch", "NASI(T)"),
+  "gennas": ("GenNAS, CONF_NB101", "", ""),
+  "tenas_frozen": ("TE-NAS, batch_frozen", "", ""),
+}
 CONTROLS = ("params", "flops")
 DRAWS = 2000
 PUBLISHED = (
@@ -58,8 +64,10 @@ def jobs() -> dict[str, list[str]]:
     "second": [*costly, "--proxies=mgm_output,mgm_layer_mean,grasp"],
     "single_images": [*costly, "--proxies=mgm_code,mgm_truncated,mgm_batch1", "--score_batch=50"],
     "condition_number": [*costly, "--proxies=ntk_condition_number"],
+    "regression": [*costly, "--proxies=signal_regression"],
     "knas": ["--algorithm=knas", "--knas_shortlist=40", seeds],
     "nasi": ["--algorithm=nasi", "--nasi_steps=400", "--nasi_cells=1", seeds],
+    "gennas": ["--algorithm=gennas", seeds],
     "tenas_frozen": ["--algorithm=tenas", "--batch_norm=batch_frozen", seeds],
   }
 
@@ -86,12 +94,11 @@ def searches(out: pathlib.Path, names: list[str], benchmark) -> list[list[str]]:
     found = [[benchmark.accuracy(a, d) for a in archs] for d in benchmark.datasets]
     return [f"{title} ({len(archs)} seeds)", *(report.mean_std(values, digits=2) for values in found)]
 
-  titles = {"knas": ("KNAS, k=40", "half_arch", "KNAS, k=20"), "nasi": ("NASI(4T)", "quarter_arch", "NASI(T)")}
   for name in names:
-    if name not in ("knas", "nasi", "tenas_frozen"):
+    if name not in SEARCHES:
       continue
     results = json.loads((out / name / "result.json").read_text())["results"]
-    title, part, part_title = titles.get(name, ("TE-NAS, batch_frozen", "", ""))
+    title, part, part_title = SEARCHES[name]
     if part:
       rows.append(row(part_title, [r[part] for r in results]))
     rows.append(row(title, [r["arch"] for r in results]))
@@ -130,7 +137,7 @@ def main(argv) -> None:
     comparison.write_csv(lines, out / "proxies.csv")
     plot_ranks(comparison.spearman_by_dataset(lines), out / "spearman.png", controls=CONTROLS)
     plot_scatter(comparison.panels(scores, lines, benchmark), out / "scatter.png", dataset=benchmark.datasets[0])
-  if {"knas", "nasi", "tenas_frozen"} & set(names):
+  if set(SEARCHES) & set(names):
     header = ["method", *(f"{d} test %" for d in benchmark.datasets)]
     rows = searches(out, names, benchmark)
     text = io.StringIO()

@@ -217,6 +217,7 @@ def _gennas(whole: _Run, seed: int):
     "values": [one.fitness for one in found.log],
     "population": whole.settings.evolution.evolution_population,
     "ylabel": "regression loss",
+    "maximise": False,
   }
   curves = {"curves": found.curves, "interval": whole.settings.regression.signal_interval}
   channels = whole.settings.signal.task.channels
@@ -235,6 +236,7 @@ def _gennas_task(whole: _Run, seed: int):
     "values": [one.fitness for one in found.log],
     "population": whole.settings.evolution.evolution_population,
     "ylabel": "|Spearman|",
+    "maximise": True,
   }
   row = {"task": f"task_seed{seed}.json", "task_fitness": found.fitness}
   return [row], {"evolution": evolution, "summary": {"seed": seed, "task": task}}

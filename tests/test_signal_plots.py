@@ -116,10 +116,10 @@ def test_loss_curves_are_drawn_against_the_step(tmp_path, drawn):
   file = signal_plots.plot_loss_curves(curves, 10, tmp_path / "l.png", title="losses")
   assert min(png_size(file)) > 500
   assert drawn["a"] == [([10, 20, 30], [9, 4, 3])]
-  [(steps, losses)] = drawn["b (2 of 3 not finite)"]
+  [(steps, losses)] = drawn["b (2 of 3 left out)"]
   assert steps == [10, 20, 30]
   np.testing.assert_array_equal(losses, [NAN, 5, NAN])
-  np.testing.assert_array_equal(drawn["c (2 of 3 not finite)"][0][1], [NAN, NAN, 2])
+  np.testing.assert_array_equal(drawn["c (2 of 3 left out)"][0][1], [NAN, NAN, 2])
 
 
 @pytest.mark.parametrize("curve", [[3.0], [NAN], [INF, -INF], [1e38, 1e-30], [2.0, 2.0]])

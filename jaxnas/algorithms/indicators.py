@@ -21,7 +21,7 @@ class IndicatorConfig:
   batch_norm: Literal["batch_frozen", "batch"] = setting(
     "batch_frozen",
     "batch normalisation in the NTK: 'batch' differentiates through the mini-batch statistics, exactly as the "
-    "published code does; 'batch_frozen' takes them as constants and is about 12 times cheaper",
+    "published code does; 'batch_frozen' takes them as constants and is about 11 times cheaper",
   )
   ntk_batch: int = setting(72, "images in the NTK's batch")
   ntk_channels: int = setting(3, "channels C of the NTK's network in its first stage")

@@ -86,10 +86,9 @@ def resolve(space: NB201 | NB101, archs: tuple[str, ...], benchmark: Benchmark |
     ConfigError: a malformed 'random:N', or what the space or the benchmark cannot give.
   """
   found = []
-  indexed = isinstance(space, NB201)
   for text in (a.strip() for a in archs):
     kind, _, count = text.partition(":")
-    if text == "all" and indexed:
+    if text == "all" and isinstance(space, NB201):
       found.append(space.enumerate_all())
     elif kind == "benchmark":
       if benchmark is None:
@@ -105,8 +104,10 @@ def resolve(space: NB201 | NB101, archs: tuple[str, ...], benchmark: Benchmark |
         raise ConfigError(f"--archs={text!r}: say random:N with N from 1 to {len(space)}")
       found.append(space.sample(jax.random.key(0), int(count)))
     else:
-      number = indexed and text.lstrip("-").isdigit()
-      one = space.from_index(int(text)) if number else space.parse(text)
+      if isinstance(space, NB201) and text.lstrip("-").isdigit():
+        one = space.from_index(int(text))
+      else:
+        one = space.parse(text)
       if not space.has_path(one):
         raise ArchitectureError(
           f"--archs={text!r}: no path from input to output, so its output does not depend on the images; "

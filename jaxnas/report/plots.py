@@ -84,7 +84,7 @@ def plot_pruning_history(
   lower = figure.add_subplot(grid[1, cells], sharex=upper)
   _draw_repeats(upper, rounds, [entry["cond_before"] for entry in history], VERMILION, log=True)
   _draw_repeats(lower, rounds, [entry["regions_before"] for entry in history], BLUE, log=False)
-  _log_scale(upper)
+  log_scale(upper)
   upper.set_title("Dots: each repeat; line: their median", fontsize=9, color=INK)
   upper.set_ylabel("NTK condition number")
   upper.tick_params(labelbottom=False)
@@ -134,8 +134,8 @@ def plot_spectrum(
       np.arange(1, shown.size + 1), shown, color=colours[i % len(colours)], label=label,
       marker=_MARKERS[i % len(_MARKERS)], markersize=4.5, linewidth=1.4, alpha=0.9,
     )  # fmt: skip
-  _log_scale(axis)
-  _plain_frame(axis)
+  log_scale(axis)
+  plain_frame(axis)
   axis.set_xlabel("Eigenvalue index (largest first)")
   axis.set_ylabel("NTK eigenvalue")
   axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -216,10 +216,10 @@ def _draw_repeats(axis: "Axes", rounds: list[int], values: list[Sequence[float]]
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5}, zorder=4,
       )  # fmt: skip
   axis.plot(rounds, medians, color=colour, linewidth=1.5, marker="_", markersize=17, markeredgewidth=2)
-  _plain_frame(axis)
+  plain_frame(axis)
 
 
-def _log_scale(axis: "Axes") -> None:
+def log_scale(axis: "Axes") -> None:
   """A logarithmic y axis with readable labels even where it spans less than a decade."""
   from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -234,7 +234,7 @@ def _log_scale(axis: "Axes") -> None:
     axis.yaxis.set_minor_formatter(lambda *_: "")
 
 
-def _plain_frame(axis: "Axes") -> None:
+def plain_frame(axis: "Axes") -> None:
   axis.spines[["top", "right"]].set_visible(False)
   axis.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
   axis.set_axisbelow(True)

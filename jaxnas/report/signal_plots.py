@@ -22,8 +22,8 @@ from jaxnas.report.plots import (
   new_figure,
   save_png,
 )
-from jaxnas.report.plots import _log_scale as log_scale
-from jaxnas.report.plots import _plain_frame as plain_frame
+from jaxnas.report.plots import log_scale as log_scale
+from jaxnas.report.plots import plain_frame as plain_frame
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -126,7 +126,7 @@ def plot_loss_curves(
     axis.plot(
       interval * np.arange(1, losses.size + 1), losses, color=colour, marker=marker, markersize=4, linewidth=1.3,
       linestyle="-" if place < len(_STYLES) else "--", alpha=0.9, zorder=2,
-      label=label + (f" ({missing} of {losses.size} not finite)" if missing else ""),
+      label=label + (f" ({missing} of {losses.size} left out)" if missing else ""),
     )  # fmt: skip
   log_scale(axis)
   plain_frame(axis)

@@ -201,7 +201,14 @@ def _draw_regression(folder: Workdir, extra: Mapping[str, Any]) -> list[Image]:
   images = []
   if evolution := extra.get("evolution"):
     path = folder.path / "evolution.png"
-    plot_evolution(evolution["values"], evolution["population"], path, title="Evolution", ylabel=evolution["ylabel"])
+    plot_evolution(
+      evolution["values"],
+      evolution["population"],
+      path,
+      title="Evolution",
+      ylabel=evolution["ylabel"],
+      maximise=evolution["maximise"],
+    )
     images.append(Image("evolution.png", f"{evolution['ylabel']} of everyone that lived, in order of birth."))
   if losses := extra.get("losses"):
     path = folder.path / "loss_curves.png"
@@ -210,7 +217,7 @@ def _draw_regression(folder: Workdir, extra: Mapping[str, Any]) -> list[Image]:
       Image("loss_curves.png", "Evaluation loss: the result, and the best and the worst of the first population.")
     )
   if targets := extra.get("targets"):
-    plot_targets(*targets, folder.path / "targets.png", title="Regression targets")
+    plot_targets(targets[0], targets[1], folder.path / "targets.png", title="Regression targets")
     images.append(Image("targets.png", "What the three stages regress on: some channels, for the first image."))
   return images
 
