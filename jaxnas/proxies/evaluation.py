@@ -17,7 +17,7 @@ class Evaluation:
   Attributes:
     network: `logits(params, images, alphas, stats=None)`, `moments`, `with_batch_norm(mode)`, `for_rows()` and
       `rows_on_cpu`; some proxies need more of it and say so.
-    params: its parameters.
+    params: its parameters; of a network with `own_params`, those of this architecture (its own initial values).
     alphas: edge-op weights, [cell types, E, O].
     images: normalised, [N, H, W, C].
     key: for proxies that draw inputs or directions; the same for all architectures.
@@ -34,7 +34,8 @@ class Evaluation:
     key: Array | None = None,
     rows: int | None = None,
   ):
-    self.network, self.params, self.alphas = network, params, alphas
+    own = getattr(network, "own_params", None)
+    self.network, self.params, self.alphas = network, own(params, alphas) if own else params, alphas
     self.images, self.key, self.rows = images, key, rows
     self._labels = labels
     self._known: dict[Any, Any] = {}
@@ -69,6 +70,12 @@ class Evaluation:
       return self.logits(params, batch_norm).sum(-1).mean()
 
     return self._once(("output", batch_norm), lambda: jax.grad(output)(self.params))
+
+  @property
+  def own_channels(self) -> PyTree | None:
+    """`network.own_channels` where the architecture uses a part of each parameter; None: it uses whole ones."""
+    own = getattr(self.network, "own_channels", None)
+    return own(self.alphas) if own else None
 
   @property
   def stats(self) -> PyTree:

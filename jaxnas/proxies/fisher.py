@@ -23,13 +23,21 @@ from jaxnas.proxies.proxy import Proxy
 from jaxnas.proxies.scalar import finite_reading, names_of
 
 
-def fan_in(params: PyTree, executed: PyTree, prefix: list[str]) -> Float[Array, "*cells"]:
-  """Weights per output channel of the executed kernel below `prefix`: [], or [cells] where kernels are stacked."""
+def fan_in(
+  params: PyTree, executed: PyTree, prefix: list[str], own_channels: PyTree | None = None
+) -> Float[Array, "*cells"]:
+  """Weights per output channel of the executed kernel below `prefix`: [], or [cells] where kernels are stacked.
+
+  `own_channels`: see `Evaluation.own_channels`.
+  """
   found = []
-  for (path, leaf), mask in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(executed), strict=True):
+  own = jax.tree.leaves(own_channels) or [None] * len(jax.tree.leaves(params))
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  for (path, leaf), mask, pair in zip(leaves, jax.tree.leaves(executed), own, strict=True):
     names = names_of(path)
     if names[: len(prefix)] == prefix and names[-1] == "kernel":
-      found.append(math.prod(leaf.shape[mask.ndim : -1]) * mask.astype(leaf.dtype))
+      channels_in = leaf.shape[-2] if pair is None else pair[..., 0].astype(leaf.dtype)
+      found.append(math.prod(leaf.shape[mask.ndim : -2]) * channels_in * mask.astype(leaf.dtype))
   return sum(found[1:], found[0])
 
 
@@ -48,7 +56,7 @@ def _measure(evaluation: Evaluation, *, weighting: str) -> Float[Array, ""]:
   executed = network.executed(alphas)
 
   def weight_of(prefix):
-    return fan_in(evaluation.params, executed, prefix) if weighting == "weights" else 1.0
+    return fan_in(evaluation.params, executed, prefix, evaluation.own_channels) if weighting == "weights" else 1.0
 
   def layer(path, gradient):  # [N, C], or [cells, N, C]
     importance = 0.5 * jnp.square(gradient).mean(-2).sum(-1)

@@ -24,7 +24,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation, cross_entropy
@@ -89,12 +89,12 @@ def in_definition_order(params: PyTree, executed: PyTree) -> list[tuple[Array, A
   """Every tensor and whether it is executed, in the order in which the PyTorch network defines them.
 
   Stem, stages and reduction blocks by depth, last BN, classifier; stacked cells one after the other; in a cell edges by
-  target and source; kernel, BN scale, BN bias; `conv_a`, `conv_b`, `downsample`.
+  target and source, or vertices before projections; kernel, BN scale, BN bias; `conv_a`, `conv_b`, `downsample`.
   """
   entries = []
   for (path, leaf), mask in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(executed), strict=True):
     top, *rest = names_of(path)
-    inner = [(_LEAF_ORDER.index(name) if name in _LEAF_ORDER else -1, name) for name in rest]
+    inner = [(_place(name), name) for name in rest]
     if mask.ndim:
       entries += [((_depth(top), top, i, inner), leaf[i], mask[i]) for i in range(len(mask))]
     else:
@@ -102,10 +102,14 @@ def in_definition_order(params: PyTree, executed: PyTree) -> list[tuple[Array, A
   return [(leaf, mask) for _, leaf, mask in sorted(entries, key=lambda entry: entry[0])]
 
 
+def _place(name: str) -> int:
+  return _LEAF_ORDER.index(name) if name in _LEAF_ORDER else name.startswith("projection") - 1
+
+
 def _depth(top: str) -> int:
   kind, _, number = top.rpartition("_")
-  if kind in ("stage", "reduce") and number.isdigit():
-    return 2 * int(number) + (kind == "stage")  # stage_0, reduce_1, stage_1, ...
+  if kind in ("stage", "stack", "reduce") and number.isdigit():
+    return 2 * int(number) + (kind != "reduce")  # stage_0, reduce_1, stage_1, ...
   return {"stem": 0, "last": 1000, "classifier": 1001}.get(top, 999)
 
 
@@ -117,12 +121,38 @@ def head_of(tensor: Array) -> Float[Array, " S"]:
   return jnp.pad(flat, (0, STORED - flat.size))
 
 
-def first_tensors(gradient: PyTree, executed: PyTree) -> tuple[Float[Array, "T S"], Float[Array, " T"]]:
-  """Heads of the first executed tensors of at least `SMALLEST` entries, at most `TENSORS`, and 1 where there is one."""
-  ordered = [(leaf, mask) for leaf, mask in in_definition_order(gradient, executed) if leaf.size >= SMALLEST]
-  masks = jnp.stack([mask.astype(jnp.float32) for _, mask in ordered])
-  chosen = jnp.argsort(-masks, stable=True)[:TENSORS]
-  return jnp.stack([head_of(leaf) for leaf, _ in ordered])[chosen], masks[chosen]
+def own_head_of(tensor: Array, channels: Int[Array, "2"]) -> tuple[Float[Array, " S"], Int[Array, ""]]:
+  """`head_of` and the size of the tensor that has only the first (channels in, channels out) of this one."""
+  channels_in, channels_out = channels
+  if tensor.ndim == 1:
+    used = np.arange(tensor.size) < channels_out
+    return head_of(jnp.where(used, tensor, jnp.zeros((), tensor.dtype))), channels_out
+  taps = math.prod(tensor.shape[:-2])
+  size = taps * channels_in * channels_out
+  entry = np.arange(STORED)
+  whole = tensor.reshape(taps, *tensor.shape[-2:])
+  head = whole[entry % taps, entry // taps % channels_in, entry // (taps * channels_in)]
+  return jnp.where(entry < size, head, jnp.zeros((), head.dtype)), size
+
+
+def first_tensors(
+  gradient: PyTree, executed: PyTree, own_channels: PyTree | None = None
+) -> tuple[Float[Array, "T S"], Float[Array, " T"]]:
+  """Heads of the first executed tensors of at least `SMALLEST` entries, at most `TENSORS`, and 1 where there is one.
+
+  `own_channels`: see `Evaluation.own_channels`; tensors are then those of the architecture, cut to its channels.
+  """
+  ordered = in_definition_order(gradient, executed)
+  own = None if own_channels is None else [pair for pair, _ in in_definition_order(own_channels, executed)]
+  heads, masks = [], []
+  for i, (leaf, mask) in enumerate(ordered):
+    if leaf.size >= SMALLEST:
+      head, size = (head_of(leaf), leaf.size) if own is None else own_head_of(leaf, own[i])
+      heads.append(head)
+      masks.append(jnp.where(size >= SMALLEST, mask, jnp.zeros_like(mask)).astype(jnp.float32))
+  there = jnp.stack(masks)
+  chosen = jnp.argsort(-there, stable=True)[:TENSORS]
+  return jnp.stack(heads)[chosen], there[chosen]
 
 
 def _measure_heads(evaluation: Evaluation, *, samples: int) -> Float[Array, "samples T S"]:
@@ -131,11 +161,12 @@ def _measure_heads(evaluation: Evaluation, *, samples: int) -> Float[Array, "sam
   if len(e.images) < samples:
     raise ConfigError(f"a batch of {len(e.images)} images: this variant of mgm needs {samples} or more")
   network, executed = e.network.with_batch_norm("batch").for_rows(), e.network.executed(e.alphas)
+  own = e.own_channels
 
   def one(sample):
     image, label = sample[0][None], sample[1][None]
     gradient = jax.grad(lambda p: cross_entropy(network.logits(p, image, e.alphas), label)[0])(e.params)
-    heads, there = first_tensors(gradient, executed)
+    heads, there = first_tensors(gradient, executed, own)
     return heads * there.astype(heads.dtype)[:, None]
 
   return jax.lax.map(one, (e.images[:samples], e.labels[:samples]), batch_size=e.rows or 10)

@@ -82,7 +82,7 @@ def pad(targets: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
   return tuple(np.pad(t, ((0, 0),) * 3 + ((0, w - t.shape[-1]),)) for t, w in zip(targets, WIDTHS, strict=True))
 
 
-def pose(task: SignalTask, images: Float[Array, "N H W 3"], key: Array, training: Training | None = None) -> Problem:
+def pose(task: SignalTask, images: Float[np.ndarray, "N H W 3"], key: Array, training: Training | None = None) -> Problem:
   """Draws the targets and the noise of a task for a batch of normalised images.
 
   Raises:
@@ -90,7 +90,7 @@ def pose(task: SignalTask, images: Float[Array, "N H W 3"], key: Array, training
   """
   training = training or Training()
   target_key, noise_key, evaluation_key = jax.random.split(key, 3)
-  targets = signals.targets(task, images, target_key)
+  targets = signals.targets(task, jnp.asarray(images), target_key)
 
   def per_channel(weights):
     shares = zip(weights, task.channels, WIDTHS, strict=True)

@@ -14,6 +14,7 @@ Regression", NeurIPS 2021.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ from jaxnas.spaces import layers, plain_layers
 from jaxnas.spaces.nb101 import parameters
 from jaxnas.spaces.nb101.encoding import COLUMNS, INNER_OPS, MAX_VERTICES, OP_COLUMNS, OPS, RANK_COLUMN
 from jaxnas.spaces.nb101.normalisation import batch_norm_relu
+from jaxnas.spaces.nb101.observation import nothing_seen, seen_of, total
 from jaxnas.spaces.nb101.parameters import (
   CONV_NAMES,
   INNER,
@@ -41,7 +43,7 @@ from jaxnas.spaces.nb101.parameters import (
   slot_channels,
 )
 from jaxnas.spaces.nb101.pooling import max_pool, max_pool_2x2
-from jaxnas.spaces.nb201.plain import choose
+from jaxnas.spaces.nb201.plain import Observation, choose
 
 MOMENTUM = 0.1  # of running statistics, as PyTorch counts it
 
@@ -93,6 +95,17 @@ class PlainNetwork:
     """`init_params` as initial values of this architecture: kernels scaled to their vertex's own Cout."""
     return parameters.scaled(self.config, params, self._rows(alphas))
 
+  def own_params(self, params: PyTree, alphas: Float[Array, "1 7 11"]) -> PyTree:
+    """The initial values that proxies look at: `start`, with zeros in channels that the architecture lacks."""
+    return parameters.cut_to_own(self.config, self.start(params, alphas), self._rows(alphas))
+
+  def own_channels(self, alphas: Float[Array, "1 7 11"]) -> PyTree:
+    """A tree like the parameters: the (channels in, channels out) in use, int32 [2] or [modules, 2]; a vector has 1 in.
+
+    Those of layers that are not executed mean nothing.
+    """
+    return parameters.own_channels(self.config, self._rows(alphas))
+
   def executed(self, alphas: Float[Array, "1 7 11"]) -> PyTree:
     """A tree like the parameters: 1 where they belong to a layer of this architecture, [] or [modules] each.
 
@@ -119,17 +132,19 @@ class PlainNetwork:
     alphas: Float[Array, "1 7 11"],
     *,
     stats: PyTree | None = None,
+    gates: PyTree | None = None,
   ) -> Float[Array, "N K"]:
     """The outputs of this architecture; all-zero `alphas` are a network whose cells give 0.
 
     Args:
       stats: what `moments` returned; needed in mode `running`.
+      gates: factors on the output of every convolution before its BN, [N, Cout] each, see `gates`.
 
     Raises:
       DatasetError: images of another shape.
       ConfigError: alphas of another shape, or `stats` missing.
     """
-    return self._forward(params, images, alphas, stats)[0]
+    return self._forward(params, images, alphas, stats, gates=gates)[0]
 
   def logits_and_moments(
     self, params: PyTree, images: Array, alphas: Array, *, unbiased: bool = False
@@ -144,6 +159,19 @@ class PlainNetwork:
   def moments(self, params: PyTree, images: Float[Array, "N H W 3"], alphas: Float[Array, "1 7 11"]) -> PyTree:
     """(mean, variance) of this batch at every BN, for mode `running`; 0 in channels that the architecture lacks."""
     return self.logits_and_moments(params, images, alphas)[1]
+
+  def observe(self, params: PyTree, images: Float[Array, "N H W 3"], alphas: Float[Array, "1 7 11"]) -> Observation:
+    """See `Observation`; here a ReLU follows every BN, and channels above a vertex's own width do not count."""
+    (logits, features), found = self._forward(params, images, alphas, None, "observation")
+    return Observation(logits, features, *found)
+
+  def gates(self, samples: int) -> PyTree:
+    """Ones: [N, C] for the stem, [modules, N, Cout] for each vertex (one convolution at most) and projection."""
+    modules = self.config.modules
+    ones: dict[str, Any] = {"stem": jnp.ones((samples, self.config.channels))}
+    for name, width in zip(STACKS, self.tap_channels, strict=True):
+      ones[name] = {layer: jnp.ones((modules, samples, width)) for layer in layer_names()}
+    return ones
 
   @property
   def tap_channels(self) -> tuple[int, int, int]:
@@ -194,13 +222,13 @@ class PlainNetwork:
 
   # The pass
 
-  def _forward(self, params, images, alphas, stats, collect="", taps=False) -> tuple[Any, Any]:
-    """(logits or taps, what was collected)."""
+  def _forward(self, params, images, alphas, stats, collect="", taps=False, gates=None) -> tuple[Any, Any]:
+    """(logits or taps, what was collected); to observe: ((logits, features), (agreement, log deviation))."""
     self._check(images)
     rows = lax.stop_gradient(self._rows(alphas)).astype(images.dtype)
     if self.config.batch_norm == "running" and stats is None:
       raise ConfigError("batch_norm='running' needs stats: give what moments() returned")
-    own = {"params": params, "stats": stats, "rows": rows}
+    own = {"params": params, "stats": stats, "gates": gates, "rows": rows}
     if self.feeding is not None:
       return self._run(images, own, self.feeding, collect, taps)
     branches = [functools.partial(self._run_of, k, collect, taps) for k in range(MOST_FEEDING + 1)]
@@ -210,22 +238,27 @@ class PlainNetwork:
     return self._run(images, own, feeding, collect, taps)
 
   def _run(self, images, own, feeding, collect, taps):
-    params, given = own["params"], own["stats"] or {}
+    params = own["params"]
     seen: dict[str, Any] = {}
-    stem = {"params": params["stem"], "stats": given.get("stem")}
+
+    def part(name):
+      return {k: v[name] if v else None for k, v in own.items() if k != "rows"}
+
+    stem = part("stem")
     x, seen["stem"] = self._conv_bn_relu(images, stem, collect)
     found = []
     for stack, name in enumerate(STACKS):
       if stack:
         x = max_pool_2x2(x)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, x.shape[-1])))
-      x, seen[name] = self._stack(x, {"params": params[name], "stats": given.get(name)}, own["rows"], feeding, collect)
+      x, seen[name] = self._stack(x, part(name), own["rows"], feeding, collect)
       found.append(x)
     if taps:
       return tuple(found), seen
     head = params["classifier"]
     features = x.mean((1, 2))
-    return jnp.matmul(features, head["kernel"], precision=lax.Precision.HIGHEST) + head["bias"][None], seen
+    logits = jnp.matmul(features, head["kernel"], precision=lax.Precision.HIGHEST) + head["bias"][None]
+    return ((logits, x), total(seen)) if collect == "observation" else (logits, seen)
 
   def _stack(self, x, own, rows, feeding, collect):
     """The modules of one stack; x is [N, H, W, C]."""
@@ -236,6 +269,8 @@ class PlainNetwork:
     x, seen = lax.scan(module, x, used)
     if not collect:
       return x, ()
+    if collect == "observation":
+      return x, jax.tree.map(lambda values: values.sum(0), seen)
     modules = self.config.modules
     padded: dict[str, Any] = {layer: _zero_moments((modules, full), x.dtype) for layer in layer_names()}
     for layer, pair in seen.items():
@@ -247,6 +282,10 @@ class PlainNetwork:
     values, seen = {}, {}
     full = x.shape[-1]
     mask = _masks(rows, full, feeding) if feeding else {}
+    if collect == "observation" and full % max(1, feeding):
+      places, widths = np.arange(full // feeding + 1, dtype=np.int32), slot_channels(rows, full)
+      for v, layer in itertools.product(INNER, ("projection", "vertex")):
+        own = {**own, f"{layer}_{v}": {**own[f"{layer}_{v}"], "counts": places < widths[v]}}
     for v in INNER if feeding else ():
       sources = [rows[v, u] * values[u] for u in values]
       name = f"projection_{v}"
@@ -260,7 +299,7 @@ class PlainNetwork:
     y, seen[name] = self._projection(rows[OUT, 0], x, own[name], full, collect)
     if feeding:
       y = y + _concatenated(values, rows, full, feeding)
-    return y, seen
+    return y, total(seen) if collect == "observation" else seen
 
   def _vertex(self, row, x, own, collect):
     """The vertex's operation. Only the convolution is chosen: what BN needs for its pull-back is then kept."""
@@ -276,33 +315,39 @@ class PlainNetwork:
     hot = row[OP_COLUMNS]
     operation = jnp.where(hot.max() > 0, 1 + jnp.argmax(hot), 0).astype(jnp.int32)
     z = choose(branches, operation, x, kernels)
-    y, found = self._normalise(z, own["params"]["bn"], own["stats"], collect)
-    return jnp.where(hot[:2].max() > 0, y, z), found
+    y, found = self._normalise(_gated(z, own), own["params"]["bn"], own, collect)
+    convolved = hot[:2].max() > 0
+    if collect == "observation":
+      found = jax.tree.map(lambda value: jnp.where(convolved, value, jnp.zeros_like(value)), found)
+    return jnp.where(convolved, y, z), found
 
   def _projection(self, edge, x, own, width, collect):
     """The 1x1 convolution, BN and ReLU of the module's input, or zeros without the edge."""
 
     def without(x, own):
-      moments = _zero_moments((width,), x.dtype) if collect else ()
-      return jnp.zeros((*x.shape[:-1], width), x.dtype), moments
+      found: Any = _zero_moments((width,), x.dtype) if collect else ()
+      found = nothing_seen(x) if collect == "observation" else found
+      return jnp.zeros((*x.shape[:-1], width), x.dtype), found
 
     return choose([without, lambda x, own: self._conv_bn_relu(x, own, collect)], (edge > 0).astype(jnp.int32), x, own)
 
   def _conv_bn_relu(self, x, own, collect):
-    z = self._convolve(x, own["params"]["conv"]["kernel"])
-    return self._normalise(z, own["params"]["bn"], own["stats"], collect)
+    z = _gated(self._convolve(x, own["params"]["conv"]["kernel"]), own)
+    return self._normalise(z, own["params"]["bn"], own, collect)
 
-  def _normalise(self, z, bn, stats, collect):
+  def _normalise(self, z, bn, own, collect):
     """BN and ReLU, and what is to be collected."""
     if self.config.batch_norm == "batch":
       y, (mean, variance) = batch_norm_relu(z, bn["scale"], bn["bias"])
     else:
-      mean, variance = self._statistics(z, bn, stats)
+      mean, variance = self._statistics(z, bn, own["stats"])
       y = layers.normalise(z, mean, variance) * bn["scale"][None, None, None] + bn["bias"][None, None, None]
       y = jax.nn.relu(y)
     if collect == "unbiased":
       count = z.size // z.shape[-1]
       return y, lax.stop_gradient((mean, variance * (count / max(1, count - 1))))
+    if collect == "observation":
+      return y, seen_of(y, variance, own.get("counts"))
     return y, (mean, variance) if collect else ()
 
   def _statistics(self, z, bn, stats):
@@ -322,6 +367,11 @@ class PlainNetwork:
     if alphas.shape != self.shape:
       raise ConfigError(f"alphas of shape {alphas.shape}: expected {self.shape}")
     return alphas[0]
+
+
+def _gated(z, own):
+  gate = own["gates"]
+  return z if gate is None else z * gate[:, None, None]
 
 
 def _unit_moments(shape):
@@ -359,12 +409,12 @@ def _concatenated(values, rows, full, feeding):
 
 
 def _cut(tree, layer, width):
-  """The parameters or statistics of a layer that a vertex of this width can use."""
+  """The parameters, statistics or gates of a layer that a vertex of this width can use."""
 
   def cut(leaf):
     if layer == f"projection_{OUT}":
       return leaf
-    if leaf.ndim == 2 or layer.startswith("projection"):
+    if leaf.ndim < 5 or layer.startswith("projection"):  # kernels are [modules, k, k, Cin, Cout]
       return leaf[..., :width]
     return leaf[..., :width, :width]
 

@@ -95,6 +95,43 @@ def executed(config: NetworkConfig, rows: Rows) -> PyTree:
   return jax.tree_util.tree_map_with_path(mask, _shapes(config), is_leaf=lambda s: isinstance(s, _Shape))
 
 
+def own_channels(config: NetworkConfig, rows: Rows) -> PyTree:
+  """A tree like the parameters: how many (channels in, channels out) an architecture uses, int32 [2] or [modules, 2].
+
+  A vector has 1 channel in.
+  """
+
+  def pair(path, shape):
+    names = [p.key for p in path]
+    if names[0] not in STACKS:
+      return jnp.asarray([1, *shape.shape][-2:], jnp.int32)
+    stack, (kind, slot) = STACKS.index(names[0]), names[1].split("_")
+    full = config.channels * 2**stack
+    own = jnp.full((config.modules,), slot_channels(rows, full)[int(slot)])
+    if names[-1] != "kernel":
+      first = jnp.ones_like(own)
+    elif kind == "projection":  # the first module of a later stack reads the narrower stack before it
+      first = jnp.full_like(own, full).at[0].set(full // 2 if stack else full)
+    else:
+      first = own
+    return jnp.stack([first, own], -1)
+
+  return jax.tree_util.tree_map_with_path(pair, _shapes(config), is_leaf=lambda s: isinstance(s, _Shape))
+
+
+def cut_to_own(config: NetworkConfig, params: PyTree, rows: Rows) -> PyTree:
+  """The parameters with zeros in kernels' channels that this architecture does not have."""
+
+  def cut(path, leaf, pair):
+    if path[0].key not in STACKS or path[-1].key != "kernel":
+      return leaf
+    first, last = (np.arange(n)[None] < pair[:, i : i + 1] for i, n in enumerate(leaf.shape[-2:]))
+    used = first[:, None, None, :, None] & last[:, None, None, None]
+    return jnp.where(used, leaf, jnp.zeros((), leaf.dtype))
+
+  return jax.tree_util.tree_map_with_path(cut, params, own_channels(config, rows))
+
+
 def feeding_of(rows: Rows) -> Int[Array, ""]:
   """How many inner vertices feed the output."""
   return rows[OUT, 1:OUT].astype(jnp.int32).sum(dtype=jnp.int32)
