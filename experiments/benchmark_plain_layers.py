@@ -2,8 +2,10 @@
 
   python experiments/benchmark_plain_layers.py
 
-At top level and inside `lax.switch` in `lax.scan`, where networks of single architectures have them. CPU milliseconds
-and GFLOP per CPU second, medians; N=32, the three stages of NAS-Bench-201.
+At top level; inside `lax.switch` in `lax.scan`, where networks of single architectures have them; and for kernels that
+differ from architecture to architecture, as when they are trained: `lax.map` over architectures and `vmap` over them
+(which makes grouped convolutions). CPU milliseconds an architecture and GFLOP per CPU second, medians; the three stages
+of NAS-Bench-201.
 """
 
 import statistics
@@ -19,7 +21,8 @@ from jaxnas.spaces import plain_layers
 
 _RUNS = flags.DEFINE_integer("runs", 5, "timed runs after the first", lower_bound=1)
 STAGES = ((16, 32), (32, 16), (64, 8))
-SAMPLES = 32
+ARCHITECTURES = 4
+_SAMPLES = flags.DEFINE_integer("samples", 32, "images N", lower_bound=1)
 
 
 def xla(x, kernel):
@@ -40,6 +43,11 @@ def in_loop(convolve):
   return run
 
 
+def one_by_one(function):
+  """`lax.map` over architectures."""
+  return lambda x, kernel: lax.map(lambda both: function(*both), (x, kernel))
+
+
 def seconds(function, *args) -> float:
   """Median CPU seconds of a call."""
   program = jax.jit(function).lower(*args).compile()
@@ -57,17 +65,22 @@ def main(argv) -> None:
   del argv
   rows = []
   for channels, side in STAGES:
-    x = jax.random.normal(jax.random.key(0), (SAMPLES, side, side, channels))
+    x = jax.random.normal(jax.random.key(0), (_SAMPLES.value, side, side, channels))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, channels, channels))
-    flop = 3 * 2 * SAMPLES * side * side * 9 * channels**2
+    flop = 3 * 2 * _SAMPLES.value * side * side * 9 * channels**2
     for name, convolve in (("XLA's gradients", xla), ("plain_layers", plain_layers.convolve)):
       top = seconds(jax.grad(lambda x, k, f=convolve: jnp.square(f(x, k)).sum(), (0, 1)), x, kernel)
       looped = in_loop(convolve)
       loop = jax.grad(lambda x, k, c, f=looped: jnp.square(f(x, k, c)).sum(), (0, 1))
       inside = seconds(loop, x, kernel, jnp.asarray(1)) / 4
-      figures = [f"{t * 1e3:.1f} ms, {flop / t / 1e9:.1f}" for t in (top, inside)]
+      one = jax.grad(lambda x, k, f=convolve: jnp.square(f(x, k)).sum(), (0, 1))
+      many = [jnp.stack([a] * ARCHITECTURES) for a in (x, kernel)]
+      mapped = seconds(one_by_one(one), *many) / ARCHITECTURES
+      batched = seconds(jax.vmap(one), *many) / ARCHITECTURES
+      figures = [f"{t * 1e3:.1f} ms, {flop / t / 1e9:.1f}" for t in (top, inside, mapped, batched)]
       rows.append([f"{side}x{side}, {channels} channels", name, *figures])
-  print(report.markdown_table(["layer", "gradients", "top level, GF/s", "in switch in scan, GF/s"], rows))
+  columns = ["layer", "gradients", "top level, GF/s", "in switch in scan", "map over kernels", "vmap over kernels"]
+  print(report.markdown_table(columns, rows))
 
 
 if __name__ == "__main__":
