@@ -1,0 +1,390 @@
+"""DARTS cells as arrays: genotype text, alphas and back, sampling, neighbourhoods.
+
+A cell has two inputs, nodes 0 and 1 (the outputs of the cell before the last and of the last), and four intermediate
+nodes, 2 to 5, whose outputs it concatenates. Each of these adds two terms, an operation on an earlier node each. There
+are two kinds of cell, normal and reduction; in the latter operations on nodes 0 and 1 have stride 2.
+
+Everywhere in this package an architecture is an int8 array [32], a batch of them [A, 32]: flat, as in the other spaces,
+so that all code for batches of architectures takes it. It is the raveled array `slots`, [cell (2), node (4), input (2),
+(op, source)], with the op's column in `OPS` and the node it is applied to. A node's inputs stand in ascending order of
+source; sources are distinct, and `none` is in no genotype, only in the supernet. The text form is the literature's:
+
+    Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ...], normal_concat=range(2, 6), reduce=[...], ...)
+
+Source: Liu et al., "DARTS", ICLR 2019, sections 2.1, 2.4 and 3.1.1, and the released code.
+"""
+
+import ast
+import itertools
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int8
+
+from jaxnas.errors import ArchitectureError, ConfigError
+
+OPS: Final = (
+  "none",
+  "max_pool_3x3",
+  "avg_pool_3x3",
+  "skip_connect",
+  "sep_conv_3x3",
+  "sep_conv_5x5",
+  "dil_conv_3x3",
+  "dil_conv_5x5",
+)
+TENAS_OPS: Final = (OPS[0], *OPS[3:], OPS[2], OPS[1])  # TE-NAS's column order, which decides ties there
+CELLS: Final = ("normal", "reduce")
+FIRST_NODE: Final = 2
+NUM_NODES: Final = 4
+NODES: Final = tuple(range(FIRST_NODE, FIRST_NODE + NUM_NODES))
+EDGES: Final = tuple((t, s) for t in NODES for s in range(t))  # (target, source)
+NONE: Final = OPS.index("none")
+NUM_OPS: Final = len(OPS)
+NUM_EDGES: Final = len(EDGES)
+SLOTS: Final = (len(CELLS), NUM_NODES, 2, 2)
+LENGTH: Final = int(np.prod(SLOTS))
+PAIRS: Final = tuple(tuple(itertools.combinations(range(t), 2)) for t in NODES)  # a node's choices of sources
+NUM_ARCHS: Final = int(np.prod([len(p) * (NUM_OPS - 1) ** 2 for p in PAIRS], dtype=object)) ** 2
+
+_FIRST_EDGES: Final = np.array([EDGES.index((t, 0)) for t in NODES])  # rows of each node's first edge
+_FIELDS: Final = ("normal", "normal_concat", "reduce", "reduce_concat")
+_FORM: Final = (
+  "Genotype(normal=[('op', node), ...], normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
+)
+
+
+def as_archs(archs: Any) -> Int8[np.ndarray, "*A 32"]:
+  """Checks architectures and returns them as int8 [..., 32], the inputs of each node in ascending order of source.
+
+  Takes a text form (gives [32]) or anything integer of shape [..., 32].
+
+  Raises:
+    ArchitectureError: another dtype or shape, `none` or no op column, a source that is not an earlier node, or a node
+      with twice the same source; says which.
+  """
+  if isinstance(archs, str):
+    return parse(archs)
+  try:
+    array = np.asarray(archs)
+  except ValueError as error:
+    raise ArchitectureError(f"archs is a ragged sequence; use integers [..., {LENGTH}]") from error
+  if array.ndim == 0 or array.shape[-1] != LENGTH or array.dtype.kind not in "iu":
+    raise ArchitectureError(
+      f"archs has dtype {array.dtype} and shape {list(array.shape)}; use the text form {_FORM} or integers "
+      f"[..., {LENGTH}], which are [cell, node, input, (op, source)]"
+    )
+  view = array.reshape(*array.shape[:-1], *SLOTS)
+  ops, sources = view[..., 0], view[..., 1]
+  limits = np.array(NODES)[:, None]
+  _refuse((ops <= NONE) | (ops >= NUM_OPS), ops, f"is no op column of a genotype; use 1..{NUM_OPS - 1}: {OPS[1:]}")
+  _refuse((sources < 0) | (sources >= limits), sources, "is no earlier node; node t has sources 0..t-1")
+  _refuse(sources[..., :1] == sources[..., 1:], sources, "is the source of both inputs; they must differ")
+  order = np.argsort(sources, axis=-1)[..., None]
+  return np.take_along_axis(view, order, axis=-2).reshape(array.shape).astype(np.int8)
+
+
+def _refuse(wrong: np.ndarray, values: np.ndarray, problem: str) -> None:
+  """Raises for the first of the wrong entries [..., cell, node, input], with its place and value."""
+  if wrong.any():
+    *batch, cell, node, position = np.argwhere(wrong)[0].tolist()
+    place = f"archs{batch}" if batch else "arch"
+    value = values[(*batch, cell, node, position)]
+    raise ArchitectureError(
+      f"{place}, {CELLS[cell]} cell, node {node + FIRST_NODE}, input {position}: {value} {problem}"
+    )
+
+
+def as_arch(arch: Any) -> Int8[np.ndarray, "32"]:
+  """Checks one architecture, as text or integers [32], and returns it as int8 [32].
+
+  Raises:
+    ArchitectureError: as `as_archs`, or more than one architecture.
+  """
+  array = as_archs(arch)
+  if array.ndim != 1:
+    raise ArchitectureError(f"arch has shape {list(array.shape)}; give one architecture [{LENGTH}]")
+  return array
+
+
+def slots(archs: Any) -> Int8[np.ndarray, "*A 2 4 2 2"]:
+  """Architectures as [..., cell, node, input, (op, source)].
+
+  Raises:
+    ArchitectureError: as `as_archs`.
+  """
+  array = as_archs(archs)
+  return array.reshape(*array.shape[:-1], *SLOTS)
+
+
+def from_cells(normal: Any, reduce: Any) -> Int8[np.ndarray, "32"]:
+  """The architecture of two lists of 8 pairs (op name, source), pairs 2k and 2k + 1 being the inputs of node k + 2.
+
+  Raises:
+    ArchitectureError: not 8 pairs, an unknown op or `none`, a source that is not an earlier node, or one that a node
+      has twice; the message names the pair, such as `normal[3]`.
+  """
+  rows = []
+  for name, pairs in zip(CELLS, (normal, reduce), strict=True):
+    if not _is_list(pairs) or len(pairs) != 2 * NUM_NODES:
+      got = f"{len(pairs)} entries" if _is_list(pairs) else repr(pairs)[:80]
+      raise ArchitectureError(f"genotype, {name}: got {got}; a DARTS cell has {2 * NUM_NODES} pairs ('op', node)")
+    rows += [_row(f"{name}[{i}]", pair, i // 2 + FIRST_NODE) for i, pair in enumerate(pairs)]
+    for i in range(-2 * NUM_NODES, 0, 2):
+      if rows[i][1] == rows[i + 1][1]:
+        first = i + 2 * NUM_NODES
+        raise ArchitectureError(
+          f"genotype, {name}[{first}] and {name}[{first + 1}]: node {first // 2 + FIRST_NODE} has source {rows[i][1]} "
+          "twice; its two sources must differ"
+        )
+  return as_arch(np.array(rows, np.int8).ravel())
+
+
+def _row(where: str, pair: Any, node: int) -> tuple[int, int]:
+  if not _is_list(pair) or len(pair) != 2:
+    raise ArchitectureError(f"genotype, {where}: got {repr(pair)[:80]}; use a pair ('op', node)")
+  op, source = pair
+  if not isinstance(op, str) or op not in OPS[1:]:
+    raise ArchitectureError(f"genotype, {where}: unknown op {repr(op)[:80]}; ops are {', '.join(OPS[1:])}")
+  if isinstance(source, bool) or not isinstance(source, int | np.integer) or not 0 <= source < node:
+    raise ArchitectureError(f"genotype, {where}: source {repr(source)[:80]}; node {node} takes nodes 0..{node - 1}")
+  return OPS.index(op), int(source)
+
+
+def _is_list(value: Any) -> bool:
+  return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def to_cells(arch: Any) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+  """(normal, reduce) pairs of one architecture; the inverse of `from_cells`, up to the order of a node's inputs.
+
+  Raises:
+    ArchitectureError: not one architecture.
+  """
+  normal, reduce = slots(as_arch(arch)).reshape(len(CELLS), 2 * NUM_NODES, 2).tolist()
+  return [(OPS[op], source) for op, source in normal], [(OPS[op], source) for op, source in reduce]
+
+
+def from_nb301(entry: Any) -> Int8[np.ndarray, "32"]:
+  """The architecture of a NAS-Bench-301 record: a mapping with `normal` and `reduce`, 8 pairs [op, source] each.
+
+  Raises:
+    ArchitectureError: no such mapping, or as `from_cells`.
+  """
+  if not isinstance(entry, Mapping) or not {*CELLS} <= entry.keys():
+    raise ArchitectureError(f"NB301 entry is {repr(entry)[:80]}; use a mapping with the keys normal and reduce")
+  return from_cells(entry["normal"], entry["reduce"])
+
+
+def parse(text: str) -> Int8[np.ndarray, "32"]:
+  """Reads the text form; nothing is executed. White space is free, `[2, 3, 4, 5]` and `range(2, 6)` are the same.
+
+  Raises:
+    ArchitectureError: not of that form (says where), another concatenation, or as `from_cells`.
+  """
+  if not isinstance(text, str):
+    raise ArchitectureError(f"genotype is {repr(text)[:80]}; use text such as {_FORM}")
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # Python warns of odd escapes in the text
+      call = ast.parse(text.strip(), mode="eval").body
+  except SyntaxError as error:
+    place = f"line {error.lineno}, character {error.offset}: {error.msg}"
+    raise ArchitectureError(f"genotype {_quote(text)}, {place}; use {_FORM}") from error
+  except (ValueError, RecursionError, MemoryError) as error:
+    raise ArchitectureError(f"genotype {_quote(text)} cannot be read ({error}); use {_FORM}") from error
+  if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "Genotype":
+    _fail(text, "it does not begin with Genotype(...)")
+  if len(call.args) > len(_FIELDS):
+    _fail(text, f"Genotype has {len(_FIELDS)} fields but {len(call.args)} were given")
+  values: dict[str, Any] = {}
+  names = [*_FIELDS[: len(call.args)], *(k.arg for k in call.keywords)]
+  for name, node in zip(names, [*call.args, *(k.value for k in call.keywords)], strict=True):
+    if name not in _FIELDS or name in values:
+      _fail(text, f"field {name!r} is {'given twice' if name in values else 'unknown'}; fields are {_FIELDS}")
+    values[name] = _value(text, name, node)
+  for name in _FIELDS:
+    if name not in values:
+      _fail(text, f"field {name!r} is missing")
+    if name.endswith("concat") and values[name] not in (range(2, 6), [*NODES], NODES):
+      _fail(text, f"{name} is {_quote(repr(values[name]))}; the DARTS cell concatenates {list(NODES)} or range(2, 6)")
+  return from_cells(values["normal"], values["reduce"])
+
+
+def _value(text: str, name: str, node: ast.expr) -> Any:
+  """The literal, or the range of integers, that a field holds."""
+  try:
+    match node:
+      case ast.Call(func=ast.Name(id="range"), args=limits, keywords=[]) if name.endswith("concat"):
+        return range(*(ast.literal_eval(limit) for limit in limits))
+      case _:
+        return ast.literal_eval(node)
+  except (ValueError, TypeError, RecursionError, MemoryError, SyntaxError):
+    _fail(text, f"{name} is {_quote(ast.get_source_segment(text.strip(), node) or '?')}, no list and no range")
+
+
+def _fail(text: str, problem: str) -> NoReturn:
+  raise ArchitectureError(f"genotype {_quote(text)}: {problem}; use {_FORM}")
+
+
+def _quote(text: str, limit: int = 80) -> str:
+  return repr(text if len(text) <= limit else text[:limit] + "...")
+
+
+def format(arch: Any) -> str:
+  """The text form of one architecture, a node's inputs in ascending order of source; the inverse of `parse`.
+
+  Raises:
+    ArchitectureError: not one architecture.
+  """
+  normal, reduce = to_cells(arch)
+  return f"Genotype(normal={normal}, normal_concat=range(2, 6), reduce={reduce}, reduce_concat=range(2, 6))"
+
+
+def canonical(arch: Any) -> str:
+  """The text shared by all architectures that differ only in the numbering of their intermediate nodes.
+
+  Renumbering permutes the channels of the concatenated output, which the next cell's 1x1 convolutions mix anyway, so it
+  changes no network but for the order of its parameters. Different texts may still be equal functions: skips are kept.
+
+  Raises:
+    ArchitectureError: not one architecture.
+  """
+  return format(np.array([_least(cell) for cell in slots(as_arch(arch))], np.int8).ravel())
+
+
+def _least(cell: np.ndarray) -> list[int]:
+  """The least of the lists of a cell's rows over all numberings in which sources stay earlier."""
+  nodes, found = cell.tolist(), []
+  for order in itertools.permutations(range(NUM_NODES)):
+    number = {0: 0, 1: 1, **{old + FIRST_NODE: new for new, old in enumerate(order, FIRST_NODE)}}
+    rows = [sorted((number[source], op) for op, source in nodes[old]) for old in order]
+    if all(row[-1][0] < new for new, row in enumerate(rows, FIRST_NODE)):
+      found.append([v for row in rows for source, op in row for v in (op, source)])
+  return min(found)
+
+
+def sample(key: jax.Array, n: int, unique: bool = True, reduced: bool = False) -> Int8[np.ndarray, "n 32"]:
+  """n uniformly random architectures, int8 [n, 32].
+
+  Args:
+    key: typed PRNG key.
+    n: how many.
+    unique: no two equal. In both cases the first m rows of a larger draw with the same key are the draw of m.
+    reduced: from the reduced space, in which node t has the sources t - 2 and t - 1.
+
+  Raises:
+    ConfigError: n is not an integer >= 0.
+  """
+  if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+    raise ConfigError(f"n is {n!r}; use an integer >= 0")
+  generator = _generator(key)
+  choices = [len(p) for p in PAIRS] * len(CELLS)
+  limits = np.array([*choices, *[NUM_OPS - 1] * 2 * len(choices)])
+  found: dict[bytes, np.ndarray] = {}
+  while len(found) < n:
+    drawn = generator.integers(0, limits, (n - len(found), len(limits)))
+    archs = np.empty((len(drawn), *SLOTS), np.int8)
+    archs[..., 0] = 1 + drawn[:, len(choices) :].reshape(archs.shape[:-1])
+    for i, pairs in enumerate(PAIRS):
+      if reduced:
+        archs[:, :, i, :, 1] = (i, i + 1)
+      else:
+        archs[:, :, i, :, 1] = np.array(pairs)[drawn[:, i : len(choices) : NUM_NODES]]
+    for arch in archs.reshape(-1, LENGTH):
+      found.setdefault(arch.tobytes() if unique else str(len(found)).encode(), arch)
+  return np.stack(list(found.values())) if found else np.zeros((0, LENGTH), np.int8)
+
+
+def neighbours(arch: Any, reduced: bool = False) -> Int8[np.ndarray, "n 32"]:
+  """All architectures that differ in one op (96) or one source (24, none if `reduced`), op changes first.
+
+  Raises:
+    ArchitectureError: not one architecture.
+  """
+  parent = slots(as_arch(arch))
+  found = []
+  for where in np.ndindex(*SLOTS[:-1]):
+    found += [(*where, 0, op) for op in range(1, NUM_OPS) if op != parent[(*where, 0)]]
+  if not reduced:
+    for cell, node, position in np.ndindex(*SLOTS[:-1]):
+      free = set(range(node + FIRST_NODE)) - set(parent[cell, node, :, 1].tolist())
+      found += [(cell, node, position, 1, source) for source in sorted(free)]
+  result = np.tile(parent, (len(found), 1, 1, 1, 1))
+  for child, (*where, value) in zip(result, found, strict=True):
+    child[tuple(where)] = value
+  return as_archs(result.reshape(-1, LENGTH))
+
+
+def mutate(key: jax.Array, arch: Any, reduced: bool = False) -> Int8[np.ndarray, "32"]:
+  """A uniformly random neighbour: another op on one input, or (unless `reduced`) another source of one.
+
+  Raises:
+    ArchitectureError: not one architecture.
+  """
+  candidates = neighbours(arch, reduced)
+  return candidates[int(_generator(key).integers(len(candidates)))]
+
+
+def _generator(key: jax.Array) -> np.random.Generator:
+  return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+
+
+def alphas(archs: Any) -> Float32[np.ndarray, "*A 2 14 8"]:
+  """Edge-op weights, [..., cell types, edges, ops]: 1 at the (edge, op) pairs that are in the cell, 0 elsewhere.
+
+  Edges that a node does not use are rows of zeros.
+
+  Raises:
+    ArchitectureError: as `as_archs`.
+  """
+  array = slots(archs)
+  flat = array.reshape(-1, *SLOTS)
+  result = np.zeros((len(flat), len(CELLS), NUM_EDGES, NUM_OPS), np.float32)
+  arch, cell, node, _ = np.indices(flat.shape[:-1])
+  result[arch, cell, _FIRST_EDGES[node] + flat[..., 1], flat[..., 0]] = 1
+  return result.reshape(*array.shape[:-4], *result.shape[1:])
+
+
+def from_alphas(weights: Any, ops: Sequence[str] = OPS, reduced: bool = False) -> Int8[np.ndarray, "*A 32"]:
+  """The literature's derivation of discrete cells from edge-op weights.
+
+  An edge is as strong as its heaviest op other than `none`. Each node keeps its two strongest edges (ties: the lower
+  source), each with that op (ties: the lower column).
+
+  Args:
+    weights: [..., cell types (2), edges (14), ops (8)], of a supernet, after the softmax over ops (`none` included)
+      that makes edges comparable; log-weights are not.
+    ops: names of the columns, for weights in another order than `OPS`, such as `TENAS_OPS`.
+    reduced: keep the edges from the two preceding nodes instead, so that only ops are chosen. This is our reading of
+      the "reduced DARTS space" that NASI (Shu et al., ICLR 2022) speaks of.
+
+  Raises:
+    ArchitectureError: another shape, values that are not numbers, or NaN.
+    ConfigError: `ops` is not a permutation of `OPS`.
+  """
+  if sorted(ops) != sorted(OPS):
+    raise ConfigError(f"ops={ops!r} must be the names {OPS}, in the order of the columns")
+  wanted = (len(CELLS), NUM_EDGES, NUM_OPS)
+  try:
+    array = np.asarray(weights).astype(np.float64)  # float64 also takes bfloat16, losing nothing
+  except (TypeError, ValueError) as error:
+    raise ArchitectureError(f"alphas are not numbers; use [..., {wanted}]") from error
+  if array.shape[-3:] != wanted:
+    raise ArchitectureError(f"alphas have shape {list(array.shape)}; use [..., 2, 14, 8]")
+  if np.isnan(array).any():
+    raise ArchitectureError(f"alphas hold {int(np.isnan(array).sum())} NaN; use finite weights")
+  kept = [i for i, op in enumerate(ops) if op != OPS[NONE]]
+  columns = np.array([OPS.index(ops[i]) for i in kept], np.int8)
+  strength, best = array[..., kept].max(-1), columns[array[..., kept].argmax(-1)]
+  result = np.empty((*array.shape[:-3], *SLOTS), np.int8)
+  for i, node in enumerate(NODES):
+    rows = slice(_FIRST_EDGES[i], _FIRST_EDGES[i] + node)
+    order = np.argsort(-strength[..., rows], axis=-1, kind="stable")[..., :2]
+    sources = np.broadcast_to(np.array([i, i + 1]), order.shape) if reduced else np.sort(order, axis=-1)
+    result[..., i, :, 1] = sources
+    result[..., i, :, 0] = np.take_along_axis(best[..., rows], sources, axis=-1)
+  return result.reshape(*array.shape[:-3], LENGTH)
