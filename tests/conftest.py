@@ -1,6 +1,11 @@
-"""Strict JAX modes and the shared fixtures, for every test."""
+"""Strict JAX modes, quick compilation and the shared fixtures, for every test."""
 
+import os
 import pathlib
+
+# Compiling is most of the tests' time: LLVM without its expensive passes. Set before JAX is imported; inherited by the
+# programs that tests start.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jax
 import pytest

@@ -122,7 +122,7 @@ def test_bad_settings(config, values, message):
 
 def test_resample_changes_what_the_rate_says():
   arch = SPACE.parse("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
-  keys = jax.random.split(jax.random.key(0), 300)
+  keys = jax.random.split(jax.random.key(0), 100)
   children = np.stack([SPACE.resample(key, arch) for key in keys])
   share = (children != arch).mean()  # redrawn with 1/5, and then another op with 4/5
   assert abs(share - 0.16) < 4 * np.sqrt(0.16 * 0.84 / children.size)
@@ -167,6 +167,7 @@ def test_command_line_refuses():
   assert "--space=nb101 is for" in done.stderr
 
 
+@pytest.mark.slow
 def test_nb101_search():
   """The same search on NAS-Bench-101, one population and two children."""
   config = GenNASConfig(EvolutionConfig(2, 1, 2), dataclasses.replace(TINY, signal_channels=4))
