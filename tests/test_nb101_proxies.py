@@ -23,7 +23,7 @@ from jaxnas.spaces.nb101 import channels, costs, encoding
 from jaxnas.spaces.nb101.encoding import CONV1, CONV3, OPS, POOL
 
 COUNTED = ("params", "flops", "l2_norm")
-OF_GRADIENT = ("grad_norm", "snip", "plain", "mgm", "mgm_layer_mean", "trace_norm")
+OF_GRADIENT: tuple[str, ...] = ("grad_norm", "snip", "plain", "mgm", "mgm_layer_mean", "trace_norm")
 OTHER_GROUPS = (
   ("grasp",),
   ("mgm_output", "mgm_batch1"),
@@ -225,7 +225,7 @@ def test_proxies_of_the_gradient(cell):
   params, slope = gradient(cell)
   expected = dict.fromkeys(names[:3], 0.0)
   for weight, g in kernels(params, slope):
-    expected["grad_norm"] += np.linalg.norm(g.ravel())
+    expected["grad_norm"] += float(np.linalg.norm(g.ravel()))
     expected["snip"] += np.abs(weight * g).sum()
     expected["plain"] += (weight * g).sum()
   squares = sum(np.square(np.asarray(g, np.float64)).sum() for g in jax.tree.leaves(slope))

@@ -75,7 +75,7 @@ class Evaluation:
   def own_channels(self) -> PyTree | None:
     """`network.own_channels` where the architecture uses a part of each parameter; None: it uses whole ones."""
     own = getattr(self.network, "own_channels", None)
-    return own(self.alphas) if own else None
+    return self._once("own channels", lambda: own(self.alphas)) if own else None
 
   @property
   def stats(self) -> PyTree:

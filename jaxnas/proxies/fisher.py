@@ -53,10 +53,10 @@ def _measure(evaluation: Evaluation, *, weighting: str) -> Float[Array, ""]:
   logits = jax.eval_shape(lambda: network.logits(evaluation.params, images, alphas))
   # The derivative in a factor of 1 on a map is the sum of map times gradient.
   by_gate, by_head = jax.grad(loss, (0, 1))(gates, jnp.ones(logits.shape, logits.dtype))
-  executed = network.executed(alphas)
+  executed, own_channels = network.executed(alphas), evaluation.own_channels
 
   def weight_of(prefix):
-    return fan_in(evaluation.params, executed, prefix, evaluation.own_channels) if weighting == "weights" else 1.0
+    return fan_in(evaluation.params, executed, prefix, own_channels) if weighting == "weights" else 1.0
 
   def layer(path, gradient):  # [N, C], or [cells, N, C]
     importance = 0.5 * jnp.square(gradient).mean(-2).sum(-1)

@@ -10,7 +10,6 @@ from jaxtyping import PyTree
 from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation
 
-
 # Who makes a network that has this; the others: `single_network`.
 _MAKERS = {
   "apply": "space.network(...), a supernet of NAS-Bench-201",

@@ -82,7 +82,9 @@ def pad(targets: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
   return tuple(np.pad(t, ((0, 0),) * 3 + ((0, w - t.shape[-1]),)) for t, w in zip(targets, WIDTHS, strict=True))
 
 
-def pose(task: SignalTask, images: Float[np.ndarray, "N H W 3"], key: Array, training: Training | None = None) -> Problem:
+def pose(
+  task: SignalTask, images: Float[np.ndarray, "N H W 3"], key: Array, training: Training | None = None
+) -> Problem:
   """Draws the targets and the noise of a task for a batch of normalised images.
 
   Raises:

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import itertools
 import logging
 import os
 import time
@@ -22,6 +21,7 @@ from jaxnas.proxies import Evaluation, Proxy, Reading
 BLOCK = 6  # architectures a call; 24, 18 and 12 candidates of TE-NAS on NB201 leave no part of a call idle
 ROWS = 8  # rows of a per-sample pass to begin with where memory is short
 CPU_MEMORY = 4 << 30  # bytes that intermediates may take on a CPU unless the caller says otherwise
+CALL_SECONDS = 5.0  # that a call should not take much longer than, if it can be shorter
 CPU_STREAMS = 4  # at most so many blocks at a time on a CPU
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Engine:
   saves. An architecture's numbers do not depend on its neighbours in a block.
 
   Args:
-    block: architectures a call.
+    block: architectures a call, at most; fewer where they take long.
     memory: bytes that the intermediates of all streams may take; per-sample passes hold as many rows as fit. Default:
       4 GiB on a CPU, most of the device elsewhere. A program that the device refuses for lack of memory is tried again
       with half the rows.
@@ -106,26 +106,29 @@ class Engine:
       weights = params if init_keys is None else init_keys[np.minimum(start + np.arange(self.block), stop - 1)]
       return weights, jnp.asarray(block), jnp.asarray(stop - start, jnp.int32), batch, key
 
-    waiting, parts = collections.deque(), iter(self._parts(len(alphas)))
+    waiting, start, pace = collections.deque(), 0, None
     with ThreadPoolExecutor(self.streams) as pool:
       try:
-        while True:
-          for start, stop in itertools.islice(parts, 2 * self.streams - len(waiting)):
-            args = arguments(start, stop)  # here, not in the thread: jax's settings are the calling thread's
+        while waiting or start < len(alphas):
+          while start < len(alphas) and len(waiting) < 2 * self.streams:
+            count = self._count(len(alphas) - start, pace)
+            args = arguments(start, start + count)  # here, not in the thread: jax's settings are the calling thread's
             program = self._program(*which, args)
-            waiting.append((stop - start, args, self.rows, pool.submit(_execute, program, args)))
-          if not waiting:
-            return
+            waiting.append((count, args, self.rows, pool.submit(_execute, program, args)))
+            start += count
           count, args, rows, future = waiting.popleft()
-          values = self._result(which, args, rows, future)
+          values, seconds = self._result(which, args, rows, future)
+          pace = seconds / count
           yield [[jax.tree.map(lambda a, i=i: a[i], own) for i in range(count)] for own in values]
       finally:
         pool.shutdown(cancel_futures=True)
 
-  def measure(self, *args: Any, advance: Callable[[int], None] = lambda n: None, **kwargs: Any) -> list[list[PyTree]]:
-    """All of `blocks`: [proxy][architecture]; `advance` is called with the number of architectures after each."""
-    found: list[list[PyTree]] = [[] for _ in args[0]]
-    for values in self.blocks(*args, **kwargs):
+  def measure(
+    self, proxies: Sequence[Proxy], *args: Any, advance: Callable[[int], None] = lambda n: None, **kwargs: Any
+  ) -> list[list[PyTree]]:
+    """All of `blocks`, [proxy][architecture]; `advance` is called with the number of architectures after each."""
+    found: list[list[PyTree]] = [[] for _ in proxies]
+    for values in self.blocks(proxies, *args, **kwargs):
       for own, new in zip(found, values, strict=True):
         own += new
       advance(len(values[0]))
@@ -136,14 +139,13 @@ class Engine:
     raw = self.measure(proxies, *args, **kwargs)
     return [[proxy.finish(r) for r in own] for proxy, own in zip(proxies, raw, strict=True)]
 
-  def _parts(self, count: int) -> list[tuple[int, int]]:
-    """Ranges of architectures, none above a block, as many as keep all streams busy to the end."""
-    number = -(-count // (self.block * self.streams)) * self.streams
-    edges = np.linspace(0, count, min(number, count) + 1).astype(int)
-    return list(itertools.pairwise(edges.tolist()))
+  def _count(self, left: int, pace: float | None) -> int:
+    """Architectures of the next call, one of which takes `pace` seconds: a kill loses little, streams end together."""
+    wanted = 1 if pace is None else int(CALL_SECONDS / max(pace, 1e-9))
+    return max(1, min(self.block, wanted, -(-left // self.streams)))
 
   def _result(self, which: tuple[Any, Any, bool], args, rows, future):
-    """A block's values; with fewer than these rows where the device has not the memory."""
+    """A block's values and seconds; with fewer than these rows where the device has not the memory."""
     begin = time.perf_counter()
     compiled = self.seconds.compile
     try:
@@ -181,7 +183,8 @@ class Engine:
 
 
 def _execute(program, args):
-  return jax.device_get(program(*args))
+  begin = time.perf_counter()
+  return jax.device_get(program(*args)), time.perf_counter() - begin
 
 
 def _loop(proxies, network, draw, rows):

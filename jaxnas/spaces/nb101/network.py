@@ -299,7 +299,8 @@ class PlainNetwork:
     y, seen[name] = self._projection(rows[OUT, 0], x, own[name], full, collect)
     if feeding:
       y = y + _concatenated(values, rows, full, feeding)
-    return y, total(seen) if collect == "observation" else seen
+    found: Any = total(seen) if collect == "observation" else seen
+    return y, found
 
   def _vertex(self, row, x, own, collect):
     """The vertex's operation. Only the convolution is chosen: what BN needs for its pull-back is then kept."""
