@@ -129,13 +129,16 @@ def as_architectures(space: Any, architectures: Any) -> np.ndarray:
   if isinstance(architectures, str):
     architectures = [architectures]
   if not isinstance(architectures, np.ndarray):
+    if not hasattr(space, "from_index") and any(np.ndim(a) == 0 and not isinstance(a, str) for a in architectures):
+      raise ArchitectureError(f"architectures by index: the space {space.name!r} has none; give text forms or arrays")
     architectures = [
       space.parse(a) if isinstance(a, str) else space.from_index(a) if np.ndim(a) == 0 else a for a in architectures
     ]
   archs = space.as_archs(architectures)
   if archs.ndim != 2 or not len(archs):
-    shape = f"[A, {len(space.edges)}]"
-    raise ArchitectureError(f"architectures of shape {archs.shape}: expected {shape} with A of at least 1")
+    raise ArchitectureError(
+      f"architectures of shape {archs.shape}: expected [A, {archs.shape[-1]}] with A of at least 1"
+    )
   return archs
 
 
