@@ -236,6 +236,7 @@ def test_proxies_of_the_gradient(cell):
     np.testing.assert_allclose(found[name], value, rtol=2e-3, err_msg=name)
 
 
+@pytest.mark.slow
 @BOTH
 def test_fisher_by_layers_and_channels(cell):
   found = scores(["fisher"], company(cell), variant_of(cell))
@@ -255,6 +256,7 @@ def test_fisher_by_layers_and_channels(cell):
   np.testing.assert_allclose(found[cell]["fisher"], expected, rtol=2e-3)
 
 
+@pytest.mark.slow
 @BOTH
 def test_jacob_cov_and_synflow(cell):
   found = scores(["jacob_cov", "synflow"], company(cell), variant_of(cell))[cell]
