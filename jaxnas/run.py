@@ -238,7 +238,7 @@ def _gennas_task(whole: _Run, seed: int):
     "ylabel": "|Spearman|",
     "maximise": True,
   }
-  row = {"task": f"task_seed{seed}.json", "task_fitness": found.fitness}
+  row = {"task": f"task_seed{seed}.json" if whole.folder else json.dumps(task), "task_fitness": found.fitness}
   return [row], {"evolution": evolution, "summary": {"seed": seed, "task": task}}
 
 

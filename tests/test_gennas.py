@@ -109,7 +109,7 @@ def test_task_search_needs_enough_architectures():
     (EvolutionConfig, {"evolution_tournament": 51}, "--evolution_tournament=51 is more than --evolution_population=50"),
     (RegressionConfig, {"signal_steps": 15}, "--signal_steps=15 must be a multiple of --signal_interval=10"),
     (RegressionConfig, {"signal_batch": 0}, "--signal_batch=0 must be at least 1"),
-    (TaskConfig, {"signal_task": "CONF_X"}, "CONF_X"),
+    (TaskConfig, {"signal_task": "CONF_X"}, "--signal_task: .*CONF_X"),
     (GenNASConfig, {"gennas_mutation": 0.0}, "--gennas_mutation=0.0 must be above 0"),
     (GenNASTaskConfig, {"task_archs": 2}, "--task_archs=2 must be at least 3"),
     (GenNASTaskConfig, {"task_keep": 1.5}, "--task_keep=1.5 must be from 0 to 1"),
@@ -139,6 +139,8 @@ def test_benchmark_architectures_can_be_named():
     score.resolve(SPACE, ("benchmark:6",), table)
   with pytest.raises(ConfigError, match="needs --benchmark"):
     score.resolve(SPACE, ("benchmark",))
+  with pytest.raises(ConfigError, match="nb101 is too large to list"):
+    score.resolve(spaces.nb101(), ("all",))
 
 
 FLAGS = [f"--{f.name}={getattr(TINY, f.name)}" for f in dataclasses.fields(TINY)]

@@ -26,7 +26,10 @@ class TaskConfig:
   )
 
   def __post_init__(self):
-    signal_task.get(self.signal_task)
+    try:
+      signal_task.get(self.signal_task)
+    except ConfigError as error:
+      raise ConfigError(f"--signal_task: {error}") from error
 
   @property
   def task(self) -> SignalTask:

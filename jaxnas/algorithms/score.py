@@ -88,7 +88,9 @@ def resolve(space: NB201 | NB101, archs: tuple[str, ...], benchmark: Benchmark |
   found = []
   for text in (a.strip() for a in archs):
     kind, _, count = text.partition(":")
-    if text == "all" and isinstance(space, NB201):
+    if text == "all":
+      if not isinstance(space, NB201):
+        raise ConfigError(f"--archs='all': {space.name} is too large to list; say random:N or benchmark:N")
       found.append(space.enumerate_all())
     elif kind == "benchmark":
       if benchmark is None:

@@ -13,7 +13,7 @@ from jaxnas.proxies.evaluation import Evaluation
 # Who makes a network that has this; the others: `single_network`.
 _MAKERS = {
   "apply": "space.network(...), a supernet of NAS-Bench-201",
-  "start": "proxies.signal_task's network of space.backbone(...)",
+  "start": "spaces.signal_heads.SignalNetwork of space.backbone(...)",
 }
 
 
