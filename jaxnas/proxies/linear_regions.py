@@ -20,11 +20,8 @@ def activation_patterns(network, params, alphas, batches):
   """Packed patterns uint8 [B * n, bytes] of inputs [B, n, H, W, C]; each batch has its own BN statistics."""
   network = network.with_batch_norm("batch")
 
-  def bits(batch):
-    _, state = network.apply({"params": params}, batch, alphas, mutable=["patterns"])
-    return jnp.concatenate([b.reshape(len(batch), -1) for b in jax.tree.leaves(state["patterns"])], 1)
-
-  return jnp.packbits(jax.vmap(bits)(batches).reshape(batches.shape[0] * batches.shape[1], -1), axis=1)
+  bits = jax.vmap(lambda batch: network.patterns(params, batch, alphas))(batches)
+  return jnp.packbits(bits.reshape(batches.shape[0] * batches.shape[1], -1), axis=1)
 
 
 def _finish(packed: np.ndarray) -> Reading:

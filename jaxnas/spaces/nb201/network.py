@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.spaces import layers
@@ -360,6 +360,12 @@ class Network(nn.Module):
     """Mean and variance of this batch at every BN, for mode `running`."""
     network = self.with_batch_norm("batch")
     return network.apply({"params": params}, images, alphas, mutable=["moments"])[1]["moments"]
+
+  @nn.nowrap
+  def patterns(self, params: PyTree, images: Array, alphas: Array) -> Bool[Array, "N bits"]:
+    """Signs of the outputs of all executed ReLUs; those that are not executed show 0."""
+    _, state = self.apply({"params": params}, images, alphas, mutable=["patterns"])
+    return jnp.concatenate([b.reshape(len(images), -1) for b in jax.tree.leaves(state["patterns"])], 1)
 
   @nn.nowrap
   def init_params(self, key: Array) -> PyTree:

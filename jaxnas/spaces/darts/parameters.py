@@ -1,0 +1,81 @@
+"""Fresh parameters of DARTS networks from a tree of their shapes.
+
+Source of the initialisations: PyTorch's defaults, and He et al., 2015 (fan in or fan out, gain sqrt 2, not truncated).
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from jaxnas.errors import ConfigError
+
+INITS = ("kaiming_fan_out", "kaiming_fan_in", "torch_default")
+
+
+class Stacked(NamedTuple):
+  """A parameter that exists `copies` times, side by side: [copies, *shape]."""
+
+  shape: tuple[int, ...]
+  copies: int
+
+
+def stacked(shapes: PyTree, copies: int) -> PyTree:
+  """Every shape of a tree as one of `copies`."""
+  return jax.tree.map(lambda shape: Stacked(shape, copies), shapes, is_leaf=_is_shape)
+
+
+def draw(shapes: PyTree, init: str, key: Array) -> PyTree:
+  """Float32 parameters of these shapes (tuples or `Stacked`), by the names of the leaves.
+
+  `kernel`: fan in = k k Cin, fan out = k k Cout of an HWIO (or Cin, Cout) kernel; a depthwise one, (k, k, 1, C), has
+  the fans k k and k k C. `scale`: 1. `bias`: 0, but that of the classifier with `torch_default`, uniform as its kernel.
+
+  Raises:
+    ConfigError: an unknown `init`.
+  """
+  if init not in INITS:
+    raise ConfigError(f"init={init!r} must be one of {', '.join(INITS)}")
+  leaves, tree = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=_is_shape)
+  names = [[p.key for p in path] for path, _ in leaves]
+  whole = [(s.copies, *s.shape) if isinstance(s, Stacked) else s for _, s in leaves]
+  single = [s.shape if isinstance(s, Stacked) else s for _, s in leaves]
+  deviations = [_deviation(name, shape, init, shapes) for name, shape in zip(names, single, strict=True)]
+  total = sum(math.prod(w) for w, d in zip(whole, deviations, strict=True) if d)
+  length = 1 << (total - 1).bit_length()  # one draw of a round length: XLA compiles each anew, about a second
+  if init == "torch_default":
+    values = jax.random.uniform(key, (length,), jnp.float32, -1, 1)
+  else:
+    values = jax.random.normal(key, (length,), jnp.float32)
+  out, start = [], 0
+  for name, shape, deviation in zip(names, whole, deviations, strict=True):
+    if deviation:
+      out.append(values[start : start + math.prod(shape)].reshape(shape) * deviation)
+      start += math.prod(shape)
+    else:
+      out.append(jnp.full(shape, float(name[-1] == "scale"), jnp.float32))
+  return jax.tree.unflatten(tree, out)
+
+
+def _is_shape(node: PyTree) -> bool:
+  return isinstance(node, tuple)
+
+
+def _deviation(name: list[str], shape: tuple[int, ...], init: str, shapes: PyTree) -> float:
+  """What standard values are multiplied with; 0 for constants."""
+  if name[-1] == "bias" and "kernel" in _parent(shapes, name) and init == "torch_default":
+    return _parent(shapes, name)["kernel"][0] ** -0.5
+  if name[-1] != "kernel":
+    return 0.0
+  window = math.prod(shape[:-2])
+  if init == "torch_default":
+    return (window * shape[-2]) ** -0.5
+  return (2 / (window * (shape[-1] if init == "kaiming_fan_out" else shape[-2]))) ** 0.5
+
+
+def _parent(shapes: PyTree, name: list[str]) -> PyTree:
+  for part in name[:-1]:
+    shapes = shapes[part]
+  return shapes

@@ -1,0 +1,262 @@
+"""The DARTS supernet: every operation on every edge, mixed by weights that are data.
+
+Two layouts are published: TE-NAS's (C = 1, a normal and a reduction cell, stem to C channels, or no stem and images of
+one channel, for counting linear regions) and the search network of DARTS (C = 16, 8 cells, stem to 3C), NASI's here.
+A cell goes through its nodes in order; what leaves a node is computed for all its edges at once, an operation after the
+other, whatever their weights are. An edge whose weights are all 0 contributes nothing.
+
+Source: Liu et al., "DARTS", ICLR 2019; Chen et al. (TE-NAS), ICLR 2021, and the released code, nasnet_super.
+"""
+
+import dataclasses
+import functools
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jaxnas.errors import ConfigError, DatasetError
+from jaxnas.spaces.darts import blocks, operations, parameters
+from jaxnas.spaces.darts.encoding import EDGES, FIRST_NODE, NODES, NUM_NODES, NUM_OPS, OPS
+from jaxnas.spaces.darts.operations import Maps
+from jaxnas.spaces.supernet import EXECUTED
+
+BATCH_NORMS = ("batch", "batch_frozen", "running", "identity")
+SOURCES = tuple(range(NODES[-1]))  # nodes that edges leave
+CONVS = (*blocks.SEPARABLE, *blocks.DILATED)
+_AVG, _MAX, _SKIP = (OPS.index(op) for op in ("avg_pool_3x3", "max_pool_3x3", "skip_connect"))
+
+
+def leaving(source: int) -> list[int]:
+  """Rows of the edges that leave a node, by ascending target."""
+  return [e for e, (_, s) in enumerate(EDGES) if s == source]
+
+
+@dataclasses.dataclass(frozen=True)
+class SupernetConfig:
+  """Shape and numerics; the default is TE-NAS's network for the NTK.
+
+  Attributes:
+    channels: C of the first cell; each reduction cell doubles it.
+    cells: how many.
+    classes: outputs of the classifier.
+    reductions: which cells are reduction cells.
+    stem: whether a 3x3 convolution and BN precede the cells; without it images have `stem_multiplier` * C channels.
+    stem_multiplier: channels before the first cell, in units of C.
+    init: see `parameters.draw`.
+    batch_norm: `batch` (mini-batch statistics, differentiated through), `batch_frozen` (the same, as constants),
+      `running` (given ones) or `identity` (mean 0, variance 1).
+    remat: compute a cell again in the backward pass instead of keeping what it needs.
+  """
+
+  channels: int = 1
+  cells: int = 2
+  classes: int = 10
+  reductions: tuple[int, ...] = (1,)
+  stem: bool = True
+  stem_multiplier: int = 1
+  init: Literal["kaiming_fan_out", "kaiming_fan_in", "torch_default"] = "kaiming_fan_out"
+  batch_norm: Literal["batch", "batch_frozen", "running", "identity"] = "batch"
+  remat: bool = False
+
+  def __post_init__(self):
+    for name in ("channels", "cells", "classes", "stem_multiplier"):
+      if getattr(self, name) < 1:
+        raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+    for name, allowed in (("batch_norm", BATCH_NORMS), ("init", parameters.INITS)):
+      if getattr(self, name) not in allowed:
+        raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+    if any(not 0 <= cell < self.cells for cell in self.reductions):
+      raise ConfigError(f"reductions={self.reductions} must be cells 0..{self.cells - 1}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Supernet:
+  """Pure functions of parameters, images and mixing weights [2, 14, 8] (normal and reduction cell, edges, ops)."""
+
+  config: SupernetConfig
+  rows_on_cpu: ClassVar[int] = 7  # cotangents that go back together on a CPU
+
+  def with_batch_norm(self, mode: str) -> "Supernet":
+    """The same network with another `batch_norm` mode; parameters are the same."""
+    return Supernet(dataclasses.replace(self.config, batch_norm=mode))
+
+  def for_rows(self) -> "Supernet":
+    """This network: its backward pass is made for many cotangents."""
+    return self
+
+  def init_params(self, key: Array) -> PyTree:
+    """Fresh float32 parameters. Those of the edges that leave a node are stacked: [edges, ...]."""
+    return parameters.draw(self._shapes(), self.config.init, key)
+
+  def logits(
+    self,
+    params: PyTree,
+    images: Float[Array, "N H W C"],
+    alphas: Float[Array, "2 14 8"],
+    *,
+    stats: PyTree | None = None,
+  ) -> Float[Array, "N K"]:
+    """The outputs.
+
+    Args:
+      stats: what `moments` returned; needed in mode `running`.
+
+    Raises:
+      ConfigError: alphas of another shape, or `stats` missing.
+      DatasetError: images of another number of channels, or smaller than the cells can halve.
+    """
+    return self._forward(params, images, alphas, stats)[0]
+
+  def moments(self, params: PyTree, images: Array, alphas: Array) -> PyTree:
+    """Mean and variance of this batch at every BN, for mode `running`."""
+    return self.with_batch_norm("batch")._forward(params, images, alphas, None)[1]
+
+  def patterns(self, params: PyTree, images: Array, alphas: Array) -> Bool[Array, "N bits"]:
+    """Signs of the outputs of all executed ReLUs, as the mode of BN has them; a ReLU that is not executed shows 0."""
+    return jnp.concatenate(self._forward(params, images, alphas, None)[2], axis=1)
+
+  def _shapes(self) -> PyTree:
+    c = self.config
+    width, before, last = c.channels, *2 * (c.stem_multiplier * c.channels,)
+    shapes: dict[str, Any] = {}
+    if c.stem:
+      shapes["stem"] = {"conv": {"kernel": (3, 3, 3, last)}, "bn": blocks.bn_shapes(last)}
+    for i in range(c.cells):
+      reduction = i in c.reductions
+      width *= 1 + reduction
+      first = blocks.reduction_shapes if i - 1 in c.reductions else blocks.relu_conv_bn_shapes
+      cell = {"preprocess0": first(before, width), "preprocess1": blocks.relu_conv_bn_shapes(last, width)}
+      for source in SOURCES:
+        stride = 2 if reduction and source < FIRST_NODE else 1
+        ops = {op: blocks.op_shapes(op, width, stride) for op in OPS}
+        own = {op: shape for op, shape in ops.items() if shape}
+        cell[f"from{source}"] = parameters.stacked(own, len(leaving(source)))
+      shapes[f"cell_{i}"] = cell
+      before, last = last, NUM_NODES * width
+    return {
+      **shapes,
+      "last": {"bn": blocks.bn_shapes(last)},
+      "classifier": {"kernel": (last, c.classes), "bias": (c.classes,)},
+    }
+
+  def _forward(self, params, images, alphas, stats) -> tuple[Any, Any, list[Array]]:
+    """(logits, moments of every BN, patterns)."""
+    self._check(images, alphas, stats)
+    c, found, seen = self.config, {}, []
+    x = operations.to_maps(images)
+    if c.stem:
+      z = operations.convolve(x, params["stem"]["conv"]["kernel"])
+      x, found["stem"] = self._norm(z, params["stem"]["bn"], stats and stats["stem"])
+    s0 = s1 = x
+    for i in range(c.cells):
+      name, reduction = f"cell_{i}", i in c.reductions
+      cell = functools.partial(self._cell, reduction=reduction, halve=i - 1 in c.reductions)
+      run = jax.checkpoint(cell) if c.remat else cell
+      y, found[name], patterns = run(s0, s1, params[name], alphas[int(reduction)], stats and stats[name])
+      seen += patterns
+      s0, s1 = s1, y
+    x, found["last"] = self._norm(s1, params["last"]["bn"], stats and stats["last"])
+    seen.append(_signs(x))
+    features = jax.nn.relu(x).mean((2, 3))  # [C, N]
+    head = params["classifier"]
+    logits = jnp.tensordot(features, head["kernel"], ((0,), (0,)), precision=lax.Precision.HIGHEST)
+    return logits + head["bias"][None], found, seen
+
+  def _cell(self, s0, s1, params, weights, stats, *, reduction: bool, halve: bool):
+    """(output, moments, patterns) of one cell; `weights` [edges, ops]."""
+    found, states, seen = {}, [], [_signs(s0), _signs(s1)]
+    first = blocks.factorised_reduction if halve else blocks.relu_conv_bn
+    for name, x, block in (("preprocess0", s0, first), ("preprocess1", s1, blocks.relu_conv_bn)):
+      run = functools.partial(block, x, params[name])
+      y, found[name] = self._collecting(run, stats and stats[name])
+      states.append(y)
+    totals: list[Any] = [0.0] * NUM_NODES
+    for source in SOURCES:
+      name, rows = f"from{source}", leaving(source)
+      stride = 2 if reduction and source < FIRST_NODE else 1
+      own = weights[np.array(rows)]
+      mixed, found[name], patterns = self._leaving(states[source], params[name], own, stats and stats[name], stride)
+      seen += patterns
+      for y, row in zip(mixed, rows, strict=True):
+        node = EDGES[row][0] - FIRST_NODE
+        totals[node] = totals[node] + y
+      if source >= FIRST_NODE - 1:  # the next node has all its inputs
+        states.append(totals[source - FIRST_NODE + 1])
+    return jnp.concatenate(states[FIRST_NODE:]), found, seen
+
+  def _leaving(self, x, params, weights, stats, stride) -> tuple[list[Maps], Any, list[Array]]:
+    """What each edge that leaves x brings, its operations mixed; `weights` [edges, ops]."""
+    total: Any = 0.0
+    found, seen = {}, []
+    reading = [*CONVS] if stride == 1 else [*CONVS, "skip_connect"]  # operations that begin with a ReLU
+    for op in reading:
+      column = weights[:, OPS.index(op)]
+      block = functools.partial(self._block, op, x, stride)
+      (y, middle), found[op] = jax.vmap(block)(params[op], stats and stats[op])
+      total = total + column[:, None, None, None, None] * y
+      if middle is not None:
+        seen += [_signs(own) & (weight > EXECUTED) for own, weight in zip(middle, column, strict=True)]
+    read = jnp.stack([weights[:, OPS.index(op)] for op in reading])
+    seen.append(_signs(x) & jnp.any(read > EXECUTED))
+    # pooling and identity have no parameters: once for all edges
+    free = {"avg_pool_3x3": operations.avg_pool(x, stride), "max_pool_3x3": operations.max_pool(x, stride)}
+    if stride == 1:
+      free["skip_connect"] = x
+    mixed = []
+    for edge in range(len(weights)):
+      parts = [weights[edge, OPS.index(op)] * y for op, y in free.items()]
+      mixed.append(sum(parts, total[edge]))
+    return mixed, found, seen
+
+  def _block(self, op, x, stride, params, stats):
+    """((output, what its second ReLU reads or None), moments) of an operation on one edge."""
+
+    def run(norm):
+      if op in blocks.SEPARABLE:
+        return blocks.separable(x, params, norm, stride)
+      return blocks.apply(op, x, params, norm, stride), None
+
+    return self._collecting(run, stats)
+
+  def _collecting(self, run, given):
+    """`run(norm=...)` and the moments that its normalisations had; `given`: those to use, by place."""
+    found = {}
+
+    def norm(name, z, bn):
+      y, found[name] = self._norm(z, bn, given and given[name])
+      return y
+
+    return run(norm=norm), found
+
+  def _norm(self, z, bn, given):
+    mode = self.config.batch_norm
+    if mode == "running":
+      mean, variance = given
+    elif mode == "identity":
+      mean, variance = jnp.zeros_like(bn["bias"]), jnp.ones_like(bn["scale"])
+    else:
+      mean, variance = operations.moments(z)
+      if mode == "batch_frozen":
+        mean, variance = lax.stop_gradient(mean), lax.stop_gradient(variance)
+    return operations.batch_norm(z, mean, variance, bn["scale"], bn["bias"]), (mean, variance)
+
+  def _check(self, images, alphas, stats):
+    c = self.config
+    if alphas.shape != (2, len(EDGES), NUM_OPS):
+      raise ConfigError(f"alphas of shape {alphas.shape}: expected (2, {len(EDGES)}, {NUM_OPS})")
+    channels, least = 3 if c.stem else c.stem_multiplier * c.channels, 1 + (1 << len(c.reductions)) // 2
+    if images.ndim != 4 or images.shape[-1] != channels or min(images.shape[1:3]) < least:
+      raise DatasetError(
+        f"images of shape {images.shape}: expected (N, H, W, {channels}) with H and W of at least {least}"
+      )
+    if c.batch_norm == "running" and stats is None:
+      raise ConfigError("batch_norm='running' needs stats: give what moments() returned")
+
+
+def _signs(x: Maps) -> Bool[Array, "N bits"]:
+  """Where x is positive."""
+  return (x > 0).transpose(1, 0, 2, 3).reshape(x.shape[1], -1)

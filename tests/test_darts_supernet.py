@@ -1,0 +1,113 @@
+"""The DARTS supernet: TE-NAS's reference networks, modes of batch normalisation, bad inputs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas import ntk
+from jaxnas.errors import ConfigError, DatasetError
+from jaxnas.proxies.ntk_condition_number import ntk_condition_number
+from jaxnas.spaces import mixing_weights
+from jaxnas.spaces.darts import encoding
+from jaxnas.spaces.darts.encoding import EDGES, OPS, TENAS_OPS
+from jaxnas.spaces.darts.supernet import Supernet, SupernetConfig, leaving
+
+COLUMNS = [TENAS_OPS.index(op) for op in OPS]  # of a fixture, in our order
+TENAS = Supernet(SupernetConfig())
+REGIONS = Supernet(SupernetConfig(stem=False))
+CASES = ("full", "pruned_normal", "single_path_two_edges")
+
+
+def load(shared, name):
+  return dict(np.load(shared / f"fixtures/tenas/{name}.npz"))
+
+
+def weights_of(fixture, dtype=jnp.float64):
+  """The fixture's parameters as the supernet stacks them."""
+  flat = {k.removeprefix("w/"): jnp.asarray(v, dtype) for k, v in fixture.items() if k.startswith("w/")}
+
+  def tree(prefix):
+    out: dict = {}
+    for key, value in flat.items():
+      if key.startswith(prefix + "."):
+        *path, leaf = key.removeprefix(prefix + ".").split(".")
+        node = out
+        for part in path:
+          node = node.setdefault(part, {})
+        node[leaf] = value
+    return out
+
+  params = {name: tree(name) for name in ("stem", "last", "classifier") if tree(name)}
+  for i in range(2):
+    cell = {name: tree(f"cells.{i}.{name}") for name in ("preprocess0", "preprocess1")}
+    for source in range(5):
+      edges = [tree(f"cells.{i}.edge{EDGES[e][0] - 2}_{source}") for e in leaving(source)]
+      cell[f"from{source}"] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *edges)
+    params[f"cell_{i}"] = cell
+  return params
+
+
+def alphas_of(fixture, case, suffix=""):
+  """Mixing weights [2, 14, 8] of a case; an edge whose operations are all pruned has none."""
+  raw = np.stack([fixture[f"{case}/alphas_{cell}{suffix}"] for cell in ("normal", "reduce")]).astype(np.float64)
+  weights = mixing_weights(raw) * (raw.max(-1, keepdims=True) > -1000)
+  return jnp.asarray(weights[..., COLUMNS])
+
+
+@pytest.fixture(scope="module", params=["generic", "torch_default_init"])
+def f4(request, shared):
+  return load(shared, f"f4_ntk_darts_{request.param}")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def kernel(mode, params, images, alphas):
+  """Logits and the NTK of TE-NAS's supernet."""
+  network = TENAS.with_batch_norm(mode)
+
+  def logits(p, x):
+    return network.logits(p, x, alphas)
+
+  def enters(path):
+    return path.rsplit("/", 1)[-1] in ("kernel", "scale")
+
+  theta = ntk.gram_matrix(logits, params, images, coupled=True, select=enters, chunk_size=4)
+  return logits(params, images), theta
+
+
+NTK_CASES = ("full", "pruned_normal_e3_op2", "pruned_reduce_e10_op1", "single_path", "single_path_two_edges")
+
+
+def test_kernel_is_the_reference(x64, f4):
+  params, images = weights_of(f4), jnp.asarray(f4["x_nhwc"], jnp.float64)
+  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == f4["n_params_without_alpha"]
+  for case in NTK_CASES:
+    logits, theta = kernel("batch", params, images, alphas_of(f4, case))
+    np.testing.assert_allclose(logits, f4[f"{case}/logits"], rtol=1e-10)
+    np.testing.assert_allclose(theta, f4[f"{case}/ntk"], rtol=1e-10)
+    condition = ntk.condition_number(np.asarray(theta))
+    np.testing.assert_allclose(condition.ratio, f4[f"{case}/cond"], rtol=1e-9)
+
+
+REGION_CASES = (
+  *(f"patch/{case}" for case in ("full_normal_e3_op2", "two_normal_e0", "two_reduce_e1", "one_normal_e1_off")),
+  "patch/one_normal_e4_off", "patch/one_reduce_e2_off", "gauss/two_normal_e0", "gauss/two_reduce_e1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("init", ["generic", "kaiming_fanin_init"])
+def test_patterns_are_the_reference(x64, shared, init):
+  fixture = load(shared, f"f4_regions_darts_{init}")
+  params = weights_of(fixture)
+  run = jax.jit(jax.vmap(REGIONS.patterns, (None, 0, None)))
+  for case in set(REGION_CASES) & {f"{kind}/{c}" for kind in ("patch", "gauss") for c in fixture["cases"].tolist()}:
+    images = jnp.asarray(fixture[f"x_{case.split('/')[0]}_nhwc"], jnp.float64).reshape(3, 100, 3, 3, 1)
+    for which in (0, 1):
+      bits = np.asarray(run(params, images, alphas_of(fixture, case, f"_{which}"))).reshape(300, -1)
+      wanted = np.unpackbits(fixture[f"{case}/pattern_{which}"], axis=1)[:, : fixture[f"{case}/n_neurons_{which}"]]
+      assert len(np.unique(bits, axis=0)) == fixture[f"{case}/count_{which}"]
+      # the same neurons, whatever their order and however often, but for those that are never active
+      found, expected = ({c.tobytes() for c in b.T.astype(np.uint8) if c.any()} for b in (bits, wanted))
+      assert found == expected
