@@ -355,6 +355,18 @@ def test_imagenet_is_resized_by_averaging(tmp_path):
   np.testing.assert_array_equal(labels, [999, 3, 120])
 
 
+def test_imagenet_at_a_side_is_the_middle_square(tmp_path):
+  picture = np.zeros((40, 60, 3), np.uint8)
+  picture[:, 10:50] = noise(40)
+  write_tfds(tmp_path, "imagenet2012", "5.1.0", [(encoded(picture), 7)])
+  source = data.load("imagenet2012", data_dir=tmp_path, side=40)
+  assert source.image_shape == (40, 40, 3)
+  np.testing.assert_array_equal(source.images(np.array([0]))[0], noise(40))
+  with pytest.raises(ConfigError, match=r"side=40: the images of 'cifar10' have one size"):
+    data.load("cifar10", data_dir=tmp_path, side=40)
+
+
+
 def test_imagenet16_120_keeps_the_first_120_classes(tmp_path):
   labels = [500, 119, 120, 0, 999, 7]
   write_tfds(tmp_path, "imagenet2012", "5.1.0", [(encoded(noise(64, seed=i)), k) for i, k in enumerate(labels)])

@@ -51,6 +51,10 @@ def tiny(arch=ARCH):
   return NETWORK, SPACE.alphas(arch)
 
 
+def start(config, key):
+  return initial_state(NETWORK, config, 15, key, alphas=(1, 6, 5), images=(8, 8, 3))
+
+
 def run(config=CONFIG, arch=ARCH, seed=0, **kwargs):
   return train(*tiny(arch), TRAIN, VALID, config, seed=seed, **kwargs)
 
@@ -196,7 +200,7 @@ def stepped(request):
   """A step of the compiled function that trainings use: architecture, config, states, tally, and the batch it saw."""
   arch, bf16 = request.param
   config = dataclasses.replace(CONFIG, bf16=bf16)
-  state = initial_state(NETWORK, config, 15, jax.random.key(0))
+  state = start(config, jax.random.key(0))
   state = state._replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
   images, labels = TRAIN.examples(np.arange(8))
   old = jax.tree.map(np.array, state)  # the step takes the state's memory
@@ -291,7 +295,7 @@ def test_running_statistics_are_the_flax_networks(stepped, gradient):
 
 def test_evaluation_counts_every_image_once():
   network, alphas = tiny()
-  state = initial_state(network, CONFIG, 15, jax.random.key(4))
+  state = start(CONFIG, jax.random.key(4))
   stats = jax.tree.map(lambda x: x + 0.25, state.batch_stats)
   images, labels = VALID.examples(np.arange(21))
   x = jnp.asarray((images / 255 - 0.4) / 0.2, jnp.float32)
@@ -299,12 +303,12 @@ def test_evaluation_counts_every_image_once():
     jax.jit(network.with_batch_norm("running").logits)(state.params, x, alphas, stats=stats), np.float64
   )
   log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-  expected = -log_p[np.arange(21), labels].mean(), 100 * (logits.argmax(1) == labels).mean()
+  expected = -log_p[np.arange(21), labels].mean(), 100 * (logits.argmax(1) == labels).mean(), 100
   for batch in (8, 500):  # a partial last batch; one that is larger than the data
     assert evaluate(network, alphas, state.params, stats, VALID, batch) == pytest.approx(expected, rel=1e-5)
   count_nothing = trainer._eval_step(network, *trainer._colours(VALID))
   tally = count_nothing(state.params, stats, jnp.asarray(alphas), images, np.full(21, -1))
-  assert (float(tally.loss), int(tally.right)) == (0, 0)
+  assert (float(tally.loss), int(tally.right), int(tally.in_five)) == (0, 0, 0)
 
 
 # Whole trainings
@@ -320,7 +324,7 @@ def test_loss_falls_and_history_is_whole(whole):
   assert logged[-1]["train_loss"] < 0.8 * logged[0]["train_loss"]
   assert logged[-1]["valid_accuracy"] > 60
   assert logged[-1]["valid_accuracy"] == pytest.approx(
-    evaluate(*tiny(), result.params, result.batch_stats, VALID, 21)[1]
+    evaluate(*tiny(), result.params, result.batch_stats, VALID, 21).accuracy
   )
 
 
@@ -366,13 +370,13 @@ def test_an_architecture_alone_is_as_one_of_several(whole):
 
 
 def test_what_is_not_executed_is_as_it_was_drawn(whole):
-  start = initial_state(NETWORK, CONFIG, 15, jax.random.fold_in(jax.random.key(0), 0)).params
+  drawn_params = start(CONFIG, jax.random.fold_in(jax.random.key(0), 0)).params
   executed = NETWORK.executed(jnp.asarray(SPACE.alphas(ARCH)))
 
   def check(drawn, trained, mask):
     assert np.array_equal(drawn, trained) != bool(np.all(mask))
 
-  jax.tree.map(check, start, whole[0].params, executed)
+  jax.tree.map(check, drawn_params, whole[0].params, executed)
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -444,8 +448,8 @@ def test_a_folder_in_use_is_refused(tmp_path):
 def test_divergence_is_recorded(tmp_path, monkeypatch):
   """Logits beyond float32's end: the history is kept, and a second call trains nothing."""
 
-  def huge(*args):
-    state = initial_state(*args)
+  def huge(*args, **shapes):
+    state = initial_state(*args, **shapes)
     head = jax.tree.map(lambda x: jnp.full_like(x, 3e38), state.params["classifier"])
     return state._replace(params=state.params | {"classifier": head})
 

@@ -145,6 +145,7 @@ def load(
   split: str = "train",
   data_dir: str | os.PathLike[str] | None = None,
   download: bool = False,
+  side: int = 0,
 ) -> ImageSource:
   """Opens a data set.
 
@@ -155,10 +156,14 @@ def load(
     data_dir: the TFDS folder (the one that holds `cifar10/`). None: TFDS' own default, which is
       the environment variable TFDS_DATA_DIR or else ~/tensorflow_datasets.
     download: fetch a missing data set. Without it the network is never touched.
+    side: height and width of the images of `imagenet2012`, cut from their middle; 0: all of an image, at 32 x 32.
 
   Raises:
+    ConfigError: a side for another data set.
     DatasetError: unknown name or split; a data set that is missing, incomplete or damaged.
   """
+  if side and name != "imagenet2012":
+    raise ConfigError(f"side={side}: the images of {name!r} have one size; it is for imagenet2012")
   if name == "synthetic":
     from jaxnas.data import synthetic
 
@@ -166,5 +171,5 @@ def load(
   if name in NAMES:
     from jaxnas.data import tfds_source
 
-    return tfds_source.source(name, split=split, data_dir=data_dir, download=download)
+    return tfds_source.source(name, split=split, data_dir=data_dir, download=download, side=side)
   raise DatasetError(f"unknown data set {name!r} (--dataset); choose one of {', '.join(NAMES)}")

@@ -1,8 +1,8 @@
 """Data sets through `tfds.data_source`: random access to array_record files, without TensorFlow.
 
 - `cifar10`, `cifar100`: 32x32 as they are.
-- `imagenet2012`: images of any size, resized to 32x32 with Pillow's box filter. A slice such as
-  `split="train[:50000]"` keeps all of its decoded images in memory.
+- `imagenet2012`: images of any size, resized to 32x32 with Pillow's box filter, or their middle square resized to the
+  side that is asked for. A slice such as `split="train[:50000]"` keeps all of its decoded images in memory at 32x32.
 - `imagenet16_120`: images of the first 120 classes at 16x16. NAS-Bench-201 cuts its ImageNet16-120 from the downsampled
   ImageNet (Chrabaszcz et al., arXiv 1707.08819); that is TFDS's `imagenet_resized/16x16`, which is read if it is there.
   Otherwise `imagenet2012` is resized: the same shapes and statistics, but another set of 120 classes, since
@@ -42,6 +42,7 @@ class _Kind:
   std: tuple[float, float, float]
   resize: bool = False
   subset: bool = False
+  cut: bool = False  # resize the middle square, not the whole image
 
 
 # cifar100 and imagenet16_120: the constants of NAS-Bench-201's training code.
@@ -61,9 +62,11 @@ _KINDS = {
 }
 
 
-def source(name: str, *, split: str, data_dir: str | os.PathLike[str] | None, download: bool) -> ImageSource:
+def source(
+  name: str, *, split: str, data_dir: str | os.PathLike[str] | None, download: bool, side: int = 0
+) -> ImageSource:
   """Opens one of the sets above; arguments and errors as of `data.load`."""
-  kind = _KINDS[name]
+  kind = dataclasses.replace(_KINDS[name], side=side, cut=True) if side else _KINDS[name]
   root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
   folder = _prepared(kind, root)
   if folder is None and download:
@@ -167,14 +170,18 @@ def _first_classes(records: Any, classes: int, name: str, folder: pathlib.Path) 
 
 
 def _decode(encoded: bytes, kind: _Kind, where: str) -> np.ndarray:
-  from PIL import Image
+  from PIL import Image, ImageOps
 
   side = (kind.side, kind.side)
   try:
     with Image.open(io.BytesIO(encoded)) as image:
       if kind.resize and image.size != side:
         image.draft("RGB", (2 * kind.side, 2 * kind.side))  # JPEG decodes at a fraction of its size, much faster
-        return np.asarray(image.convert("RGB").resize(side, Image.Resampling.BOX))
+        image = image.convert("RGB")
+        fitted = (
+          ImageOps.fit(image, side, Image.Resampling.BOX) if kind.cut else image.resize(side, Image.Resampling.BOX)
+        )
+        return np.asarray(fitted)
       if image.mode != "RGB" or image.size != side:
         size = "x".join(map(str, image.size))
         raise DatasetError(f"{where} is {size} in mode {image.mode}; expected {kind.side}x{kind.side} in RGB, 8 bits")

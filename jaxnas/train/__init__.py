@@ -1,6 +1,17 @@
-"""Training of one architecture on one data set, by the published recipe of NAS-Bench-201."""
+"""Training of one architecture on one data set, by the published recipes of NAS-Bench-201 and DARTS."""
 
-from jaxnas.train.recipe import TrainConfig, trained_network
-from jaxnas.train.trainer import Result, evaluate, total_steps, train
+from jaxnas.train.network import trained_costs, trained_network
+from jaxnas.train.recipe import TrainConfig
+from jaxnas.train.trainer import Measured, Result, evaluate, seen_shape, total_steps, train
 
-__all__ = ["Result", "TrainConfig", "evaluate", "total_steps", "train", "trained_network"]
+__all__ = [
+  "Measured",
+  "Result",
+  "TrainConfig",
+  "evaluate",
+  "seen_shape",
+  "total_steps",
+  "train",
+  "trained_costs",
+  "trained_network",
+]

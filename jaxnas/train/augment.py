@@ -1,8 +1,8 @@
-"""Random flips and crops of a batch of images, on the device."""
+"""Random changes of a batch of images, on the device: flips and crops, parts at random sizes, cutout."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, UInt8
+from jaxtyping import Array, Float32, Shaped, UInt8
 
 
 def flip_and_crop(key: Array, images: UInt8[Array, "N H W C"]) -> UInt8[Array, "N H W C"]:
@@ -13,9 +13,8 @@ def flip_and_crop(key: Array, images: UInt8[Array, "N H W C"]) -> UInt8[Array, "
   count, height, width, channels = images.shape
   pad = max(1, width // 8)
   flip_key, crop_key = jax.random.split(key)
-  flips = jax.random.bernoulli(flip_key, 0.5, (count, 1, 1, 1))
   corners = jax.random.randint(crop_key, (count, 2), 0, 2 * pad + 1)
-  framed = jnp.pad(jnp.where(flips, images[:, :, ::-1], images), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  framed = jnp.pad(_flip(flip_key, images), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
   def crop(image, corner):
     return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
@@ -23,7 +22,58 @@ def flip_and_crop(key: Array, images: UInt8[Array, "N H W C"]) -> UInt8[Array, "
   return jax.vmap(crop)(framed, corners)
 
 
-def normalise(images: UInt8[Array, "N H W C"], mean: Array, std: Array) -> Float32[Array, "N H W C"]:
+def flip_and_resize(key: Array, images: UInt8[Array, "N H W C"], size: int) -> Float32[Array, "N size size C"]:
+  """A random part of each image, resized to size x size, and flipped with probability 1/2; values still 0..255.
+
+  The part has 8 to 100 % of the image's area and a ratio of width to height between 3/4 and 4/3 (uniform in its
+  logarithm), no side longer than the image's; interpolation is bilinear, with anti-aliasing where it shrinks.
+  Source: Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 6, in the usual later form.
+  """
+  count, height, width, channels = images.shape
+  flip_key, crop_key = jax.random.split(key)
+  area, ratio, y, x = jax.random.uniform(crop_key, (4, count), jnp.float32)
+  root = jnp.sqrt((0.08 + 0.92 * area) * (height * width))
+  stretch = jnp.exp((ratio - 0.5) * jnp.log(jnp.float32(4 / 3)))  # square root of the ratio
+  sides = jnp.stack([jnp.minimum(root / stretch, height), jnp.minimum(root * stretch, width)], 1)
+  corners = jnp.stack([y, x], 1) * (jnp.asarray([[height, width]], jnp.float32) - sides)
+
+  def resize(image, side, corner):
+    scale = size / side
+    shape = (size, size, channels)
+    return jax.image.scale_and_translate(image, shape, (0, 1), scale, -corner * scale, "linear", antialias=True)
+
+  return _flip(flip_key, jax.vmap(resize)(images.astype(jnp.float32), sides, corners))
+
+
+def middle(images: Shaped[Array, "N H W C"], size: int) -> Shaped[Array, "N size size C"]:
+  """The middle of each image."""
+  top, left = ((side - size) // 2 for side in images.shape[1:3])
+  return images[:, top : top + size, left : left + size]
+
+
+def cut_out(key: Array, images: Float32[Array, "N H W C"], side: int) -> Float32[Array, "N H W C"]:
+  """Sets a square of each image to 0; its centre is any pixel, and what lies beyond the border is cut off.
+
+  Source: DeVries & Taylor, "Improved regularization of convolutional neural networks with cutout", arXiv 1708.04552.
+  """
+  count, height, width, _ = images.shape
+
+  def inside(key, length):  # [N, length]: rows (columns) of the square
+    start = jax.random.randint(key, (count, 1), 0, length) - side // 2
+    place = jnp.arange(length)[None]
+    return (start <= place) & (place < start + side)
+
+  row_key, column_key = jax.random.split(key)
+  square = inside(row_key, height)[:, :, None] & inside(column_key, width)[:, None, :]
+  return jnp.where(square[..., None], 0, images)
+
+
+def normalise(images: Shaped[Array, "N H W C"], mean: Array, std: Array) -> Float32[Array, "N H W C"]:
   """(images / 255 - mean) / std, with `mean` and `std` [C] in 0..1 units."""
   units = images.astype(jnp.float32) / 255
   return (units - mean[None, None, None]) / std[None, None, None]
+
+
+def _flip(key: Array, images: Array) -> Array:
+  flips = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
+  return jnp.where(flips, images[:, :, ::-1], images)

@@ -1,20 +1,28 @@
-"""The recipe of a training, its optimiser, and its network.
+"""The recipe of a training: its settings, learning rate, optimiser and drop-path ramp.
 
 Defaults: NAS-Bench-201 (Dong & Yang, ICLR 2020, table 1): SGD with Nesterov momentum 0.9, batch 256, learning rate 0.1
 falling to 0 along a cosine, weight decay 5e-4, random flips and crops. The epochs are 12, the short training of
 NATS-Bench (Dong et al., TPAMI 2021); the long one has 200.
+
+The DARTS space's recipe (Liu et al., ICLR 2019, and the released code: momentum without Nesterov, gradients clipped,
+cutout, drop-path, auxiliary head) is in experiments/train_darts_*.flags. There the learning rate changes from epoch to
+epoch; here from step to step, along the same curve.
 """
 
 import dataclasses
 import math
+from typing import Literal
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float32, Int
 
 from jaxnas.errors import ConfigError
 from jaxnas.settings import setting
-from jaxnas.spaces import NB201, NetworkConfig
-from jaxnas.spaces.nb201 import PlainNetwork
+
+SHAPES = ("cosine", "linear")
+STEMS = ("cifar", "imagenet")
+INITS = ("torch_default", "kaiming_fan_out", "kaiming_fan_in")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,49 +31,93 @@ class TrainConfig:
 
   train_epochs: int = setting(12, "epochs of training; NAS-Bench-201's published figures are of 200")
   train_batch: int = setting(256, "images in a mini-batch of training; an epoch drops its last, partial one")
-  learning_rate: float = setting(0.1, "learning rate at the start; it falls to 0 along a cosine, step by step")
-  momentum: float = setting(0.9, "Nesterov momentum of SGD")
+  learning_rate: float = setting(0.1, "learning rate at the start; it falls to --final_learning_rate, step by step")
+  final_learning_rate: float = setting(0.0, "learning rate at the end")
+  learning_rate_shape: Literal["cosine", "linear"] = setting("cosine", "how the learning rate falls")
+  warmup_epochs: int = setting(0, "epochs at the start whose learning rate is scaled from about 0 up to 1, linearly")
+  momentum: float = setting(0.9, "momentum of SGD")
+  nesterov: bool = setting(True, "Nesterov's form of the momentum (DARTS trains without)")
   weight_decay: float = setting(5e-4, "coefficient of the L2 penalty's gradient, on all parameters")
+  clip_norm: float = setting(
+    0.0, "scale gradients down to this norm over all parameters, before weight decay; 0: never"
+  )
   label_smoothing: float = setting(0.0, "share of a training label that is spread over all classes")
+  auxiliary: float = setting(0.0, "weight of the auxiliary head's loss (--space=darts); 0: no head")
+  drop_path: float = setting(
+    0.0, "largest probability of drop-path (--space=darts): in epoch e of E it is e/E of this, e from 0; 0: off"
+  )
   augmentation: bool = setting(True, "flip training images at random and crop them from a frame of an eighth")
+  cutout: int = setting(0, "side in pixels of a square of zeros anywhere in a normalised training image; 0: none")
+  image_size: int = setting(
+    0, "side that larger images are cut to: random parts in training, the middle in evaluation; 0: as they are"
+  )
   bf16: bool = setting(False, "train in bfloat16; parameters, statistics, loss and evaluation stay float32")
+  data_parallel: bool = setting(False, "share every mini-batch among all devices; the result is that of one device")
+  train_init: Literal["torch_default", "kaiming_fan_out", "kaiming_fan_in"] = setting(
+    "torch_default", "initial weights of the trained network"
+  )
+  train_stem: Literal["cifar", "imagenet"] = setting(
+    "cifar", "first layers of the trained network; 'imagenet' (--space=darts) has stride 8"
+  )
   train_channels: int = setting(16, "channels C of the trained network in its first stage")
-  train_cells: int = setting(5, "cells N per stage of the trained network")
+  train_cells: int = setting(5, "cells N of the trained network: per stage in nb201, in all in darts")
   eval_batch: int = setting(500, "images in a batch of evaluation")
   checkpoint_every: int = setting(1, "epochs from one checkpoint of a training to the next; the last has one always")
 
   def __post_init__(self):
     for name in ("train_epochs", "train_batch", "train_channels", "train_cells", "eval_batch", "checkpoint_every"):
-      if getattr(self, name) < 1:
-        raise ConfigError(f"--{name}={getattr(self, name)} must be at least 1")
-    if not 0 < self.learning_rate < math.inf:
-      raise ConfigError(f"--learning_rate={self.learning_rate} must be positive and finite")
-    if not 0 <= self.weight_decay < math.inf:
-      raise ConfigError(f"--weight_decay={self.weight_decay} must be finite and not negative")
-    for name in ("momentum", "label_smoothing"):
-      if not 0 <= getattr(self, name) < 1:
-        raise ConfigError(f"--{name}={getattr(self, name)} must be at least 0 and below 1")
+      self._refuse(name, getattr(self, name) >= 1, "at least 1")
+    self._refuse("learning_rate", 0 < self.learning_rate < math.inf, "positive and finite")
+    for name in ("weight_decay", "clip_norm", "auxiliary"):
+      self._refuse(name, 0 <= getattr(self, name) < math.inf, "finite and not negative")
+    for name in ("momentum", "label_smoothing", "drop_path"):
+      self._refuse(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+    for name in ("cutout", "image_size"):
+      self._refuse(name, getattr(self, name) >= 0, "at least 0")
+    for name, allowed in (("learning_rate_shape", SHAPES), ("train_init", INITS), ("train_stem", STEMS)):
+      self._refuse(name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
+    fits = 0 <= self.final_learning_rate <= self.learning_rate
+    self._refuse("final_learning_rate", fits, f"from 0 to --learning_rate={self.learning_rate}")
+    fits = 0 <= self.warmup_epochs < self.train_epochs
+    self._refuse("warmup_epochs", fits, f"at least 0 and below --train_epochs={self.train_epochs}")
 
-
-def trained_network(space: NB201, config: TrainConfig, classes: int) -> PlainNetwork:
-  """The network that is trained, for every architecture of `space`; weights are drawn as PyTorch does by default."""
-  return space.plain_network(
-    NetworkConfig(channels=config.train_channels, cells=config.train_cells, classes=classes, init="torch_default")
-  )
+  def _refuse(self, name: str, fits: bool, wanted: str) -> None:
+    if not fits:
+      raise ConfigError(f"--{name}={getattr(self, name)} must be {wanted}")
 
 
 def schedule(config: TrainConfig, steps: int) -> optax.Schedule:
-  """Learning rate at step t = 0 .. steps-1: lr (1 + cos(pi t / steps)) / 2."""
+  """Learning rate at step t = 0 .. steps-1: cosine, last + (first - last) (1 + cos(pi t / steps)) / 2, or linear,
+  last + (first - last) (1 - t / steps).
+
+  The w steps of the warm-up multiply it by (t + 1) / w.
+  """
+  warm = config.warmup_epochs * (steps // config.train_epochs)
+  first, last = config.learning_rate, config.final_learning_rate
 
   def rate(step):  # optax's own mixes integers with floats, which JAX's strict promotion refuses
-    return config.learning_rate / 2 * (1 + jnp.cos(jnp.asarray(step, jnp.float32) * (math.pi / steps)))
+    t = jnp.asarray(step, jnp.float32)
+    if config.learning_rate_shape == "cosine":
+      value = (first - last) / 2 * (1 + jnp.cos(t * (math.pi / steps)))
+    else:
+      value = (first - last) * (1 - t / steps)
+    value = value + last if last else value
+    return value * jnp.minimum((t + 1) / warm, 1) if warm else value
 
   return rate
 
 
+def drop_probability(config: TrainConfig, steps: int, step: Int[Array, ""]) -> Float32[Array, ""]:
+  """Of drop-path, at this step: constant over an epoch, 0 in the first (Liu et al., released code)."""
+  epoch = jnp.asarray(step // (steps // config.train_epochs), jnp.float32)
+  return config.drop_path / config.train_epochs * epoch
+
+
 def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
-  """PyTorch's SGD: g += wd p; v = m v + g; p -= lr (g + m v), with v = 0 at first."""
+  """PyTorch's SGD: g = clip(g) + wd p; v = m v + g, with v = 0 at first; p -= lr (g + m v) (Nesterov) or p -= lr v."""
+  clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
   return optax.chain(
+    *clip,
     optax.add_decayed_weights(config.weight_decay),
-    optax.sgd(schedule(config, steps), momentum=config.momentum, nesterov=True),
+    optax.sgd(schedule(config, steps), momentum=config.momentum, nesterov=config.nesterov),
   )

@@ -3,9 +3,9 @@
 Loss: cross-entropy against (1 - s) one_hot(y) + s / K, with the label smoothing s (Szegedy et al., CVPR 2016, section
 7). Running statistics follow PyTorch's rule, 0.9 old + 0.1 new with the unbiased variance of the mini-batch.
 
-Which architecture is trained is data, so one compiled step serves all of them. Weights of operations that it does not
-execute have no gradient, and no weight decay here: they keep their values. A step reads its whole batch and folds its
-number into the key, so it may be sharded over devices as it is.
+Where the architecture is data of the network, one compiled step serves all of them. Weights of operations that it does
+not execute have no gradient, and no weight decay here: they keep their values. A step reads its whole batch and folds
+its number into the key, so it may be sharded over devices as it is.
 """
 
 import functools
@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Float32, Int, Int32, PyTree, UInt8
 
-from jaxnas.spaces.nb201 import PlainNetwork
-from jaxnas.spaces.nb201.encoding import EDGES, OPS
-from jaxnas.train.augment import flip_and_crop, normalise
-from jaxnas.train.recipe import TrainConfig, optimizer
+from jaxnas.train.augment import cut_out, flip_and_crop, flip_and_resize, middle, normalise
+from jaxnas.train.protocol import Trainable
+from jaxnas.train.recipe import TrainConfig, drop_probability, optimizer
 
 _KEPT = 0.9  # share of the old running statistics (PyTorch's momentum 0.1)
+_CUT, _DROP = 2, 3  # purposes of a step's key; `flip_and_crop` and `flip_and_resize` split it, which are 0 and 1
 
 
 class State(NamedTuple):
@@ -30,7 +30,7 @@ class State(NamedTuple):
 
   Attributes:
     params: of the network, float32.
-    batch_stats: running (mean, variance) of every BN, as `PlainNetwork.moments` has them; those of operations that the
+    batch_stats: running (mean, variance) of every BN, as `logits_and_moments` has them; those of operations that the
       architecture does not execute mean nothing.
     optimizer: its momenta.
     step: the number of updates done.
@@ -43,69 +43,108 @@ class State(NamedTuple):
 
 
 class Tally(NamedTuple):
-  """Sums over a batch: of the loss, and of right answers."""
+  """Sums over a batch: of the loss (without the auxiliary one), of right answers, of labels among the five best."""
 
   loss: Float32[Array, ""]
   right: Int32[Array, ""]
+  in_five: Int32[Array, ""]
 
 
-def initial_state(network: PlainNetwork, config: TrainConfig, steps: int, key: Array) -> State:
-  """Fresh parameters, running means 0 and variances 1, momentum 0."""
+def initial_state(
+  network: Trainable,
+  config: TrainConfig,
+  steps: int,
+  key: Array,
+  *,
+  alphas: tuple[int, int, int],
+  images: tuple[int, int, int],
+) -> State:
+  """Fresh parameters, running means 0 and variances 1, momentum 0; `alphas` and `images` are shapes (of one image).
+
+  Raises:
+    JaxnasError: images that the network cannot take.
+  """
   params = network.init_params(key)
   stats = jax.tree_util.tree_map_with_path(
-    lambda path, leaf: jnp.full(leaf.shape, path[-1].idx, jnp.float32), _moment_shapes(network)
+    lambda path, leaf: jnp.full(leaf.shape, path[-1].idx, jnp.float32), _moment_shapes(network, alphas, images)
   )
   return State(params, stats, optimizer(config, steps).init(params), jnp.zeros((), jnp.int32))
 
 
 @functools.lru_cache(maxsize=4)
-def _moment_shapes(network: PlainNetwork) -> PyTree:
+def _moment_shapes(network: Trainable, alphas: tuple[int, int, int], images: tuple[int, int, int]) -> PyTree:
   params = jax.eval_shape(network.init_params, jax.random.key(0))
-  return jax.eval_shape(network.moments, params, jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, len(EDGES), len(OPS))))
+  like = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, *images), alphas)]
+  return jax.eval_shape(network.logits_and_moments, params, *like)[1]
 
 
 def train_step(
-  network: PlainNetwork, mean: Array, std: Array, config: TrainConfig, steps: int
-) -> Callable[[State, Float[Array, "1 E O"], UInt8[Array, "N H W C"], Int[Array, " N"], Array], tuple[State, Tally]]:
+  network: Trainable, mean: Array, std: Array, config: TrainConfig, steps: int
+) -> Callable[[State, Float[Array, "T E O"], UInt8[Array, "N H W C"], Int[Array, " N"], Array], tuple[State, Tally]]:
   """`step(state, alphas, images, labels, key) -> (state, tally)`; the tally is of the parameters before the update.
 
   `mean` and `std` [3] are the data set's, in 0..1 units; `steps` are those of the whole training; `key` is the same
-  for every step.
+  for every step. The network has an auxiliary head exactly if `config.auxiliary` is positive.
   """
   dtype = jnp.bfloat16 if config.bf16 else jnp.float32
   update = optimizer(config, steps).update
 
-  def loss(params, alphas, images, labels):
+  def loss(params, alphas, images, labels, drop):
     params, images = _cast((params, images), dtype)
-    logits, moments = _cast(network.logits_and_moments(params, images, alphas, unbiased=True), jnp.float32)
-    return cross_entropy(logits, labels, config.label_smoothing).mean(), (moments, logits)
+    logits, moments = _cast(network.logits_and_moments(params, images, alphas, unbiased=True, **drop), jnp.float32)
+    logits, *auxiliary = logits if config.auxiliary else (logits,)
+    value = total = cross_entropy(logits, labels, config.label_smoothing).mean()
+    for head in auxiliary:
+      total += config.auxiliary * cross_entropy(head, labels, config.label_smoothing).mean()
+    return total, (value, moments, logits)
 
   def step(state, alphas, images, labels, key):
-    if config.augmentation:
-      images = flip_and_crop(jax.random.fold_in(key, state.step), images)
-    images = normalise(images, mean, std)
-    (value, (moments, logits)), grads = jax.value_and_grad(loss, has_aux=True)(state.params, alphas, images, labels)
+    key = jax.random.fold_in(key, state.step)
+    images = normalise(_changed(key, images, config), mean, std)
+    if config.cutout:
+      images = cut_out(jax.random.fold_in(key, _CUT), images, config.cutout)
+    drop = {}
+    if config.drop_path:
+      drop = {"drop_path": drop_probability(config, steps, state.step), "key": jax.random.fold_in(key, _DROP)}
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    (_, (value, moments, logits)), grads = gradient(state.params, alphas, images, labels, drop)
     decayed = jax.tree.map(_times, network.executed(alphas), state.params)
     updates, momentum = update(grads, state.optimizer, decayed)
     batch_stats = jax.tree.map(lambda old, new: _KEPT * old + (1 - _KEPT) * new, state.batch_stats, moments)
-    tally = Tally(value * images.shape[0], (logits.argmax(-1) == labels).sum(dtype=jnp.int32))
+    tally = Tally(value * images.shape[0], *right_answers(logits, labels))
     return State(optax.apply_updates(state.params, updates), batch_stats, momentum, state.step + 1), tally
 
   return step
 
 
 def eval_step(
-  network: PlainNetwork, mean: Array, std: Array
-) -> Callable[[PyTree, PyTree, Float[Array, "1 E O"], UInt8[Array, "N H W C"], Int[Array, " N"]], Tally]:
-  """`step(params, batch_stats, alphas, images, labels) -> tally`; a label below 0 does not count."""
+  network: Trainable, mean: Array, std: Array, image_size: int = 0
+) -> Callable[[PyTree, PyTree, Float[Array, "T E O"], UInt8[Array, "N H W C"], Int[Array, " N"]], Tally]:
+  """`step(params, batch_stats, alphas, images, labels) -> tally`; a label below 0 does not count.
+
+  With `image_size` the network sees the images' middle.
+  """
   frozen = network.with_batch_norm("running")
 
   def step(params, batch_stats, alphas, images, labels):
+    images = middle(images, image_size) if image_size else images
     logits = frozen.logits(params, normalise(images, mean, std), alphas, stats=batch_stats)
     losses = jnp.where(labels >= 0, cross_entropy(logits, labels, 0.0), 0)
-    return Tally(losses.sum(), (logits.argmax(-1) == labels).sum(dtype=jnp.int32))
+    return Tally(losses.sum(), *right_answers(logits, labels))
 
   return step
+
+
+def right_answers(logits: Float[Array, "N K"], labels: Int[Array, " N"]) -> tuple[Int32[Array, ""], Int32[Array, ""]]:
+  """How many labels have the largest output, and how many one of the five largest; of equal ones the first counts.
+
+  A label below 0 does not count.
+  """
+  own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], 1)
+  earlier = jnp.arange(logits.shape[1])[None] < labels[:, None]
+  rank = ((logits > own) | ((logits == own) & earlier)).sum(1, dtype=jnp.int32)
+  right = (logits.argmax(-1) == labels).sum(dtype=jnp.int32)
+  return right, ((rank < 5) & (labels >= 0)).sum(dtype=jnp.int32)
 
 
 def cross_entropy(logits: Float[Array, "N K"], labels: Int[Array, " N"], smoothing: float) -> Float[Array, " N"]:
@@ -113,6 +152,13 @@ def cross_entropy(logits: Float[Array, "N K"], labels: Int[Array, " N"], smoothi
   log_p = jax.nn.log_softmax(logits)
   target = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * (1 - smoothing) + smoothing / logits.shape[-1]
   return -(target * log_p).sum(-1)
+
+
+def _changed(key: Array, images: Array, config: TrainConfig) -> Array:
+  """Images of the size that the network sees, by the augmentation if there is one."""
+  if not config.augmentation:
+    return middle(images, config.image_size) if config.image_size else images
+  return flip_and_resize(key, images, config.image_size) if config.image_size else flip_and_crop(key, images)
 
 
 def _cast(tree: PyTree, dtype: Any) -> PyTree:

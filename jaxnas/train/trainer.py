@@ -1,11 +1,11 @@
 """Trains an architecture: epochs of steps, evaluation after each, checkpoints, and continuation after a kill.
 
-Source of the recipe: Dong & Yang, "NAS-Bench-201", ICLR 2020, table 1 (see `recipe`).
+Source of the recipes: see `recipe`.
 
-Everything follows from the seed: the initialisation, the order of an epoch (seed, epoch) and the augmentation of a
-step (seed, step). A continued training therefore ends bit for bit as an uninterrupted one on the same device. (On a
-GPU only with XLA_FLAGS=--xla_gpu_deterministic_ops=true.) Trainings that differ in architecture or seed alone share one
-compilation.
+Everything follows from the seed: the initialisation, the order of an epoch (seed, epoch), and augmentation and
+drop-path of a step (seed, step). A continued training therefore ends bit for bit as an uninterrupted one on the same
+devices. (On a GPU only with XLA_FLAGS=--xla_gpu_deterministic_ops=true.) Trainings of one network that differ in
+architecture or seed alone share one compilation.
 """
 
 import contextlib
@@ -15,17 +15,19 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, PyTree
 
 from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError
-from jaxnas.spaces.nb201 import PlainNetwork
 from jaxnas.train import checkpoint
+from jaxnas.train.parallel import compiled, mesh_for, replicated
+from jaxnas.train.protocol import Trainable
 from jaxnas.train.recipe import TrainConfig, schedule
 from jaxnas.train.steps import State, Tally, eval_step, initial_state, train_step
 
@@ -42,8 +44,9 @@ class Result:
     status: "finished", or "diverged": the loss was not finite and the training stopped there.
     history: one JSON-able dict an epoch: epoch (from 1), step (updates so far), learning_rate (of the last step),
       train_loss and train_accuracy (mean over the epoch's augmented images, each before its step's update),
-      valid_loss and valid_accuracy, seconds (wall, compilation included), status ("ok" or "diverged").
-      Losses are mean cross-entropies, accuracies per cent.
+      valid_loss, valid_accuracy and valid_top5, seconds (wall, compilation included), status ("ok" or "diverged").
+      Losses are mean cross-entropies without the auxiliary head's, accuracies per cent; top5: the label is among the
+      five largest outputs.
     params, batch_stats: the weights and running statistics at the end.
   """
 
@@ -51,6 +54,14 @@ class Result:
   history: list[dict[str, Any]]
   params: PyTree
   batch_stats: PyTree
+
+
+class Measured(NamedTuple):
+  """Of a set of images: mean cross-entropy, and accuracies in per cent."""
+
+  loss: float
+  accuracy: float
+  top5: float
 
 
 def total_steps(config: TrainConfig, source: ImageSource) -> int:
@@ -66,13 +77,14 @@ def total_steps(config: TrainConfig, source: ImageSource) -> int:
 
 
 def train(
-  network: PlainNetwork,
-  alphas: Float[Any, "1 E O"],
+  network: Trainable,
+  alphas: Float[Any, "T E O"],
   source_train: ImageSource,
   source_valid: ImageSource,
   config: TrainConfig,
   *,
   seed: int = 0,
+  architecture: str | None = None,
   workdir: str | pathlib.Path | None = None,
   advance: Callable[[int], object] = lambda n: None,
   log: Callable[[dict[str, Any]], object] = lambda record: None,
@@ -80,25 +92,29 @@ def train(
   """Trains one architecture of `network` from fresh weights and evaluates it after every epoch.
 
   Args:
-    network: such as `recipe.trained_network` makes.
-    alphas: one-hot.
+    network: such as `trained_network` makes.
+    alphas: of one architecture.
     source_train, source_valid: images of one shape and set of classes.
+    architecture: its text form; a folder with a training of another one is refused with both.
     workdir: folder for metrics.jsonl and checkpoints; a training that was killed there continues.
     advance: told the number of steps that were done, those of a continued training at once.
     log: told every epoch's record when it is done.
 
   Raises:
     ArchitectureError: `alphas` are no architecture.
-    ConfigError: the batch is larger than the data, or sources and network do not fit together.
+    ConfigError: the batch is larger than the data or cannot be shared among the devices, or sources, network and
+      recipe do not fit together.
     WorkdirError: the folder cannot be written, is in use, or holds a training of other settings or architecture.
     DatasetError: an image cannot be read.
   """
-  alphas, steps = _one_hot(alphas), total_steps(config, source_train)
-  _check(network, source_train, source_valid)
+  alphas, steps, mesh = _one_hot(alphas), total_steps(config, source_train), mesh_for(config)
+  _check(network, source_train, source_valid, config)
   key = jax.random.key(seed)
-  state = initial_state(network, config, steps, jax.random.fold_in(key, _INIT))
-  run = _Run(network, alphas, source_train, source_valid, config, steps, key)
-  identity = _identity(network, alphas, source_train, source_valid, config, seed)
+  shapes = {"alphas": alphas.shape, "images": seen_shape(config, source_train)}
+  state = initial_state(network, config, steps, jax.random.fold_in(key, _INIT), **shapes)
+  state = replicated(state, mesh)
+  run = _Run(network, alphas, source_train, source_valid, config, steps, key, mesh)
+  identity = _identity(network, architecture or alphas, source_train, source_valid, config, seed)
   with checkpoint.opened(workdir, identity) if workdir is not None else contextlib.nullcontext() as store:
     state, history = store.restore(state) if store else (state, [])
     if history:
@@ -119,25 +135,26 @@ def train(
 class _Run:
   """The two compiled steps of a training, and its epochs."""
 
-  def __init__(self, network, alphas, source_train, source_valid, config, steps, key):
+  def __init__(self, network, alphas, source_train, source_valid, config, steps, key, mesh):
     self.source_train, self.source_valid, self.config, self.key = source_train, source_valid, config, key
     self.alphas = alphas
     self.per_epoch = steps // config.train_epochs
     self.rate = schedule(config, steps)
-    self.step = _train_step(network, *_colours(source_train), _numerics(config), steps)
-    self.evaluate = _eval_step(network, *_colours(source_valid))
+    self.step = _train_step(network, *_colours(source_train), _numerics(config), steps, mesh)
+    self.evaluate = _eval_step(network, *_colours(source_valid), config.image_size, mesh)
+    share = 1 if mesh is None else mesh.size
+    self.eval_batch = -(-min(config.eval_batch, len(source_valid)) // share) * share
 
   def epoch(self, state: State, done: int, advance: Callable[[int], object]) -> tuple[State, dict[str, Any]]:
     """Epoch number `done` from 0: the new state, and its record."""
     begin = time.perf_counter()
     key = jax.random.fold_in(self.key, _AUGMENT)
-    losses, rights = [], []
+    tallies: list[tuple[float, int, int]] = []
 
     def settle(tally: Tally) -> bool:  # waits for its step
-      losses.append(float(tally.loss))
-      rights.append(int(tally.right))
+      tallies.append(_numbers(tally))
       advance(1)
-      return math.isfinite(losses[-1])
+      return math.isfinite(tallies[-1][0])
 
     pending, finite = None, True
     for images, labels in self._batches(done):
@@ -148,23 +165,23 @@ class _Run:
       if not finite:
         break
     finite = finite and pending is not None and settle(pending)
-    seen, step = len(losses) * self.config.train_batch, done * self.per_epoch + len(losses)
-    valid = math.nan, math.nan
+    valid = Measured(math.nan, math.nan, math.nan)
     if finite:
       trained = state.params, state.batch_stats, self.alphas
-      sums = _sums(self.evaluate, trained, self.source_valid, self.config.eval_batch)
-      valid = _means(*sums, len(self.source_valid))
-    train_loss, train_accuracy = _means(sum(losses), sum(rights), seen)
+      valid = _measured(self.evaluate, trained, self.source_valid, self.eval_batch)
+    step = done * self.per_epoch + len(tallies)
+    train = _means(tallies, len(tallies) * self.config.train_batch)
     return state, {
       "epoch": done + 1,
       "step": step,
       "learning_rate": float(np.asarray(self.rate(step - 1))),
-      "train_loss": train_loss,
-      "train_accuracy": train_accuracy,
-      "valid_loss": valid[0],
-      "valid_accuracy": valid[1],
+      "train_loss": train.loss,
+      "train_accuracy": train.accuracy,
+      "valid_loss": valid.loss,
+      "valid_accuracy": valid.accuracy,
+      "valid_top5": valid.top5,
       "seconds": time.perf_counter() - begin,
-      "status": "ok" if finite and math.isfinite(valid[0]) else "diverged",
+      "status": "ok" if finite and math.isfinite(valid.loss) else "diverged",
     }
 
   def _batches(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -181,13 +198,16 @@ Colours = tuple[float, ...]  # a data set's mean or standard deviation of every 
 
 
 @functools.lru_cache(maxsize=4)
-def _train_step(network: PlainNetwork, mean: Colours, std: Colours, config: TrainConfig, steps: int) -> Any:
-  return jax.jit(train_step(network, _array(mean), _array(std), config, steps), donate_argnums=0)
+def _train_step(
+  network: Trainable, mean: Colours, std: Colours, config: TrainConfig, steps: int, mesh: Mesh | None = None
+) -> Any:
+  step = train_step(network, _array(mean), _array(std), config, steps)
+  return compiled(step, mesh, "aassa", donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=4)
-def _eval_step(network: PlainNetwork, mean: Colours, std: Colours) -> Any:
-  return jax.jit(eval_step(network, _array(mean), _array(std)))
+def _eval_step(network: Trainable, mean: Colours, std: Colours, image_size: int = 0, mesh: Mesh | None = None) -> Any:
+  return compiled(eval_step(network, _array(mean), _array(std), image_size), mesh, "aaass")
 
 
 def _colours(source: ImageSource) -> tuple[Colours, Colours]:
@@ -201,53 +221,79 @@ def _array(colours: Colours) -> Array:
 
 def _numerics(config: TrainConfig) -> TrainConfig:
   """`config` without what no step reads, as a key of the cache."""
-  return dataclasses.replace(config, train_epochs=1, train_batch=1, eval_batch=1, checkpoint_every=1)
+  return dataclasses.replace(config, train_batch=1, eval_batch=1, checkpoint_every=1)
 
 
 def evaluate(
-  network: PlainNetwork,
-  alphas: Float[Any, "1 E O"],
+  network: Trainable,
+  alphas: Float[Any, "T E O"],
   params: PyTree,
   batch_stats: PyTree,
   source: ImageSource,
   batch: int = 500,
-) -> tuple[float, float]:
-  """Mean cross-entropy and accuracy (per cent) over every image of `source` once, with running statistics.
+  image_size: int = 0,
+) -> Measured:
+  """Measures the network on every image of `source` once, with running statistics; see `TrainConfig.image_size`.
 
   Raises:
     ArchitectureError: `alphas` are no architecture.
     DatasetError: an image cannot be read.
   """
   trained = params, batch_stats, _one_hot(alphas)
-  return _means(*_sums(_eval_step(network, *_colours(source)), trained, source, batch), len(source))
+  step = _eval_step(network, *_colours(source), image_size)
+  return _measured(step, trained, source, min(batch, len(source)))
 
 
-def _sums(
+def _measured(
   step: Callable[..., Tally], trained: tuple[PyTree, PyTree, Array], source: ImageSource, batch: int
-) -> tuple[float, int]:
-  """Loss and right answers summed over `source`; the last batch is filled up with images that do not count."""
-  batch = min(batch, len(source))
-  loss, right = 0.0, 0
+) -> Measured:
+  """The last batch is filled up with images that do not count."""
+  tallies = []
   for start in range(0, len(source), batch):
     indices = np.arange(start, start + batch)
     images, labels = source.examples(np.minimum(indices, len(source) - 1))
-    tally = step(*trained, images, np.where(indices < len(source), labels, -1))
-    loss, right = loss + float(tally.loss), right + int(tally.right)
-  return loss, right
+    tallies.append(_numbers(step(*trained, images, np.where(indices < len(source), labels, -1))))
+  return _means(tallies, len(source))
 
 
-def _means(loss: float, right: int, count: int) -> tuple[float, float]:
-  return loss / count, 100 * right / count
+def _numbers(tally: Tally) -> tuple[float, int, int]:
+  return float(tally.loss), int(tally.right), int(tally.in_five)
 
 
-def _one_hot(alphas: Any) -> Float32[Array, "1 E O"]:
+def _means(tallies: list[tuple[float, int, int]], count: int) -> Measured:
+  loss, right, in_five = (sum(column) for column in zip(*tallies, strict=True))
+  return Measured(loss / count, 100 * right / count, 100 * in_five / count)
+
+
+def _one_hot(alphas: Any) -> Float32[Array, "T E O"]:
   weights = np.asarray(alphas)
-  if not (((weights == 0) | (weights == 1)).all() and (weights.sum(-1) == 1).all()):
-    raise ArchitectureError("alphas must be one-hot to be trained: give space.alphas(arch) of one architecture")
+  edges = weights.sum(-1) if weights.ndim == 3 else np.full((), 2)
+  if not (((weights == 0) | (weights == 1)).all() and (edges <= 1).all() and edges.any(-1).all()):
+    raise ArchitectureError(
+      f"alphas of shape {weights.shape} must be [cell types, edges, ops], one-hot or zero on every edge and not zero "
+      "everywhere, to be trained: give space.alphas(arch) of one architecture"
+    )
   return jnp.asarray(weights, jnp.float32)
 
 
-def _check(network: PlainNetwork, source_train: ImageSource, source_valid: ImageSource) -> None:
+def seen_shape(config: TrainConfig, source: ImageSource) -> tuple[int, int, int]:
+  """(H, W, 3) of what the network gets.
+
+  Raises ConfigError: the recipe does not fit the images.
+  """
+  height, width, colours = source.image_shape
+  if config.image_size > min(height, width):
+    raise ConfigError(
+      f"--image_size={config.image_size} is larger than the {height}x{width} images of {source.name!r}; "
+      "lower it, or give 0 for images as they are"
+    )
+  shape = (config.image_size or height, config.image_size or width, colours)
+  if config.cutout >= min(shape[:2]):
+    raise ConfigError(f"--cutout={config.cutout} must be smaller than the images, {shape[0]}x{shape[1]}")
+  return shape
+
+
+def _check(network: Trainable, source_train: ImageSource, source_valid: ImageSource, config: TrainConfig) -> None:
   for name in ("image_shape", "classes"):
     ours, theirs = getattr(source_train, name), getattr(source_valid, name)
     if ours != theirs:
@@ -256,21 +302,25 @@ def _check(network: PlainNetwork, source_train: ImageSource, source_valid: Image
     raise ConfigError(
       f"the network has classes={network.config.classes}; {source_train.name!r} needs {source_train.classes}"
     )
+  head = getattr(network.config, "auxiliary", False)
+  if head != (config.auxiliary > 0):
+    raise ConfigError(f"the network has auxiliary={head}; --auxiliary={config.auxiliary} needs it the other way round")
 
 
 def _identity(
-  network: PlainNetwork,
-  alphas: Array,
+  network: Trainable,
+  architecture: str | Array,
   source_train: ImageSource,
   source_valid: ImageSource,
   config: TrainConfig,
   seed: int,
 ) -> dict[str, Any]:
   """What makes a training this one and no other, JSON-able."""
+  text = isinstance(architecture, str)
   shape = dataclasses.asdict(network.config)
   return {
-    "architecture": np.asarray(alphas).argmax(-1).tolist(),
-    "network": {name: value for name, value in shape.items() if name not in ("batch_norm", "fused")},
+    "architecture": architecture if text else np.asarray(architecture).argmax(-1).tolist(),
+    "network": {name: value for name, value in shape.items() if name not in ("batch_norm", "fused", "genotype")},
     "dataset": source_train.name,
     "train_images": len(source_train),
     "valid_images": len(source_valid),

@@ -1,0 +1,176 @@
+"""Training of one architecture for real: the end of a search, not a search.
+
+It is trained from fresh weights and evaluated after every epoch on images that it does not see; the figures are those
+of the last epoch, not of the best.
+"""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int8
+
+from jaxnas import train as training
+from jaxnas.data import ImageSource
+from jaxnas.errors import ArchitectureError, ConfigError, DatasetError
+from jaxnas.settings import setting
+from jaxnas.train import TrainConfig
+
+HELD_OUT = ("split", "half")
+_SPLITS = {"imagenet2012": "validation", "imagenet16_120": "validation"}  # of the others it is "test"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+  """What is trained, on which images, by which recipe."""
+
+  training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  genotype: str = setting("", "the architecture to train: its text form, or in the DARTS space a published name")
+  held_out: Literal["split", "half"] = setting(
+    "split",
+    "images to evaluate on: 'split' is the data set's own test (ImageNet: validation) split, 'half' the second half of "
+    "its training images, and only the first is trained on",
+  )
+  train_images: int = setting(0, "train on the first so many images only; 0: on all")
+  eval_images: int = setting(0, "evaluate on the first so many images only; 0: on all")
+
+  def __post_init__(self):
+    if self.held_out not in HELD_OUT:
+      raise ConfigError(f"--held_out={self.held_out!r} must be one of {', '.join(HELD_OUT)}")
+    for name in ("train_images", "eval_images"):
+      if getattr(self, name) < 0:
+        raise ConfigError(f"--{name}={getattr(self, name)} must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """What is trained on and what is evaluated on.
+
+  Attributes:
+    description: what the second is, for the reader.
+  """
+
+  train: ImageSource
+  valid: ImageSource
+  description: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """A trained architecture.
+
+  Attributes:
+    arch: its array, as of the space.
+    params, macs: trainable parameters and multiply-adds an image of the trained network, without the auxiliary head.
+    status, history: as of `jaxnas.train.Result`.
+  """
+
+  arch: np.ndarray
+  params: int
+  macs: int
+  status: str
+  history: list[dict[str, Any]]
+
+
+def images(
+  source: ImageSource, config: TrainingConfig, open_split: Callable[[str], ImageSource] | None = None
+) -> Images:
+  """Training and evaluation images.
+
+  Args:
+    source: the training split.
+    open_split: opens another split of the same data set by name.
+
+  Raises:
+    ConfigError: there are fewer images than asked for, or no `open_split` for the data set's own.
+    DatasetError: the split is not in the data set.
+  """
+  if config.held_out == "half":
+    first, second = source.halves()
+    description = f"second half of {source.name}"
+  elif open_split is None:
+    raise ConfigError("--held_out=split needs the data set's other split; give --held_out=half")
+  else:
+    name = _SPLITS.get(source.name, "test")
+    try:
+      first, second = source, open_split(name)
+    except DatasetError as error:
+      raise DatasetError(f"{error}; or give --held_out=half") from error
+    description = f"{name} split of {source.name}"
+  first = _first(first, config.train_images, "train_images")
+  second = _first(second, config.eval_images, "eval_images")
+  return Images(first, second, f"{description}, {len(second)} images")
+
+
+def _first(source: ImageSource, count: int, flag: str) -> ImageSource:
+  if count > len(source):
+    raise ConfigError(f"--{flag}={count} is more than the {len(source)} images of {source.name!r} that there are")
+  return dataclasses.replace(source, size=count) if count else source
+
+
+def resolve(space: Any, genotype: str) -> Int8[np.ndarray, "..."]:
+  """The architecture that --genotype names.
+
+  Raises:
+    ConfigError: it is empty.
+    ArchitectureError: it is not one of the space; says where.
+  """
+  if not genotype.strip():
+    raise ConfigError(f"--algorithm=train needs --genotype: an architecture of --space={space.name} in text form")
+  try:
+    return space.parse(genotype)
+  except ArchitectureError as error:
+    raise ArchitectureError(f"--genotype in --space={space.name}: {error}") from error
+
+
+def steps(space: Any, images: Images, config: TrainingConfig) -> int:
+  """Steps of one training, also the sum of what `advance` is told; refuses what would fail only later.
+
+  Raises:
+    JaxnasError: as `run`.
+  """
+  arch, recipe, classes = resolve(space, config.genotype), config.training, images.train.classes
+  training.trained_network(space, recipe, classes, arch)
+  training.trained_costs(space, arch, recipe, classes, training.seen_shape(recipe, images.train)[0])
+  return training.total_steps(recipe, images.train)
+
+
+def run(
+  space: Any,
+  images: Images,
+  config: TrainingConfig,
+  *,
+  seed: int,
+  folder: pathlib.Path | None = None,
+  advance: Callable[[int], object] = lambda n: None,
+) -> Result:
+  """Trains `config.genotype` once.
+
+  Args:
+    folder: for metrics.jsonl and checkpoints; a training that was killed there continues.
+    advance: told the number of steps that were done.
+
+  Raises:
+    JaxnasError: as `resolve` and `jaxnas.train.train`.
+  """
+  arch, recipe, classes = resolve(space, config.genotype), config.training, images.train.classes
+  sides = training.seen_shape(recipe, images.train)[:2]
+  params, macs = training.trained_costs(space, arch, recipe, classes, sides[0])
+  result = training.train(
+    training.trained_network(space, recipe, classes, arch),
+    space.alphas(arch),
+    images.train,
+    images.valid,
+    recipe,
+    seed=seed,
+    architecture=space.format(arch),
+    workdir=folder,
+    advance=advance,
+    log=lambda record: _log.info("seed %d, epoch %d: %s", seed, record["epoch"], record),
+  )
+  return Result(arch, params, macs, result.status, result.history)

@@ -1,0 +1,425 @@
+"""Training by the DARTS recipe: settings against hand calculations, resume, data parallelism, the command line."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from tiny_trainable import ALPHAS, Config, TinyTrainable, toy
+
+from jaxnas import main, spaces
+from jaxnas.algorithms import train as algorithm
+from jaxnas.errors import ArchitectureError, ConfigError, DatasetError, WorkdirError
+from jaxnas.report.training_plots import plot_training
+from jaxnas.train import TrainConfig, evaluate, seen_shape, train, trained_costs, trained_network, trainer
+from jaxnas.train.augment import cut_out, flip_and_crop, flip_and_resize, middle, normalise
+from jaxnas.train.recipe import drop_probability, optimizer, schedule
+from jaxnas.train.steps import cross_entropy, initial_state, right_answers
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DARTS = TrainConfig(
+  train_epochs=4,
+  train_batch=8,
+  learning_rate=0.05,
+  nesterov=False,
+  weight_decay=3e-4,
+  clip_norm=0.5,
+  auxiliary=0.4,
+  drop_path=0.3,
+  cutout=3,
+  eval_batch=8,
+)
+TRAIN, VALID = toy(45, 0), toy(21, 1)
+NETWORK = TinyTrainable(Config(auxiliary=True))
+
+
+def run(config=DARTS, alphas=ALPHAS, **kwargs):
+  return train(NETWORK, alphas, TRAIN, VALID, config, **kwargs)
+
+
+def numbers(result):
+  return [{k: v for k, v in record.items() if k != "seconds"} for record in result.history]
+
+
+@pytest.fixture(scope="module")
+def whole():
+  return run()
+
+
+# Recipe
+
+
+def rates(steps, **settings):
+  rate = schedule(TrainConfig(**settings), steps)
+  return [float(np.asarray(rate(t))) for t in range(steps)]
+
+
+def test_schedules_by_hand():
+  found = rates(8, train_epochs=4, learning_rate=0.035, final_learning_rate=0.001)
+  np.testing.assert_allclose(found, [0.001 + 0.017 * (1 + math.cos(math.pi * t / 8)) for t in range(8)], rtol=1e-5)
+  found = rates(5, train_epochs=5, learning_rate=0.5, learning_rate_shape="linear")
+  np.testing.assert_allclose(found, [0.5, 0.4, 0.3, 0.2, 0.1], rtol=1e-6)
+  found = rates(5, train_epochs=5, learning_rate=0.5, final_learning_rate=0.1, learning_rate_shape="linear")
+  np.testing.assert_allclose(found, [0.5, 0.42, 0.34, 0.26, 0.18], rtol=1e-6)
+  found = rates(8, train_epochs=4, learning_rate=0.8, learning_rate_shape="linear", warmup_epochs=2)
+  np.testing.assert_allclose(found, [0.2, 0.35, 0.45, 0.5, 0.4, 0.3, 0.2, 0.1], rtol=1e-6)
+
+
+def test_drop_path_ramp_by_hand():
+  config = TrainConfig(train_epochs=4, drop_path=0.2)
+  found = [float(drop_probability(config, 12, jnp.int32(t))) for t in range(12)]
+  np.testing.assert_allclose(found, np.repeat([0, 0.05, 0.1, 0.15], 3), rtol=1e-6)
+
+
+def test_clipping_is_over_all_gradients_and_before_the_decay():
+  config = TrainConfig(learning_rate=0.1, momentum=0.9, nesterov=False, weight_decay=0.1, clip_norm=1.0)
+  params = {"a": jnp.array([1.0]), "b": jnp.array([2.0, 0.0])}
+  method = optimizer(config, 10**6)  # the learning rate stays where it is
+  state = method.init(params)
+  large, small = ({"a": jnp.array([3.0]), "b": jnp.array([0.0, 4.0])}, {"a": jnp.array([0.3]), "b": jnp.zeros(2)})
+  updates, state = method.update(large, state, params)  # norm 5: divided by it
+  first = {"a": 0.6 + 0.1, "b": np.array([0.2, 0.8])}
+  jax.tree.map(lambda u, v: np.testing.assert_allclose(u, -0.1 * v, rtol=1e-5), updates, first)
+  updates, _ = method.update(small, state, params)  # norm 0.3: as it is
+  second = {"a": 0.9 * first["a"] + 0.4, "b": 0.9 * first["b"] + np.array([0.2, 0.0])}
+  jax.tree.map(lambda u, v: np.testing.assert_allclose(u, -0.1 * v, rtol=1e-5), updates, second)
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"final_learning_rate": 0.2},
+    {"warmup_epochs": 12},
+    {"clip_norm": -1.0},
+    {"auxiliary": math.inf},
+    {"drop_path": 1.0},
+    {"cutout": -1},
+    {"image_size": -1},
+    {"learning_rate_shape": "step"},
+    {"train_init": "zeros"},
+    {"train_stem": "tiny"},
+  ],
+)
+def test_bad_settings_name_their_flag(settings):
+  with pytest.raises(ConfigError, match=f"--{next(iter(settings))}="):
+    TrainConfig(**settings)
+
+
+# Augmentation
+
+
+def test_cutout_is_a_square_around_any_pixel():
+  images = 1 + np.random.default_rng(0).random((400, 6, 5, 2)).astype(np.float32)
+  cut = np.asarray(jax.jit(cut_out, static_argnums=2)(jax.random.key(0), images, 4))
+  rows, columns = np.arange(6), np.arange(5)
+  squares = {}
+  for y in range(6):
+    for x in range(5):
+      inside = (rows >= y - 2) & (rows < y + 2), (columns >= x - 2) & (columns < x + 2)
+      squares[np.outer(*inside).tobytes()] = (y, x)
+  assert len(squares) == 30
+  seen = set()
+  for image, result in zip(images, cut, strict=True):
+    gone = (result == 0).all(-1)
+    np.testing.assert_array_equal(result[~gone], image[~gone])
+    seen.add(squares[gone.tobytes()])
+  assert len(seen) == 30  # every centre, the corners among them
+
+
+def test_random_parts_have_the_published_sizes():
+  y, x = np.mgrid[0:40, 0:30]
+  ramps = np.stack([4 * y, 4 * x, 0 * x + 77], -1).astype(np.uint8)  # positions of the part's pixels, and a constant
+  parts = np.asarray(jax.jit(flip_and_resize, static_argnums=2)(jax.random.key(0), np.stack([ramps] * 300), 8))
+  assert parts.shape == (300, 8, 8, 3)
+  np.testing.assert_allclose(parts[..., 2], 77, atol=1e-3)
+  height = (parts[:, 5, 4, 0] - parts[:, 2, 4, 0]) / 4 * 8 / 3  # inner pixels: at the border there is less to average
+  width = (parts[:, 4, 5, 1] - parts[:, 4, 2, 1]) / 4 * 8 / 3
+  assert 0.3 < (width > 0).mean() < 0.7  # the others are flipped
+  width = np.abs(width)
+  assert (height < 40.5).all() and (width < 30.5).all()
+  share = height * width / 1200
+  assert 0.07 < share.min() < 0.15 and 0.8 < share.max() < 1.02
+  free = (height < 39) & (width < 29)
+  ratio = (width / height)[free]
+  assert 0.73 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.37
+
+
+def test_middle_and_the_shape_that_is_seen():
+  images = jnp.arange(2 * 7 * 9 * 1).reshape(2, 7, 9, 1)
+  np.testing.assert_array_equal(middle(images, 4), images[:, 1:5, 2:6])
+  assert seen_shape(DARTS, TRAIN) == (8, 8, 3)
+  assert seen_shape(dataclasses.replace(DARTS, image_size=6), TRAIN) == (6, 6, 3)
+  for settings in ({"image_size": 9}, {"cutout": 8}, {"image_size": 4, "cutout": 4}):
+    with pytest.raises(ConfigError, match=f"--{list(settings)[-1]}="):
+      seen_shape(dataclasses.replace(DARTS, **settings), TRAIN)
+
+
+# One step
+
+
+def test_right_answers_are_those_of_a_stable_sort():
+  rng = np.random.default_rng(0)
+  logits, labels = rng.integers(0, 4, (50, 9)).astype(np.float32), rng.integers(-1, 9, 50)
+  order = np.argsort(-logits, axis=1, kind="stable")
+  known = labels >= 0
+  expected = [int(((order[:, :k] == labels[:, None]).any(1) & known).sum()) for k in (1, 5)]
+  assert [int(n) for n in right_answers(jnp.asarray(logits), jnp.asarray(labels))] == expected
+  assert [int(n) for n in right_answers(jnp.zeros((9, 9)), jnp.arange(9))] == [1, 5]
+
+
+@pytest.mark.parametrize("step_number", [0, 11])
+def test_a_step_by_hand(step_number):
+  """Auxiliary loss, drop-path of the epoch, cutout, clipping; epochs have 5 steps."""
+  steps, key = 20, jax.random.key(3)
+  state = initial_state(NETWORK, DARTS, steps, jax.random.key(0), alphas=ALPHAS.shape, images=(8, 8, 3))
+  state = state._replace(step=jnp.int32(step_number))
+  params = jax.tree.map(np.array, state.params)
+  images, labels = TRAIN.examples(np.arange(8))
+  step = trainer._train_step(NETWORK, *trainer._colours(TRAIN), trainer._numerics(DARTS), steps)
+  new, tally = step(state, jnp.asarray(ALPHAS), images, labels, key)
+
+  @jax.jit
+  def by_hand(params, key):
+    x = normalise(flip_and_crop(key, jnp.asarray(images)), jnp.full(3, 0.4), jnp.full(3, 0.2))
+    x = cut_out(jax.random.fold_in(key, 2), x, 3)
+    return jax.grad(lambda params: losses(params, x, key), has_aux=True)(params)
+
+  def losses(params, x, key):
+    drop = jnp.float32(0.3 * (step_number // 5) / 4)
+    kwargs = {"drop_path": drop, "key": jax.random.fold_in(key, 3)}
+    (logits, side), _ = NETWORK.logits_and_moments(params, x, jnp.asarray(ALPHAS), **kwargs)
+    main, auxiliary = (cross_entropy(out, jnp.asarray(labels), 0.0).mean() for out in (logits, side))
+    return main + 0.4 * auxiliary, main
+
+  grads, main = by_hand(params, jax.random.fold_in(key, step_number))
+  assert float(tally.loss) == pytest.approx(8 * float(main), rel=1e-5)
+  norm = math.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
+  assert norm > 0.5
+  mask = jax.tree.map(np.ones_like, params) | {"branch": ALPHAS[..., 1, None, None]}
+
+  def check(before, after, grad, used):
+    expected = before - 0.05 * (grad * 0.5 / norm + 3e-4 * before * used)
+    np.testing.assert_allclose(after, expected, atol=1e-6)
+
+  jax.tree.map(check, params, new.params, grads, mask)
+
+
+# Whole trainings
+
+
+def test_records(whole):
+  assert whole.status == "finished" and [r["step"] for r in whole.history] == [5, 10, 15, 20]
+  assert whole.history[-1]["valid_top5"] == 100 > whole.history[-1]["valid_accuracy"] > 60
+  measured = evaluate(NETWORK, ALPHAS, whole.params, whole.batch_stats, VALID, 21)
+  assert measured.loss == pytest.approx(whole.history[-1]["valid_loss"], rel=1e-5)
+
+
+def test_drop_path_begins_in_the_second_epoch(whole):
+  without = numbers(run(dataclasses.replace(DARTS, drop_path=0.0)))
+  assert without[0]["train_loss"] == pytest.approx(whole.history[0]["train_loss"], rel=1e-6)
+  assert without[1]["train_loss"] != whole.history[1]["train_loss"]
+
+
+def test_smaller_parts_of_the_images():
+  config = dataclasses.replace(DARTS, image_size=6, train_epochs=1)
+  result = run(config)
+  middles = dataclasses.replace(
+    VALID, image_shape=(6, 6, 3), read=lambda i: (np.asarray(middle(VALID.read(i)[0], 6)), VALID.read(i)[1])
+  )
+  for source, size in ((VALID, 6), (middles, 0)):
+    found = evaluate(NETWORK, ALPHAS, result.params, result.batch_stats, source, image_size=size)
+    assert found.loss == pytest.approx(result.history[0]["valid_loss"], rel=1e-5)
+
+
+def test_killed_inside_a_checkpoint_it_ends_as_uninterrupted(whole, tmp_path, monkeypatch):
+  import orbax.checkpoint as ocp
+
+  finish, metrics = ocp.StandardCheckpointHandler.finalize, tmp_path / "metrics.jsonl"
+
+  def killed(self, directory):
+    if metrics.read_bytes().count(b"\n") == 3:
+      raise KeyboardInterrupt
+    finish(self, directory)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(ocp.StandardCheckpointHandler, "finalize", killed)
+    with pytest.raises(KeyboardInterrupt):
+      run(workdir=tmp_path, architecture="one")
+  told = []
+  result = run(workdir=tmp_path, architecture="one", advance=told.append)
+  assert told[0] == 10 and sum(told) == 20
+  assert numbers(result) == numbers(whole)
+  jax.tree.map(np.testing.assert_array_equal, result.params, whole.params)
+  with pytest.raises(WorkdirError, match=r"architecture.*one.*other"):
+    run(workdir=tmp_path, architecture="other")
+  (tmp_path / "config.json").unlink()  # the checkpoint itself says what it is of
+  (tmp_path / "scores.jsonl").unlink(missing_ok=True)
+  with pytest.raises(WorkdirError, match="architecture: was one, now other"):
+    run(workdir=tmp_path, architecture="other")
+
+
+def test_what_is_no_architecture():
+  mixed, empty = ALPHAS.copy(), ALPHAS.copy()
+  mixed[0, 0], empty[1] = 1, 0
+  for alphas in (mixed, empty, 0.5 * ALPHAS, ALPHAS[None], ALPHAS[0]):
+    with pytest.raises(ArchitectureError, match="one-hot"):
+      run(alphas=alphas)
+  with pytest.raises(ConfigError, match="auxiliary"):
+    train(TinyTrainable(), ALPHAS, TRAIN, VALID, DARTS)
+
+
+PARALLEL = """
+import dataclasses, json, sys
+sys.path.insert(0, sys.argv[1])
+import jax
+from test_train_darts import DARTS, numbers, run
+from jaxnas.errors import ConfigError
+assert len(jax.devices()) == 4
+config = dataclasses.replace(DARTS, data_parallel=True, train_epochs=3)
+shared = run(config)
+assert shared.params["stem"].sharding.is_fully_replicated and len(shared.params["stem"].devices()) == 4
+try:
+  run(dataclasses.replace(config, train_batch=10))
+except ConfigError as error:
+  print(json.dumps([numbers(run(dataclasses.replace(config, data_parallel=False))), numbers(shared), str(error)]))
+"""
+
+
+def test_four_devices_train_as_one():
+  """An evaluation batch that does not divide (21 images) included."""
+  flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+  done = subprocess.run(
+    [sys.executable, "-c", PARALLEL, str(ROOT / "tests")],
+    capture_output=True, text=True, timeout=300, env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  one, four, error = json.loads(done.stdout.splitlines()[-1])
+  for a, b in zip(one, four, strict=True):
+    assert a.pop("status") == b.pop("status") == "ok"
+    assert a == pytest.approx(b, rel=1e-4)
+  assert "--train_batch=10" in error and "--data_parallel" in error and "4" in error
+
+
+# Networks and images of the spaces
+
+
+def test_networks_and_their_costs():
+  darts, nb201 = spaces.darts(), spaces.nb201()
+  config = TrainConfig(train_channels=36, train_cells=20, auxiliary=0.4, drop_path=0.2)
+  arch = darts.parse("DARTS_V2")
+  network = trained_network(darts, config, 10, arch)
+  assert network.config.auxiliary and network.config.genotype == tuple(arch.tolist())
+  assert network.config.init == "torch_default" and network.config.stem == "cifar"
+  assert trained_costs(darts, arch, config, 10, 32)[0] == 3_349_342
+  with pytest.raises(ConfigError, match="image_size=48"):
+    trained_costs(darts, arch, config, 10, 48)  # the auxiliary head cannot pool it
+  narrow = TrainConfig(train_channels=4, train_cells=1)
+  cell = nb201.from_index(6111)
+  assert trained_costs(nb201, cell, narrow, 10, 32) == (nb201.params(cell, 4, 1), nb201.macs(cell, 32, 4, 1))
+  for settings in ({"drop_path": 0.2}, {"auxiliary": 0.4}, {"train_stem": "imagenet"}):
+    with pytest.raises(ConfigError, match=f"--{next(iter(settings))}=.*darts"):
+      trained_network(nb201, TrainConfig(**settings), 10)
+  with pytest.raises(ConfigError, match="--space=nb101"):
+    trained_network(spaces.nb101(), narrow, 10)
+
+
+def test_evaluation_images():
+  def open_split(name):
+    if name != "test":
+      raise DatasetError(f"no {name}")
+    return VALID
+
+  found = algorithm.images(TRAIN, algorithm.TrainingConfig(train_images=30), open_split)
+  assert (len(found.train), found.valid, found.description) == (30, VALID, "test split of toy, 21 images")
+  found = algorithm.images(TRAIN, algorithm.TrainingConfig(held_out="half", eval_images=10))
+  assert (len(found.train), len(found.valid), found.description) == (22, 10, "second half of toy, 10 images")
+  np.testing.assert_array_equal(found.valid.images(np.arange(3)), TRAIN.images(np.arange(22, 25)))
+  with pytest.raises(ConfigError, match="--train_images=46"):
+    algorithm.images(TRAIN, algorithm.TrainingConfig(train_images=46), open_split)
+  with pytest.raises(DatasetError, match="no validation.*--held_out=half"):
+    algorithm.images(dataclasses.replace(TRAIN, name="imagenet2012"), algorithm.TrainingConfig(), open_split)
+  with pytest.raises(ConfigError, match="--held_out"):
+    algorithm.images(TRAIN, algorithm.TrainingConfig())
+
+
+# Curves and the command line
+
+
+def test_curves(whole, tmp_path):
+  lost = [{**whole.history[0], "valid_loss": math.nan, "valid_accuracy": math.nan, "status": "diverged"}]
+  path = plot_training({"a": [whole.history, lost], "b": [whole.history]}, tmp_path / "curves.png", title="t")
+  assert path.read_bytes().startswith(b"\x89PNG")
+  for histories in ({}, {"a": []}, {"a": [[]]}, {str(i): [whole.history] for i in range(8)}):
+    with pytest.raises(ConfigError, match="histories"):
+      plot_training(histories, tmp_path / "none.png")
+
+
+def jaxnas(*flags):
+  return subprocess.run(
+    [sys.executable, "-m", "jaxnas.main", "--algorithm=train", *flags],
+    capture_output=True, text=True, timeout=300, env={**os.environ, "JAX_PLATFORMS": "cpu"}, cwd=ROOT,
+  )  # fmt: skip
+
+
+CELL = "[('skip_connect', 0), ('max_pool_3x3', 1)" + ", ('skip_connect', 0), ('skip_connect', 1)" * 3 + "]"
+GENOTYPE = f"Genotype(normal={CELL}, normal_concat=range(2, 6), reduce={CELL}, reduce_concat=range(2, 6))"
+
+
+def test_command_line(tmp_path):
+  flags = [
+    "--space=darts", f"--genotype={GENOTYPE}", "--train_channels=2", "--train_cells=2", "--train_images=32",
+    "--eval_images=20", "--train_batch=16", "--train_epochs=2", "--drop_path=0.2", "--clip_norm=5", "--nesterov=false",
+    f"--workdir={tmp_path}",
+  ]  # fmt: skip
+  done = jaxnas(*flags)
+  assert done.returncode == 0, done.stderr
+  assert "4/4 steps" in done.stderr and "test split of synthetic, 20 images" in done.stdout and "top-5" in done.stdout
+  result = json.loads((tmp_path / "result.json").read_text())
+  (row,) = result["results"]
+  assert row["arch"] == GENOTYPE and 0 <= row["valid_accuracy"] <= row["valid_top5"] <= 100
+  darts = spaces.darts()
+  config = TrainConfig(train_channels=2, train_cells=2)
+  assert (row["params"], row["macs"]) == trained_costs(darts, darts.parse(GENOTYPE), config, 10, 32)
+  assert len(result["summaries"][0]["epochs"]) == 2
+  page = (tmp_path / "report.html").read_text()
+  assert (tmp_path / "training.png").exists() and page.count("data:image/png") >= 2
+  again = jaxnas(*flags)  # finished: nothing is trained
+  assert again.returncode == 0 and json.loads((tmp_path / "result.json").read_text())["results"] == [row]
+  other = jaxnas(*flags, "--genotype=DARTS_V2")
+  assert other.returncode == 2 and "DARTS_V2" in other.stderr and "max_pool_3x3" in other.stderr
+
+
+def test_bad_input():
+  done = jaxnas()
+  assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--genotype" in done.stderr
+  for space, text, words in (
+    (spaces.darts(), "DARTS_V3", "--genotype.*DARTS_V3.*DARTS_V2"),
+    (spaces.darts(), "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", "--genotype.*--space=darts"),
+    (spaces.nb201(), "DARTS_V2", "--genotype.*--space=nb201"),
+  ):
+    with pytest.raises(ArchitectureError, match=words):
+      algorithm.resolve(space, text)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet", "subset"])
+def test_flagfiles(name):
+  with flagsaver.flagsaver():
+    main.FLAGS(["jaxnas", f"--flagfile={ROOT}/experiments/train_darts_{name}.flags", "--genotype=DARTS_V2"])
+    settings = main._settings(main.CONFIGS[main.FLAGS.algorithm])
+    main._refuse_contradictions(settings)
+  recipe, darts = settings.training, spaces.darts()
+  network = trained_network(darts, recipe, 10, darts.parse(settings.genotype))
+  assert network.config.auxiliary == (recipe.auxiliary > 0) and not recipe.nesterov
+  side = recipe.image_size or 32
+  low, high = {"cifar10": (3.349, 3.35), "imagenet": (4.718, 4.719), "subset": (0.01, 0.1)}[name]
+  classes = 1000 if name == "imagenet" else 10
+  params, _ = trained_costs(darts, darts.parse(settings.genotype), recipe, classes, side)
+  assert low < params / 1e6 < high
