@@ -305,7 +305,7 @@ def test_paths_that_are_no_benchmark(data, tmp_path):
   refused("", "an empty path")
   refused(data / "nasbench101_20.json", "lacks the columns index")
   refused(data / "cifar10_subset_index.csv.gz", "lacks the columns index")
-  refused(data / "nasbench201.csv.gz", "no benchmark is known for the space 'darts'", space="darts")
+  refused(data / "nasbench201.csv.gz", "no benchmark is known for the space 'nds'", space="nds")
 
 
 @pytest.mark.parametrize(

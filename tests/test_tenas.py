@@ -13,7 +13,7 @@ from jaxnas.algorithms.tenas_ranking import Indicators
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.scoring import Batch, Engine
 
-SPACE = spaces.nb201()
+SPACE, DARTS = spaces.nb201(), spaces.darts()
 SMALL = IndicatorConfig(ntk_batch=6, ntk_channels=2, region_batches=2, region_samples=40)
 TRACES = ("f5_trace_nb201_released", "f5_trace_nb201_intended", "f6_inject_nb201_smooth_r3", "f6_inject_nb201_ties_r3")
 
@@ -38,27 +38,74 @@ def found(source, engine):
   return config, records, sum(done), result
 
 
+def replayed(shared, name, space, **settings):
+  """Feeds `prune` and `choose_edges` with a trace's indicators, and checks every decision and supernet on the way.
+
+  Returns what is left, and the trace.
+  """
+  trace = np.load(shared / "fixtures" / "tenas" / f"{name}.npz")
+  columns = np.array([space.ops.index(op) for op in trace["op_columns"]])
+  rounds = int(trace["n_rounds"])
+  visited = []
+
+  def alphas(key):
+    """The mask of active operations, in the space's columns."""
+    active = np.zeros((space.cell_types, len(space.edges), len(space.ops)), bool)
+    for cell in range(space.cell_types):
+      active[cell][:, columns] = trace[f"{key}_{cell}"] > -500
+    return active
+
+  def ours(key):
+    return [(c, e, int(columns[o])) for c, e, o in trace[key].tolist()]
+
+  def part(number):
+    return f"r{number - 1}" if number <= rounds else f"g{number - 1 - rounds}"
+
+  def indicate(number, parent, active, candidates):
+    name = part(number)
+    visited.append(number)
+    assert list(candidates) == ours(f"{name}/cand")
+    np.testing.assert_array_equal(active, alphas(f"{name}/alphas_before"))
+    np.testing.assert_array_equal(parent, active if number <= rounds else alphas("g0/alphas_before"))
+    keys = ("cond_orig", "cond_pruned", "regions_orig", "regions_pruned")
+    return Indicators(candidates, *(trace[f"{name}/{k}"] for k in keys))
+
+  config = tenas.TENASConfig(repeats=int(trace["repeat"]), variant="code", **settings)
+  left, steps = tenas.prune(space, indicate, config)
+  left, groups = tenas.choose_edges(space, left, indicate, config, first=len(steps) + 1)
+  assert visited == [step.number for step in steps + groups] == list(range(1, 1 + len(steps + groups)))
+  assert (len(steps), len(groups)) == (rounds, int(trace["n_groups"]) if "n_groups" in trace else 0)
+  for step in steps + groups:
+    name = part(step.number)
+    for key in ("ntk_delta", "region_delta", "ntk_mean", "region_mean", "ntk_rank", "region_rank"):
+      np.testing.assert_array_equal(getattr(step.decision, key), trace[f"{name}/{key}"])
+    assert list(step.decision.order) == ours(f"{name}/final_order")
+    assert list(step.decision.pruned) == ours(f"{name}/pruned")
+    if step.group is not None:
+      assert step.group == (int(trace[f"{name}/cell_type"]), tuple(range(*trace[f"{name}/edge_range"])))
+  np.testing.assert_array_equal(left, alphas("final_alphas"))
+  arch = space.from_alphas(spaces.active_weights(left))
+  np.testing.assert_array_equal(arch, space.parse(str(trace["final_genotype"])))
+
+
 @pytest.mark.parametrize("name", TRACES)
 def test_the_loop_replays_the_official_searches(shared, name):
   """Fed with the traces' indicators, `prune` visits the same supernets and ends with the same architecture."""
-  trace = np.load(shared / "fixtures" / "tenas" / f"{name}.npz")
-  visited = []
+  replayed(shared, name, SPACE)
 
-  def indicate(number, active, candidates):
-    def get(key):
-      return trace[f"r{number - 1}/{key}"]
 
-    np.testing.assert_array_equal(active[0], get("alphas_before_0") > -500)
-    np.testing.assert_array_equal(candidates, get("cand"))
-    visited.append(number)
-    keys = ("cond_orig", "cond_pruned", "regions_orig", "regions_pruned")
-    return Indicators(candidates, *(get(k) for k in keys))
-
-  config = tenas.TENASConfig(repeats=int(trace["repeat"]), variant="code")
-  left, rounds = tenas.prune(tenas.initial_active(SPACE), indicate, config)
-  assert visited == list(range(1, int(trace["n_rounds"]) + 1)) == list(range(1, len(rounds) + 1))
-  np.testing.assert_array_equal(left[0], trace["final_alphas_0"] > -500)
-  assert SPACE.format(np.argmax(left[0], -1)) == str(trace["final_genotype"])
+@pytest.mark.parametrize(
+  ("name", "prune_number"),
+  [
+    ("f6_trace_darts_real", 0),
+    ("f6_inject_darts_smooth_prune3_r3", 3),
+    ("f6_inject_darts_smooth_prune2_r3", 2),
+    ("f6_inject_darts_ties_prune3_r1", 3),
+  ],
+)
+def test_the_loop_replays_the_official_darts_searches(shared, name, prune_number):
+  """The same with edges to choose; the columns of operations differ, the order of candidates must not."""
+  replayed(shared, name, DARTS, prune_number=prune_number)
 
 
 def test_search_finds_an_architecture(found):
@@ -149,7 +196,8 @@ def test_score_refuses_what_cannot_be_scored(source):
     (lambda: IndicatorConfig(ntk_batch=1), "--ntk_batch=1"),
     (lambda: IndicatorConfig(region_samples=0), "--region_samples=0"),
     (lambda: tenas.TENASConfig(variant="paper"), "--variant='paper'"),
-    (lambda: tenas.TENASConfig(prune_number=0), "--prune_number=0"),
+    (lambda: tenas.TENASConfig(prune_number=-1), "--prune_number=-1"),
+    (lambda: IndicatorConfig(ntk_cells=-1), "--ntk_cells=-1"),
     (lambda: random_search.RandomSearchConfig(criterion="luck"), "--criterion='luck'"),
   ],
 )

@@ -94,14 +94,6 @@ def test_code_replays_trace_from_rounded_changes_and_from_means(trace):
         assert tuple(cands[k] for k in positions) == tuples(get(f"{name}_sorted"))
 
 
-def test_argmax_genotype_of_final_alphas_is_the_traces(shared):
-  with np.load(shared / "fixtures" / "tenas" / "f5_trace_nb201_intended.npz") as trace:
-    ops = tr.argmax_genotype(trace["final_alphas_0"][None])
-    names = trace["op_columns"][ops[0]]
-    found = [token.split("~")[0] for token in str(trace["final_genotype"]).split("|") if "~" in token]
-  assert names.tolist() == found
-
-
 def test_rounding_matches_fixture(shared):
   with np.load(shared / "fixtures" / "tenas" / "f6_rounding.npz") as fixture:
     for precision in (1, 2, 3, 4, 10):
@@ -298,12 +290,11 @@ def test_unequal_edges(variant, left):
   assert active.sum(-1).tolist() == [left]
 
 
-def test_candidates_and_argmax():
+def test_candidates():
   active = np.zeros((2, 2, 3), bool)
   active[0, 0, [1, 2]] = active[1, 1, [0, 2]] = active[0, 1, 2] = True
   assert tr.candidates(active) == [(0, 0, 1), (0, 0, 2), (1, 1, 0), (1, 1, 2)]
-  assert tr.argmax_genotype(active).tolist() == [[1, 2], [0, 0]]
-  assert tr.argmax_genotype(np.where(active, 0.0, -1000.0)).tolist() == [[1, 2], [0, 0]]
+  assert tr.candidates(active, (2, 0, 1)) == [(0, 0, 2), (0, 0, 1), (1, 1, 2), (1, 1, 0)]
 
 
 def test_decision_is_json_ready():
@@ -338,7 +329,26 @@ def test_bad_input(change, arguments, message):
     )
 
 
-def test_argmax_rejects_what_it_cannot_order():
-  for weights in (np.zeros((6, 5)), np.zeros((1, 6, 0)), np.full((1, 6, 5), np.nan)):
-    with pytest.raises(ConfigError, match="weights"):
-      tr.argmax_genotype(weights)
+def group(keep=2, edges=5, **arguments):
+  """A decision on edges 9.. of cell 1, edge i with changes i / 10 in both indicators, so that ranks cancel."""
+  cands = [(1, 9 + i, 1 + i) for i in range(edges)]
+  change = np.arange(edges)[:, None] / 10
+  before = np.full((edges, 2), 1000.0)
+  after = before * (1 - change)
+  return tr.decide_group(tr.Indicators(cands, before, after, before, after), keep=keep, **arguments)
+
+
+def test_a_group_keeps_the_largest_rank_sums():
+  decision = group()
+  assert (decision.ntk_rank + decision.region_rank).tolist() == [4] * 5
+  # Ties go to the better NTK rank, so to the larger change.
+  assert decision.order == tuple((1, 9 + i, 1 + i) for i in (4, 3, 2, 1, 0))
+  assert decision.pruned == decision.order[:3] and decision.prune_number == 3
+  assert group(variant="code").pruned == decision.pruned
+  assert len(group(keep=4).pruned) == 1
+
+
+@pytest.mark.parametrize(("keep", "edges"), [(2, 2), (0, 3), (5, 5)])
+def test_a_group_that_has_nothing_to_lose_is_refused(keep, edges):
+  with pytest.raises(ConfigError, match=f"keep={keep}"):
+    group(keep, edges)

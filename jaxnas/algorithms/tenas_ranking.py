@@ -34,6 +34,9 @@ floats: the built-in `round` is correctly rounded at decimal midpoints, array li
 - Ties of the rank sum go to the better NTK rank, then to the smaller (cell type, edge, op), so the
   order in which candidates were evaluated plays no part.
 - `prune_number` is limited on each edge by that edge's own active ops.
+
+In the DARTS space edges then compete too: `decide_group` ranks the edges into one node by the same two indicators, each
+edge's last op being the candidate, and all but the last in the order go.
 """
 
 import dataclasses
@@ -79,7 +82,8 @@ class Decision:
 
   `order` holds the candidates by ascending rank sum; `pruned` those that go, edges by their first
   appearance in `order`. `prune_number` is the most ops any edge could lose, at most the number
-  asked for. `clipped` counts the entries of the two condition-number arrays that were replaced.
+  asked for; in a group of edges, how many of them go. `clipped` counts the entries of the two
+  condition-number arrays that were replaced.
   """
 
   candidates: tuple[Candidate, ...]
@@ -95,31 +99,20 @@ class Decision:
   clipped: int
 
 
-def candidates(active: Bool[np.ndarray, "cells E O"]) -> list[Candidate]:
+def candidates(active: Bool[np.ndarray, "cells E O"], op_order: Sequence[int] | None = None) -> list[Candidate]:
   """The active ops of all edges that have more than one, by cell type, then edge, then op.
+
+  Args:
+    active: the ops that are left.
+    op_order: the op columns in the order in which an edge's candidates are to stand; ascending by default.
 
   Raises:
     ConfigError: `active` is not a boolean array of three dimensions.
   """
   active = _check_active(active)
   open_edges = active.sum(axis=-1, keepdims=True) > 1
-  return [(int(c), int(e), int(o)) for c, e, o in np.argwhere(active & open_edges)]
-
-
-def argmax_genotype(weights: Shaped[np.ndarray, "cells E O"]) -> Int[np.ndarray, "cells E"]:
-  """The op of each edge with the largest weight, the first of equals.
-
-  `weights` are alphas or the mask of active ops; both give an edge's last active op.
-
-  Raises:
-    ConfigError: `weights` has not three dimensions, has no ops, or contains NaN.
-  """
-  weights = np.asarray(weights)
-  if weights.ndim != 3 or weights.shape[-1] == 0:
-    raise ConfigError(f"weights: got shape {weights.shape}; pass [cells, E, O] with O >= 1")
-  if np.isnan(weights).any():
-    raise ConfigError("weights: got NaN; pass finite alphas or the mask of active ops")
-  return np.argmax(weights, axis=-1)
+  order = np.arange(active.shape[-1]) if op_order is None else np.asarray(op_order)
+  return [(int(c), int(e), int(order[o])) for c, e, o in np.argwhere((active & open_edges)[..., order])]
 
 
 def clean_condition_number(value: float) -> float:
@@ -283,10 +276,35 @@ def decide(
   Raises:
     ConfigError: bad or contradictory arguments; or an overflow or a zero divisor in "code".
   """
-  _check_variant(variant)
-  _check_positive("precision", precision)
   limit = effective_prune_number(active, prune_number, variant=variant)
   cands = _check_candidates(indicators.candidates, active)
+  ranked = _rank(indicators, cands, precision, variant)
+  return dataclasses.replace(ranked, pruned=select_pruned(ranked.order, active, limit), prune_number=limit)
+
+
+def decide_group(indicators: Indicators, *, keep: int, precision: int = 3, variant: Variant = "stable") -> Decision:
+  """Which edges of a group go: all but the last `keep` in the order of the rank sums, ranked within the group.
+
+  Args:
+    indicators: of each edge's one op; "after" means without the edge.
+    keep: edges that stay.
+    precision, variant: as of `decide`.
+
+  Raises:
+    ConfigError: as `decide`, or a group of no more than `keep` edges.
+  """
+  cands = tuple((int(c), int(e), int(o)) for c, e, o in indicators.candidates)
+  if len({c[:2] for c in cands}) < len(cands) or len(cands) <= keep or keep < 1:
+    raise ConfigError(f"keep={keep}: got the candidates {cands}; pass one op of each of more than {keep} >= 1 edges")
+  ranked = _rank(indicators, cands, precision, variant)
+  gone = len(cands) - keep
+  return dataclasses.replace(ranked, pruned=ranked.order[:gone], prune_number=gone)
+
+
+def _rank(indicators: Indicators, cands: tuple[Candidate, ...], precision: int, variant: Variant) -> Decision:
+  """A decision that prunes nothing yet."""
+  _check_variant(variant)
+  _check_positive("precision", precision)
   cond_before, cond_after, regions_before, regions_after = _check_indicators(indicators)
 
   if variant == "code":
@@ -312,8 +330,8 @@ def decide(
     ntk_rank=ntk_rank,
     region_rank=region_rank,
     order=order,
-    pruned=select_pruned(order, active, limit),
-    prune_number=limit,
+    pruned=(),
+    prune_number=0,
     clipped=clipped,
   )
 

@@ -4,6 +4,7 @@ matplotlib and rich are imported by the functions that draw, not by importing th
 """
 
 from .cell_drawing import draw_cell as draw_cell
+from .genotype_drawing import draw_genotype_cell as draw_genotype_cell
 from .html import Image as Image
 from .html import Section as Section
 from .html import write_report as write_report

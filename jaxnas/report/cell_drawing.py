@@ -22,7 +22,7 @@ Edge = tuple[Node, Node, str]
 
 _RADIUS, _LEVEL, _MARGIN = 0.24, 0.62, 0.45  # Inches, as all lengths here.
 _FLAT_LEVEL = 0.3  # of arrows that carry no label
-_KINDS = (("skip", GREEN), ("pool", ORANGE), ("1x1", SKY), ("conv", BLUE))
+_KINDS = (("skip", GREEN), ("pool", ORANGE), ("1x1", SKY), ("dil", PURPLE), ("conv", BLUE))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +213,8 @@ def _cross(one: tuple[float, float, str], other: tuple[float, float, str]) -> bo
   return first[0] < second[0] < first[1] < second[1]
 
 
-def _colour(op: str) -> str:
+def op_colour(op: str) -> str:
+  """The colour of an operation's kind."""
   if op == "none":
     return FAINT
   return next((colour for kind, colour in _KINDS if kind in op), PURPLE)
@@ -243,7 +244,7 @@ def _draw_edge(axis: "Axes", arc: _Arc) -> None:
   from matplotlib.patches import FancyArrowPatch
   from matplotlib.path import Path
 
-  colour, faint = _colour(arc.op), arc.op == "none"
+  colour, faint = op_colour(arc.op), arc.op == "none"
   codes = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
   axis.add_patch(
     FancyArrowPatch(

@@ -63,8 +63,8 @@ def compare(
     seconds            median over its readings; None if unknown
   and for each data set D, all against test accuracies (nan if there is nothing to measure, see `tabular.metrics`)
     D_spearman, D_spearman_se, D_kendall, D_retrieving_rate, D_top1_regret, D_top10_regret
-    D_best_accuracy    test accuracy of `best_arch`, percent
-    D_top10_accuracy   best test accuracy among its ten best-ranked, percent
+    D_best_accuracy    accuracy of `best_arch`, percent
+    D_top10_accuracy   best accuracy among its ten best-ranked, percent
 
   The last line, "random shortlist", is what no knowledge at all gives, on all architectures that any proxy scored:
   D_best_accuracy is the mean (one drawn at random), D_top10_accuracy the expected best of ten drawn at random, by
@@ -184,7 +184,7 @@ def to_markdown(lines: Sequence[Line]) -> str:
   """
   datasets = _datasets(_first(lines))
   header = ["proxy", "n", "degenerate", *(f"Spearman {d}" for d in datasets)]
-  header += [title for title, _, _ in _MEASURES] + ["test accuracy of its best, %", "s/architecture"]
+  header += [title for title, _, _ in _MEASURES] + ["accuracy of its best, %", "s/architecture"]
   body = []
   for line in lines:
     row = [line["proxy"], line["n"], line["degenerate"]]
@@ -195,8 +195,8 @@ def to_markdown(lines: Sequence[Line]) -> str:
     body.append([*row, None if seconds is None else f"{seconds:.3g}"])
   note = (
     f"Columns of several numbers: {' / '.join(datasets)}. Spearman ± standard error (bootstrap over architectures). "
-    "Regret: percentage points of test accuracy below the best of the sample. "
-    f"{RANDOM.capitalize()}: the mean of one drawn at random (top-1 regret, test accuracy of its best) and the "
+    "Regret: percentage points of accuracy below the best of the sample. "
+    f"{RANDOM.capitalize()}: the mean of one drawn at random (top-1 regret, accuracy of its best) and the "
     f"expected best of {SHORTLIST} drawn at random (top-{SHORTLIST} regret)."
   )
   return f"{markdown_table(header, body)}\n{note}\n"

@@ -26,6 +26,7 @@ BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 VERMILION, SKY, BLACK = "#D55E00", "#56B4E9", "#000000"
 INK, FAINT = "#333333", "#B8B8B8"
 _EARLY, _LATE = np.array([0.89, 0.93, 0.97]), np.array([0.20, 0.42, 0.68])
+_EDGE_GONE = (0.97, 0.80, 0.58)
 _MARKERS = "osD^vP"
 
 
@@ -42,7 +43,8 @@ def plot_pruning_history(
 
   Args:
     history: one dict a round, in order: "round" (from 1), "candidates" and "pruned" (lists of
-      [cell, edge, op]), "cond_before" and "regions_before" (one value a repeat).
+      [cell, edge, op]), "cond_before" and "regions_before" (one value a repeat). Rounds with a
+      "group" pruned whole edges.
     path: the PNG file to write.
     edge_names: E names, by edge index.
     op_names: O names, by op index. Ops that were never up for pruning get no column.
@@ -59,10 +61,12 @@ def plot_pruning_history(
   if not history:
     raise ValueError("history: got no round; a pruning history has at least one")
   pruned = _pruned_in(history)
+  with_edge = {int(entry["round"]) for entry in history if "group" in entry}
   cells = 1 + max((cell for cell, _, _ in pruned), default=0)
   ops = sorted({op for _, _, op in pruned})
   rounds = [int(entry["round"]) for entry in history]
-  colours = {r: _shade(i, len(rounds)) for i, r in enumerate(rounds)}
+  shades = [r for r in rounds if r not in with_edge]
+  colours = {**{r: _shade(i, len(shades)) for i, r in enumerate(shades)}, **dict.fromkeys(with_edge, _EDGE_GONE)}
 
   map_width = 0.8 + 0.68 * len(ops)
   figure = new_figure(cells * map_width + 5.0, max(5.2, 1.8 + 0.42 * len(edge_names)))
@@ -74,11 +78,12 @@ def plot_pruning_history(
     axis.set_xticks(range(len(ops)), [op_names[op] for op in ops], rotation=35, ha="right")
     axis.set_yticks(range(len(edge_names)), edge_names if cell == 0 else [])
     axis.set_ylim(len(edge_names) - 0.5, -0.5)
-    axis.set_xlabel("Operation (number: round that pruned it)")
+    gone = "; orange: with its edge" if with_edge else ""
+    axis.set_xlabel(f"Operation (number: round that pruned it{gone})")
     if cell == 0:
       axis.set_ylabel("Edge (target←source)", labelpad=8)
     if cells > 1:
-      axis.set_title(cell_names[cell] if cell_names else f"Cell type {cell}", fontsize=11)
+      axis.set_title(f"{cell_names[cell].capitalize()} cell" if cell_names else f"Cell type {cell}", fontsize=11)
 
   upper = figure.add_subplot(grid[0, cells])
   lower = figure.add_subplot(grid[1, cells], sharex=upper)

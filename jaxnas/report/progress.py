@@ -2,6 +2,7 @@
 
 import collections
 import sys
+import threading
 import time
 from typing import Any, TextIO
 
@@ -15,6 +16,8 @@ class Progress:
         for chunk in chunks:
           ...
           progress.advance(len(chunk))
+
+  What a unit that takes long is at can be noted meanwhile; `advance` and `note` may be called from any thread.
 
   Args:
     total: units of the whole job.
@@ -44,6 +47,9 @@ class Progress:
     self.enabled = enabled
     self._bar: Any = None
     self._task: Any = None
+    self._notes: list[str] = []
+    self._notes_on_line: list[str] = []
+    self._lock = threading.Lock()
 
   def __enter__(self) -> "Progress":
     self._start = self._last_line = time.monotonic()
@@ -54,16 +60,31 @@ class Progress:
 
   def advance(self, n: int = 1) -> None:
     """Counts `n` more units as done."""
-    self.done += n
-    now = time.monotonic()
-    self._marks.append((now, self.done))
+    with self._lock:
+      self.done += n
+      self._marks.append((time.monotonic(), self.done))
+      self._show(self._marks[-1][0])
+
+  def note(self, text: str, level: int = 0) -> None:
+    """Shows `text` behind the numbers until another replaces it; "" takes it away.
+
+    Args:
+      level: of a part of a part: its text stands behind that of the levels below, and goes when one of them changes.
+    """
+    with self._lock:
+      self._notes = [*self._notes[:level], *[""] * (level - len(self._notes)), text]
+      if self._bar is not None or self._notes != self._notes_on_line:  # a line does not say the same again
+        self._show(time.monotonic())
+
+  def _show(self, now: float) -> None:
     while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_WINDOW:
       self._marks.popleft()
+    status = ", ".join(filter(None, (self._status(now), *self._notes)))
     if self._bar is not None:
-      self._bar.update(self._task, completed=self.done, status=self._status())
+      self._bar.update(self._task, completed=self.done, status=status)
     elif now - self._last_line >= self.interval:
-      self._last_line = now
-      self._line(self._status())
+      self._last_line, self._notes_on_line = now, self._notes
+      self._line(status)
 
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
     if self._bar is not None:
@@ -80,11 +101,11 @@ class Progress:
   def _speed(self, rate: float) -> str:
     return f", {rate:.3g} {self.unit}/s" if 0 < rate < 1000 else f", {rate:.0f} {self.unit}/s"
 
-  def _status(self) -> str:
-    (then, before), (now, done) = self._marks[0], self._marks[-1]
-    if now <= then or done <= before:
+  def _status(self, now: float) -> str:
+    (then, before), (last, done) = self._marks[0], self._marks[-1]
+    if last <= then or done <= before:
       return self._count()
-    rate = (done - before) / (now - then)
+    rate = (done - before) / (now - then)  # it falls while a unit takes long
     left = format_duration(max(self.total - done, 0) / rate)
     return f"{self._count()}{self._speed(rate)}, {left} left"
 

@@ -8,14 +8,17 @@ from jaxnas.errors import ArchitectureError
 from jaxnas.report import comparison as comparing
 from jaxnas.report.cell_drawing import draw_cell, draw_vertex_cell
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
+from jaxnas.report.genotype_drawing import draw_genotype_cell
 from jaxnas.report.html import Image, Section, write_report
 from jaxnas.report.plots import plot_pruning_history, plot_spectrum
 from jaxnas.report.progress import format_duration
 from jaxnas.report.signal_plots import plot_evolution, plot_loss_curves, plot_targets
 from jaxnas.report.tables import mean_std, text_table
+from jaxnas.report.training_plots import plot_training
 from jaxnas.report.workdir import Workdir
 
 _FEW = 30  # architectures that are listed one by one
+_LONG = 100  # characters of an architecture that no longer stands in the terminal's table
 _TITLES = {
   "best_by": "best by",
   "score": "score",
@@ -28,24 +31,32 @@ _TITLES = {
   "nasi_status": "status",
   "signal_regression": "regression loss",
   "evaluated": "evaluated",
+  "epochs": "epochs",
+  "valid_accuracy": "top-1 %",
+  "valid_top5": "top-5 %",
+  "evaluated_on": "evaluated on",
 }
 _SLOW_LOOKUP = 1000  # unread rows of a NATS folder beyond which a rank would take minutes
 
 
 def look_up(space: Any, benchmark: Any | None, row: Mapping[str, Any]) -> dict[str, Any]:
-  """`row` with the architecture's size and, from the benchmark, its index, test accuracies and ranks."""
+  """`row` with the size of its network and, from the benchmark, its index, accuracies and ranks.
+
+  The network is the space's usual one, unless `row` has another one's `network_params` and `network_macs`.
+  """
   if "arch" not in row:
     return dict(row)
   arch = row["arch"]
-  out = {**row, "params": int(space.params(arch)), "macs": int(space.macs(arch))}
+  sizes = {name: int(row.get(f"network_{name}") or getattr(space, name)(arch)) for name in ("params", "macs")}
+  out = {**row, **sizes}
   if benchmark is None:
     return out
   try:
     out["index"] = int(benchmark.index(arch))
   except ArchitectureError:  # a table of a part of its space
-    return out | {f"{dataset}_test": math.nan for dataset in benchmark.datasets}
+    return out | {f"{dataset}_{benchmark.split}": math.nan for dataset in benchmark.datasets}
   for dataset in benchmark.datasets:
-    out[f"{dataset}_test"] = float(benchmark.accuracy(arch, dataset))
+    out[f"{dataset}_{benchmark.split}"] = float(benchmark.accuracy(arch, dataset))
     if len(benchmark.unread) < _SLOW_LOOKUP:
       rank, known = benchmark.rank(arch, dataset)
       out[f"{dataset}_rank"], out[f"{dataset}_known"] = rank, known
@@ -91,15 +102,27 @@ def text(result: Mapping[str, Any], benchmark: Any | None) -> str:
   """The final table, and where the time went."""
   rows: Sequence[Mapping[str, Any]] = result["results"]
   header, body = table(rows, benchmark)
-  lines = ["", text_table(header, body)]
+  body, notes = _noted(header, body)
+  lines = ["", text_table(header, body), *notes]
   if result.get("comparison"):
     lines += ["", comparing.to_markdown(result["comparison"])]
-  if benchmark is None:
-    lines.append("no accuracies: give --benchmark (or JAXNAS_BENCHMARK) to look the result up in NAS-Bench-201")
-  elif len(benchmark.unread) >= _SLOW_LOOKUP:
+  if benchmark is None and "valid_accuracy" not in rows[0]:
+    lines.append("no accuracies: give --benchmark (or JAXNAS_BENCHMARK) to look the result up")
+  elif benchmark is not None and len(benchmark.unread) >= _SLOW_LOOKUP:
     lines.append("no ranks: they need every row; convert once with `python -m jaxnas.tabular SOURCE OUT.csv.gz`")
   lines.append(times(result["seconds"]))
   return "\n".join(lines)
+
+
+def _noted(header: list[str], body: list[list[Any]]) -> tuple[list[list[Any]], list[str]]:
+  """Rows of the terminal's table with numbers in the place of long texts, and a line for each number."""
+  if "architecture" not in header:
+    return body, []
+  column = header.index("architecture")
+  long = dict.fromkeys(row[column] for row in body if len(row[column]) > _LONG)
+  numbers = {text: f"[{i}]" for i, text in enumerate(long, start=1)}
+  rows = [[numbers.get(cell, cell) if i == column else cell for i, cell in enumerate(row)] for row in body]
+  return rows, [f"{number} {text}" for text, number in numbers.items()]
 
 
 def times(seconds: Mapping[str, float]) -> str:
@@ -116,15 +139,16 @@ def table(rows: Sequence[Mapping[str, Any]], benchmark: Any | None) -> tuple[lis
   scores += [(key, key) for key in rows[0] if f"{key}_status" in rows[0] and key not in _TITLES]
   datasets = benchmark.datasets if benchmark is not None else ()
   header = ["seed", "architecture", *(t for _, t in scores), "params M", "MACs M"]
-  header += [f"{d} test % (rank)" for d in datasets]
+  split = "" if benchmark is None else benchmark.split
+  header += [f"{d} {split} % (rank)" for d in datasets]
   body: list[list[Any]] = []
   for row in rows:
     line = [row["seed"], row["arch"]]
     line += [_with_status(row, key) for key, _ in scores]
     line += [f"{row['params'] / 1e6:.3f}", f"{row['macs'] / 1e6:.1f}"]
-    body.append(line + [_accuracy(row, d) for d in datasets])
+    body.append(line + [_accuracy(row, d, split) for d in datasets])
   if len({row["seed"] for row in rows}) > 1 and datasets:
-    means = [mean_std([r[f"{d}_test"] for r in rows], digits=2) for d in datasets]
+    means = [mean_std([r[f"{d}_{split}"] for r in rows], digits=2) for d in datasets]
     body.append(["all", "mean ± std", *("" for _ in scores), "", "", *means])
   return header, body
 
@@ -136,8 +160,8 @@ def _with_status(row: Mapping[str, Any], key: str) -> str:
   return f"{row[key]:.5g}" + ("" if status == "ok" else f" ({status})")
 
 
-def _accuracy(row: Mapping[str, Any], dataset: str) -> str:
-  value = row[f"{dataset}_test"]
+def _accuracy(row: Mapping[str, Any], dataset: str, split: str) -> str:
+  value = row[f"{dataset}_{split}"]
   if math.isnan(value):
     return "not in this benchmark"
   rank = row.get(f"{dataset}_rank")
@@ -155,16 +179,26 @@ def write_html(
   rows, images = result["results"], []
   found = rows[0].get("arch", rows[0].get("task", ""))
   if "arch" in rows[0]:
-    images.append(_draw_architecture(folder, space, found))
+    images += _draw_architecture(folder, space, found)
   if extra.get("history"):
     names = [f"{target}←{source}" for target, source in space.edges]
     path = folder.path / "pruning_history.png"
-    plot_pruning_history(extra["history"], path, edge_names=names, op_names=space.ops, title="Pruning history")
+    plot_pruning_history(
+      extra["history"],
+      path,
+      edge_names=names,
+      op_names=space.ops,
+      cell_names=getattr(space, "cell_names", None),
+      title="Pruning history",
+    )
     images.append(Image("pruning_history.png", "Which operation of which edge was pruned in which round."))
   if extra.get("eigenvalues"):
     plot_spectrum(extra["eigenvalues"], folder.path / "ntk_spectrum.png", title="NTK spectrum")
     images.append(Image("ntk_spectrum.png", "Eigenvalues of the neural tangent kernel on one batch."))
   images += _draw_regression(folder, extra)
+  if training := extra.get("training"):
+    plot_training(training, folder.path / "training.png", title="Training")
+    images.append(Image("training.png", f"Loss and accuracy of every epoch, held out: {rows[0]['evaluated_on']}."))
   if result.get("comparison"):
     images += _draw_comparison(folder, result["comparison"], extra["scores"], benchmark)
   config = result["config"]
@@ -185,15 +219,21 @@ def write_html(
   )
 
 
-def _draw_architecture(folder: Workdir, space: Any, text: str) -> Image:
+def _draw_architecture(folder: Workdir, space: Any, text: str) -> list[Image]:
   arch, path = space.parse(text), folder.path / "cell.png"
+  if space.name == "darts":
+    images = []
+    for name, title, cell in zip(("normal.png", "reduce.png"), space.cell_names, space.to_cells(arch), strict=True):
+      draw_genotype_cell(cell, folder.path / name)
+      images.append(Image(name, f"The {title} cell. Node i is number i + 2 in the genotype, whose 0 and 1 are inputs."))
+    return images
   if space.name == "nb101":
     matrix, ops = space.to_cell(arch)
     draw_vertex_cell(matrix, ops, path)
-    return Image("cell.png", f"{text}: nodes are operations, edges feature maps.")
+    return [Image("cell.png", f"{text}: nodes are operations, edges feature maps.")]
   edges = [(source, target, space.ops[op]) for (target, source), op in zip(space.edges, arch, strict=True)]
   draw_cell(edges, path)
-  return Image("cell.png", f"{text}: nodes are feature maps, edges operations.")
+  return [Image("cell.png", f"{text}: nodes are feature maps, edges operations.")]
 
 
 def _draw_regression(folder: Workdir, extra: Mapping[str, Any]) -> list[Image]:
@@ -228,12 +268,12 @@ def _draw_comparison(folder: Workdir, lines, scores, benchmark) -> list[Image]:
   comparing.write_csv(lines, folder.path / "comparison.csv")
   plot_ranks(comparing.spearman_by_dataset(lines), folder.path / "spearman.png", controls=("params", "flops"))
   images = [
-    Image("spearman.png", "Spearman's rank correlation of each proxy with test accuracy, and its standard error.")
+    Image("spearman.png", "Spearman's rank correlation of each proxy with accuracy, and its standard error.")
   ]
   dataset = benchmark.datasets[0]
   panels = comparing.panels(scores, lines, benchmark)
-  plot_scatter(panels, folder.path / "scatter.png", dataset=dataset, title="Score against test accuracy")
+  plot_scatter(panels, folder.path / "scatter.png", dataset=dataset, title="Score against accuracy")
   return [
     *images,
-    Image("scatter.png", f"Score of each architecture against its test accuracy on {dataset}, first seed."),
+    Image("scatter.png", f"Score of each architecture against its accuracy on {dataset}, first seed."),
   ]

@@ -1,13 +1,28 @@
 """Search spaces: encodings (numpy) and networks (Flax)."""
 
 from jaxnas.errors import ConfigError
+from jaxnas.spaces.darts import DARTS
 from jaxnas.spaces.nb101 import NB101
 from jaxnas.spaces.nb201 import NB201, NetworkConfig
 from jaxnas.spaces.supernet import active_weights, mixing_weights
 
-__all__ = ["NAMES", "NB101", "NB201", "NetworkConfig", "active_weights", "get", "mixing_weights", "nb101", "nb201"]
+__all__ = [
+  "DARTS",
+  "NAMES",
+  "NB101",
+  "NB201",
+  "NetworkConfig",
+  "Space",
+  "active_weights",
+  "darts",
+  "get",
+  "mixing_weights",
+  "nb101",
+  "nb201",
+]
 
-NAMES = ("nb201", "nb101")
+NAMES = ("nb201", "nb101", "darts")
+Space = NB201 | NB101 | DARTS
 
 
 def nb201() -> NB201:
@@ -20,8 +35,14 @@ def nb101() -> NB101:
   return NB101()
 
 
-def get(name: str) -> NB201 | NB101:
+def darts() -> DARTS:
+  """The DARTS space: a normal and a reduction cell."""
+  return DARTS()
+
+
+def get(name: str) -> Space:
   """The space called `name`; ConfigError lists the names."""
-  if name not in NAMES:
+  makers = {"nb201": NB201, "nb101": NB101, "darts": DARTS}
+  if name not in makers:
     raise ConfigError(f"--space={name!r} is not known; choose one of {', '.join(NAMES)}")
-  return NB201() if name == "nb201" else NB101()
+  return makers[name]()

@@ -10,9 +10,12 @@ import pathlib
 from jaxnas.tabular.csv_table import read_csv, write_csv
 from jaxnas.tabular.nats import read_nats
 from jaxnas.tabular.nb101_json import read_nb101
+from jaxnas.tabular.nb301_json import read_nb301
 from jaxnas.tabular.table import FIXES, Benchmark, problem
 
 __all__ = ["Benchmark", "open_benchmark", "write_csv"]
+
+_JSON = {"nb101": read_nb101, "darts": read_nb301}
 
 
 def open_benchmark(path: str | os.PathLike[str], space: str = "nb201") -> Benchmark:
@@ -25,8 +28,9 @@ def open_benchmark(path: str | os.PathLike[str], space: str = "nb201") -> Benchm
     path: for "nb201", a NATS-Bench topology folder (`NATS-tss-v1_0-3ffb9-simple/`; rows are read
       when asked for), the single NATS-Bench file (`NATS-tss-v1_0-3ffb9.pickle.pbz2`; opening it
       takes minutes and many GB of memory), or a table with the columns of `table.COLUMNS`, as
-      `python -m jaxnas.tabular` writes. For "nb101", a JSON file of cells, see `nb101_json`.
-    space: the search space that the architectures must belong to, "nb201" or "nb101".
+      `python -m jaxnas.tabular` writes. For "nb101" and "darts", a JSON file of cells, see
+      `nb101_json` and `nb301_json`.
+    space: the search space that the architectures must belong to, "nb201", "nb101" or "darts".
 
   Raises:
     BenchmarkError: missing, unreadable, truncated, no benchmark, or of another space.
@@ -52,8 +56,8 @@ def open_benchmark(path: str | os.PathLike[str], space: str = "nb201") -> Benchm
     raise problem(file, f"cannot be read ({error.strerror})", "check its permissions") from error
   if not magic:
     raise problem(file, "an empty file", fix)
-  if space == "nb101":
-    return read_nb101(file)
+  if space in _JSON:
+    return _JSON[space](file)
   if magic.startswith(b"BZh"):
     return read_nats(file)
   if magic.startswith((b"\x80", b"PK")):

@@ -67,7 +67,7 @@ def _parse(path: pathlib.Path, text: TextIO) -> tuple[list[str], dict[str, np.nd
     names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
     what = f"not a table of NAS-Bench-201: its first line {first[:60]!r} lacks the columns {names}"
     if first.lstrip().startswith("{"):
-      raise problem(path, what, "give --space=nb101 if this JSON file holds cells of NAS-Bench-101")
+      raise problem(path, what, "give --space=nb101 or --space=darts if this JSON file holds cells of those spaces")
     raise problem(path, what)
   index, arch = header.index("index"), header.index("arch")
   places = [header.index(name) for name in COLUMNS]

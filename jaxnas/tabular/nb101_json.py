@@ -10,7 +10,6 @@ Source: Ying et al., "NAS-Bench-101", ICML 2019; the selection of cells by Li et
 Search via Regression", NeurIPS 2021.
 """
 
-import json
 import math
 import pathlib
 from typing import Any
@@ -18,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from jaxnas.errors import ArchitectureError
+from jaxnas.tabular.json_file import read_entries
 from jaxnas.tabular.table import FIXES, Benchmark, problem
 
 _FIX = FIXES["nb101"]
 _KEYS = ("matrix", "ops", "accuracy")
-_HEAD = 64
 
 
 def read_nb101(path: pathlib.Path) -> Benchmark:
@@ -36,14 +35,11 @@ def read_nb101(path: pathlib.Path) -> Benchmark:
   """
   from jaxnas.spaces.nb101 import NB101  # which imports JAX and Flax
 
-  entries = _entries(path)
+  entries = read_entries(path, _KEYS, _FIX)
   archs: list[str] = []
   index_of: dict[str, int] = {}
   accuracies = np.empty(len(entries))
   for i, entry in enumerate(entries):
-    missing = [key for key in _KEYS if not isinstance(entry, dict) or key not in entry]
-    if missing:
-      raise problem(path, f"archs[{i}] lacks {', '.join(missing)}", _FIX)
     accuracies[i] = _percent(path, i, entry["accuracy"])
     if not isinstance(entry["ops"], list):
       raise problem(path, f"archs[{i}] has ops {str(entry['ops'])[:40]!r} where a list of labels must stand", _FIX)
@@ -64,27 +60,6 @@ def read_nb101(path: pathlib.Path) -> Benchmark:
     datasets=("cifar10",),
     find=lambda text: index_of.get(NB101.canonical(text)),
   )
-
-
-def _entries(path: pathlib.Path) -> list[Any]:
-  """The list `archs`, not empty."""
-  try:
-    with path.open("rb") as file:
-      # Files of another benchmark can have GBs: a look at the first bytes comes before all others are read.
-      head = file.read(_HEAD)
-      if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")):
-        raise problem(
-          path, f"not JSON (it begins with {head[:12]})", f"{_FIX}; a benchmark of NAS-Bench-201 needs --space=nb201"
-        )
-      document = json.loads(head + file.read())
-  except OSError as error:
-    raise problem(path, f"cannot be read ({error.strerror or error})", "check its permissions") from error
-  except (ValueError, RecursionError) as error:
-    raise problem(path, f"damaged or truncated JSON ({error})", "copy or download it again") from error
-  entries = document.get("archs") if isinstance(document, dict) else None
-  if not isinstance(entries, list) or not entries:
-    raise problem(path, "no `archs` in it, or an empty list", _FIX)
-  return entries
 
 
 def _percent(path: pathlib.Path, i: int, value: Any) -> float:

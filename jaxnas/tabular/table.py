@@ -34,6 +34,7 @@ FIXES = {
   "nb201": "give a NATS-tss-v1_0-3ffb9-simple folder, a NATS-tss-v1_0-3ffb9.pickle.pbz2 file, or a table"
   " that `python -m jaxnas.tabular` wrote",
   "nb101": "give a JSON file whose `archs` each have `matrix`, `ops` and `accuracy` (a fraction)",
+  "darts": "give a JSON file whose `archs` each have `normal`, `reduce` and `val_accuracy` (a percentage)",
 }
 
 
@@ -48,16 +49,17 @@ class Benchmark:
 
   Attributes:
     name: file or folder name, for reports.
-    space: the search space, "nb201" or "nb101".
+    space: the search space, "nb201", "nb101" or "darts".
     path: where it was opened from.
     archs: A architecture strings; the place in the tuple is the architecture's index.
     columns: float64 [A] by name: accuracies in percent, called by data set and split
       (`cifar10_test`), `cost_12ep_s` in seconds, `params_mb` in millions of parameters; nan where
-      unknown or not read yet. NAS-Bench-201 has all of `COLUMNS`, NAS-Bench-101 only accuracies.
+      unknown or not read yet. NAS-Bench-201 has all of `COLUMNS`, the others only accuracies.
     read_row: reads the values of one architecture from the source.
     unread: indices that the source holds and `columns` does not yet. They are read when asked for;
       rankings need all of them (about 20 ms each from a NATS-Bench folder).
     datasets: the data sets that `accuracy` knows.
+    split: the split of the accuracies that are asked for without saying which.
     find: the index of an architecture that is written otherwise than in `archs`, None if it is not
       there; may raise ArchitectureError.
   """
@@ -70,6 +72,7 @@ class Benchmark:
   read_row: Callable[[int], Mapping[str, float]] | None = dataclasses.field(default=None, repr=False)
   unread: set[int] = dataclasses.field(default_factory=set, repr=False)
   datasets: tuple[str, ...] = DATASETS
+  split: str = "test"
   find: Callable[[str], int | None] | None = dataclasses.field(default=None, repr=False)
   _orders: dict[str, tuple[Int64[np.ndarray, "A"], int]] = dataclasses.field(
     default_factory=dict, init=False, repr=False
@@ -78,7 +81,7 @@ class Benchmark:
   def index(self, arch: str | int) -> int:
     """The index of an architecture given as the benchmark's exact string or as an index.
 
-    NAS-Bench-101 also finds a cell by the text form of any cell isomorphic to it.
+    NAS-Bench-101 and NAS-Bench-301 also find a cell by the text form of any cell isomorphic to it.
 
     Raises:
       ArchitectureError: no such architecture.
@@ -98,7 +101,7 @@ class Benchmark:
       raise ArchitectureError(f"arch {index}: not an index; give 0..{len(self.archs) - 1}")
     return index
 
-  def accuracy(self, arch: str | int, dataset: str, split: str = "test") -> float:
+  def accuracy(self, arch: str | int, dataset: str, split: str | None = None) -> float:
     """Accuracy in percent, mean over the trained seeds; nan if the benchmark lacks it.
 
     Args:
@@ -107,7 +110,7 @@ class Benchmark:
       split: of NAS-Bench-201, "test" and "valid" are after 200 epochs, "valid_12ep" (CIFAR-10 only)
         is after the 12-epoch run. CIFAR-10's validation networks saw half of the training set, its
         test networks all of it (Dong and Yang, NAS-Bench-201, section 2.2). NAS-Bench-101 has only
-        "test", see `nb101_json`.
+        "test", see `nb101_json`; NAS-Bench-301 only "valid", see `nb301_json`. Default: `split`.
 
     Raises:
       ArchitectureError: no such architecture.
@@ -116,7 +119,7 @@ class Benchmark:
     """
     return self._value(self._column(dataset, split), arch)
 
-  def accuracies(self, dataset: str, split: str = "test") -> Float64[np.ndarray, "A"]:
+  def accuracies(self, dataset: str, split: str | None = None) -> Float64[np.ndarray, "A"]:
     """Accuracies in percent of all architectures (read-only), nan where unknown.
 
     Raises:
@@ -128,7 +131,7 @@ class Benchmark:
     view.flags.writeable = False
     return view
 
-  def rank(self, arch: str | int, dataset: str, split: str = "test") -> tuple[int | None, int]:
+  def rank(self, arch: str | int, dataset: str, split: str | None = None) -> tuple[int | None, int]:
     """Competition rank (1 = best, ties share the better rank) and the number of known accuracies.
 
     Accuracies closer than 1e-4 points are ties. The rank is None if the accuracy is unknown. The
@@ -141,7 +144,7 @@ class Benchmark:
     ranks, known = self._ranks(self._column(dataset, split))
     return int(ranks[index]) or None, known
 
-  def best(self, dataset: str, split: str = "test") -> tuple[int, float]:
+  def best(self, dataset: str, split: str | None = None) -> tuple[int, float]:
     """Index and accuracy (percent) of the best known architecture, the first one of equals.
 
     Raises:
@@ -151,7 +154,7 @@ class Benchmark:
     name = self._column(dataset, split)
     ranks, known = self._ranks(name)
     if not known:
-      raise problem(self.path, f"holds no {split} accuracy of {dataset}")
+      raise problem(self.path, f"holds no {split or self.split} accuracy of {dataset}")
     index = int(np.argmax(ranks == 1))
     return index, float(self.columns[name][index])
 
@@ -188,10 +191,10 @@ class Benchmark:
         self.columns[name][index] = value
       self.unread.discard(index)
 
-  def _column(self, dataset: str, split: str) -> str:
+  def _column(self, dataset: str, split: str | None) -> str:
     if dataset not in self.datasets:
       raise ConfigError(f"dataset {dataset!r}: not in the benchmark; give one of {self.datasets}")
-    prefix = f"{dataset}_"
+    prefix, split = f"{dataset}_", split or self.split
     known = tuple(name.removeprefix(prefix) for name in self.columns if name.startswith(prefix))
     if split not in known:
       raise ConfigError(f"split {split!r}: the benchmark has none of {dataset}; give one of {known}")
