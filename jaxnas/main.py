@@ -6,6 +6,8 @@ Without flags: a TE-NAS search of NAS-Bench-201 on generated images, about a min
   --algorithm=random_search --samples=100     the control
   --algorithm=knas | nasi | gennas            the other searches
   --algorithm=gennas_task                     a search for GenNAS's proxy task, with --benchmark
+  --algorithm=train --genotype=TEXT           trains the architecture that you name
+  --space=darts                               searches the DARTS space instead
   --algorithm=score --archs=6111,9930         scores of architectures that you name
   --algorithm=score --archs=random:1000       how well the proxies rank them, with --benchmark
   --flagfile=experiments/tenas_nb201_cifar10.flags --data_dir=FOLDER     the published setting
@@ -22,6 +24,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from jaxnas import algorithms, data, run, spaces, tabular
+from jaxnas.algorithms import indicators
 from jaxnas.algorithms.gennas import GenNASConfig
 from jaxnas.algorithms.gennas_task import GenNASTaskConfig
 from jaxnas.algorithms.knas import KNASConfig
@@ -29,6 +32,7 @@ from jaxnas.algorithms.nasi import NASIConfig
 from jaxnas.algorithms.random_search import RandomSearchConfig
 from jaxnas.algorithms.score import ScoreConfig
 from jaxnas.algorithms.tenas import TENASConfig
+from jaxnas.algorithms.train import TrainingConfig
 from jaxnas.errors import ConfigError, JaxnasError
 
 FLAGS = flags.FLAGS
@@ -40,6 +44,7 @@ CONFIGS: dict[str, Any] = {
   "gennas_task": GenNASTaskConfig,
   "random_search": RandomSearchConfig,
   "score": ScoreConfig,
+  "train": TrainingConfig,
 }
 
 flags.DEFINE_enum("algorithm", "tenas", algorithms.NAMES, "what to run")
@@ -122,8 +127,21 @@ def _settings(config: type) -> Any:
   for field in dataclasses.fields(config):
     if "help" in field.metadata:
       value = FLAGS[field.name].value
-      values[field.name] = tuple(value) if isinstance(value, list) else value
+      values[field.name] = _whole(value) if isinstance(value, list) else value
   return config(**values)
+
+
+def _whole(pieces: list[str]) -> tuple[str, ...]:
+  """A list's entries, out of its text split at every comma: those in brackets belong to the entry, a genotype."""
+  entries: list[str] = []
+  depth = 0
+  for piece in pieces:
+    if depth > 0:
+      entries[-1] += f", {piece}"
+    else:
+      entries.append(piece)
+    depth += sum((c in "([") - (c in ")]") for c in piece)
+  return tuple(entries)
 
 
 def _refuse_contradictions(config: Any) -> None:
@@ -186,23 +204,41 @@ def _config_record(settings: Any, seeds: Sequence[int]) -> dict[str, Any]:
 def _flat(settings: Any) -> list[tuple[str, Any]]:
   """(name, value) of all settings, those of the configs inside first."""
   inside = _inner(type(settings))
-  own = [(f.name, getattr(settings, f.name)) for f in dataclasses.fields(settings) if f.name not in inside]
+  own = [
+    (f.name, getattr(settings, f.name))
+    for f in dataclasses.fields(settings)
+    # A setting that came later is left out at its default, so that runs which began before it continue.
+    if f.name not in inside and not ("later" in f.metadata and getattr(settings, f.name) == f.default)
+  ]
   inner = [_flat(getattr(settings, name)) for name in inside]
   return [item for part in inner for item in part] + own
+
+
+def _side(settings: Any) -> int:
+  """Side of the images of ImageNet to train on: an eighth more than the network sees, to crop from; else 0."""
+  if isinstance(settings, TrainingConfig) and FLAGS.dataset == "imagenet2012":
+    return -(-settings.training.image_size * 8 // 7)
+  return 0
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs what the flags say; returns the exit code."""
   if len(argv) > 1:
     raise ConfigError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value")
-  settings = _settings(CONFIGS[FLAGS.algorithm])
+  space = spaces.get(FLAGS.space)
+  settings = indicators.resolve(_settings(CONFIGS[FLAGS.algorithm]), space)
+  settings = settings.on(space) if isinstance(settings, NASIConfig) else settings
   _refuse_contradictions(settings)
   seeds = _seeds()
   cache_compilations(FLAGS.compilation_cache)
   benchmark = tabular.open_benchmark(FLAGS.benchmark, FLAGS.space) if FLAGS.benchmark else None
-  source = data.load(FLAGS.dataset, data_dir=FLAGS.data_dir, download=FLAGS.download)
+
+  def load(split: str = "train", download: bool = False):
+    return data.load(FLAGS.dataset, split=split, data_dir=FLAGS.data_dir, download=download, side=_side(settings))
+
+  source = load(download=FLAGS.download)
   run.run(
-    space=spaces.get(FLAGS.space),
+    space=space,
     source=source,
     settings=settings,
     seeds=seeds,
@@ -211,6 +247,7 @@ def main(argv: Sequence[str]) -> int:
     config=_config_record(settings, seeds),
     progress=FLAGS.progress,
     memory=None if FLAGS.memory_gb is None else int(FLAGS.memory_gb * 2**30),
+    open_split=load,
   )
   return 0
 

@@ -1,6 +1,7 @@
 """A whole run: one search per seed, kept in a work directory, looked up, printed and reported."""
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -11,14 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnas import report
-from jaxnas.algorithms import gennas, gennas_task, knas, nasi, random_search, score, tenas
+from jaxnas import algorithms, report
+from jaxnas.algorithms import gennas, gennas_task, knas, nasi, random_search, score, tenas, train
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.proxies import signal_task
 from jaxnas.report import summary
 from jaxnas.scoring import Engine
-from jaxnas.spaces import NB101, NB201
+from jaxnas.spaces import NAMES, Space
 from jaxnas.tabular import Benchmark
 
 # Settings that say where things lie or how a run shows itself: it may continue with others.
@@ -28,7 +29,7 @@ log = logging.getLogger("jaxnas")
 
 
 class _Run(NamedTuple):
-  """What every seed shares. `runtime` are the keyword arguments that all algorithms take."""
+  """What every seed shares. `runtime` are the keyword arguments that all searches take, `images` is for training."""
 
   space: Any
   source: ImageSource
@@ -36,11 +37,13 @@ class _Run(NamedTuple):
   benchmark: Benchmark | None
   folder: pathlib.Path | None
   runtime: dict[str, Any]
+  images: train.Images | None = None
+  note: Callable[..., None] = lambda *text: None  # see `report.Progress.note`
 
 
 def run(
   *,
-  space: NB201 | NB101,
+  space: Space,
   source: ImageSource,
   settings: Any,
   seeds: tuple[int, ...],
@@ -49,6 +52,7 @@ def run(
   config: dict[str, Any],
   progress: bool,
   memory: int | None = None,
+  open_split: Callable[[str], ImageSource] | None = None,
 ) -> dict[str, Any]:
   """Runs, prints the table and returns what result.json holds.
 
@@ -57,12 +61,15 @@ def run(
     config: every setting, for config.json; only those in `MAY_DIFFER` may change when a run continues.
     workdir: folder to keep everything in; None keeps nothing.
     memory: bytes, see `Engine`.
+    open_split: opens another split of the same data set, for --algorithm=train.
 
   Raises:
     JaxnasError: as the library does; a work directory keeps what was scored before.
   """
+  _check_space(space, config["algorithm"])
   begin = time.perf_counter()
   engine = Engine(memory=memory)
+  images = train.images(source, settings, open_split) if isinstance(settings, train.TrainingConfig) else None
   with contextlib.ExitStack() as stack:
     folder = stack.enter_context(report.Workdir.open(workdir, config, ignore=MAY_DIFFER)) if workdir else None
     if folder:
@@ -70,7 +77,7 @@ def run(
     log.info("%s; %s", config, "continued" if folder and folder.resumed else "new")
     rows: list[dict[str, Any]] = []
     extras: list[dict[str, Any]] = []
-    total, unit = _work(space, settings, benchmark, len(seeds))
+    total, unit = _work(space, settings, benchmark, len(seeds), images)
     with report.Progress(total, unit, label=config["algorithm"], enabled=progress) as bar:
       runtime = {
         "engine": engine,
@@ -78,7 +85,7 @@ def run(
         "keep": folder.append if folder else lambda *records: None,
         "advance": bar.advance,
       }
-      whole = _Run(space, source, settings, benchmark, folder.path if folder else None, runtime)
+      whole = _Run(space, source, settings, benchmark, folder.path if folder else None, runtime, images, bar.note)
       for seed in seeds:
         found, extra = _one(whole, seed)
         rows += [summary.look_up(space, benchmark, {"seed": seed, **row}) for row in found]
@@ -117,25 +124,37 @@ def _log_to(handler: logging.Handler, stack: contextlib.ExitStack) -> None:
   stack.callback(log.removeHandler, handler)
 
 
-def _work(space: Any, settings: Any, benchmark: Benchmark | None, seeds: int) -> tuple[int, str]:
-  """How much there is to do, in which unit; refuses what would fail only later."""
-  supernets = (tenas.TENASConfig, nasi.NASIConfig, knas.KNASConfig, random_search.RandomSearchConfig)
-  if isinstance(settings, supernets) and not isinstance(space, NB201):
+def _check_space(space: Space, algorithm: str) -> None:
+  """Refuses a space that the algorithm does not search."""
+  known = _SPACES.get(algorithm, NAMES)
+  if space.name not in known:
+    names = [name for name in algorithms.NAMES if space.name in _SPACES.get(name, NAMES)]
     raise ConfigError(
-      f"--space={space.name} is for --algorithm=score, gennas and gennas_task; take one of them, or --space=nb201"
+      f"--algorithm={algorithm} does not search --space={space.name}; take --space={' or '.join(known)}, or one of the "
+      f"algorithms {', '.join(names)}"
     )
+
+
+def _work(
+  space: Any, settings: Any, benchmark: Benchmark | None, seeds: int, images: train.Images | None = None
+) -> tuple[int, str]:
+  """How much there is to do, in which unit; refuses what would fail only later."""
   if isinstance(settings, tenas.TENASConfig):
     return seeds * tenas.evaluations(space, settings), "supernets"
   if isinstance(settings, nasi.NASIConfig):
     return seeds * nasi.evaluations(settings), "steps"
   if isinstance(settings, random_search.RandomSearchConfig):
     random_search.check(settings, benchmark is not None)
+    if settings.criterion == "valid_12ep":
+      _require_12ep(benchmark, "--criterion=valid_12ep", "give another --criterion")
     return seeds * settings.samples, "architectures"
   if isinstance(settings, knas.KNASConfig):
     if settings.knas_fine == "table" and benchmark is None:
       raise ConfigError(
         "--knas_fine=table needs --benchmark: the accuracies come from its table; or give --knas_fine=train"
       )
+    if settings.knas_fine == "table":
+      _require_12ep(benchmark, "--knas_fine=table", "give --knas_fine=train")
     return seeds * (settings.knas_candidates + settings.knas_shortlist), "architectures"
   if isinstance(settings, gennas.GenNASConfig):
     return seeds * settings.evolution.individuals, "architectures"
@@ -144,6 +163,9 @@ def _work(space: Any, settings: Any, benchmark: Benchmark | None, seeds: int) ->
       raise ConfigError("--algorithm=gennas_task needs --benchmark: a task is good if it ranks known accuracies")
     gennas_task.architectures(benchmark, settings.task_archs)
     return seeds * settings.evolution.individuals * settings.task_archs, "architectures"
+  if isinstance(settings, train.TrainingConfig):
+    assert images is not None
+    return seeds * train.steps(space, images, settings), "steps"
   archs = len(score.resolve(space, settings.archs, benchmark))
   return seeds * archs * settings.passes * settings.repeats_per_seed, "architectures"
 
@@ -160,7 +182,7 @@ def _tenas(whole: _Run, seed: int):
     "supernet_condition_number": _median(found.history[0]["cond_before"]),
     "supernet_regions": _median(found.history[0]["regions_before"]),
     "clipped": sum(r["clipped"] for r in found.history),
-    "rounds": found.history[-1]["round"],
+    "rounds": sum("group" not in r for r in found.history),
   }
   return [row], {"history": found.history, "eigenvalues": found.eigenvalues}
 
@@ -178,9 +200,12 @@ def _knas(whole: _Run, seed: int):
   evaluate = _valid_12ep(whole)
   if settings.knas_fine == "train":
     folder = whole.folder / "trainings" if whole.folder else None
-    evaluate = knas.by_training(whole.space, whole.source, settings.training, seed=seed, folder=folder)
+    epochs = functools.partial(whole.note, level=1)
+    evaluate = knas.by_training(whole.space, whole.source, settings.training, seed=seed, folder=folder, note=epochs)
   assert evaluate is not None
-  found = knas.search(whole.space, whole.source, settings, seed=seed, evaluate=evaluate, **whole.runtime)
+  found = knas.search(
+    whole.space, whole.source, settings, seed=seed, evaluate=evaluate, note=whole.note, **whole.runtime
+  )
   first_half = found.validation[: max(1, len(found.validation) // 2)]  # what a shortlist of half the size finds
   best, half = (int(np.nanargmax(v)) for v in (found.validation, first_half))
   row = {
@@ -247,6 +272,25 @@ def _score(whole: _Run, seed: int):
   return summary.shown(lines), {"scores": [line._asdict() for line in lines]}
 
 
+def _train(whole: _Run, seed: int):
+  assert whole.images is not None
+  folder = whole.folder / "trainings" / f"seed{seed}" if whole.folder else None
+  advance = whole.runtime["advance"]
+  done = train.run(whole.space, whole.images, whole.settings, seed=seed, folder=folder, advance=advance)
+  last = done.history[-1]
+  row = {
+    "arch": whole.space.format(done.arch),
+    "network_params": done.params,
+    "network_macs": done.macs,
+    "epochs": last["epoch"],
+    "valid_accuracy": last["valid_accuracy"],
+    "valid_accuracy_status": "ok" if done.status == "finished" else done.status,
+    "valid_top5": last["valid_top5"],
+    "evaluated_on": whole.images.description,
+  }
+  return [row], {"training": {f"seed {seed}": [done.history]}, "summary": {"seed": seed, "epochs": done.history}}
+
+
 _SEARCHES: dict[type, Callable[[_Run, int], tuple[list[dict[str, Any]], dict[str, Any]]]] = {
   tenas.TENASConfig: _tenas,
   random_search.RandomSearchConfig: _random_search,
@@ -255,6 +299,15 @@ _SEARCHES: dict[type, Callable[[_Run, int], tuple[list[dict[str, Any]], dict[str
   gennas.GenNASConfig: _gennas,
   gennas_task.GenNASTaskConfig: _gennas_task,
   score.ScoreConfig: _score,
+  train.TrainingConfig: _train,
+}
+_SPACES = {  # what each algorithm can search, where that is not every space
+  "tenas": ("nb201", "darts"),
+  "nasi": ("nb201", "darts"),
+  "random_search": ("nb201", "darts"),
+  "knas": ("nb201", "darts"),
+  "gennas": ("nb201", "nb101"),
+  "gennas_task": ("nb201", "nb101"),
 }
 
 
@@ -262,6 +315,11 @@ def _valid_12ep(whole: _Run) -> Callable[[str], float] | None:
   """Cheap validation by the benchmark: CIFAR-10 validation accuracy after 12 epochs."""
   table = whole.benchmark
   return None if table is None else lambda arch: table.accuracy(arch, "cifar10", "valid_12ep")
+
+
+def _require_12ep(benchmark: Benchmark | None, flag: str, fix: str) -> None:
+  if benchmark is not None and "cifar10_valid_12ep" not in benchmark.columns:
+    raise ConfigError(f"{flag}: the benchmark {benchmark.name} has no accuracies after 12 epochs; {fix}")
 
 
 def _median(values: list[float]) -> float:

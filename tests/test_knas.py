@@ -1,18 +1,27 @@
-"""KNAS: the shortlist, the fine stage, ties, resuming."""
+"""KNAS: the shortlist, the fine stage, ties, resuming, and what progress says of its trainings."""
 
+import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from jaxnas import data, proxies, spaces
+from jaxnas import data, proxies, report, spaces
 from jaxnas.algorithms import knas
 from jaxnas.algorithms.knas import KNASConfig
 from jaxnas.errors import ConfigError
 from jaxnas.proxies import Proxy, Reading
 from jaxnas.scoring import Engine
 from jaxnas.spaces.nb201 import costs
+from jaxnas.train import TrainConfig
 
 SPACE = spaces.nb201()
 WEIGHTS = np.array([3.0, 1.0, 4.0, 1.5, 9.0], np.float32)  # of the operations; sums over edges are exact
@@ -159,6 +168,160 @@ def test_missing_validation(search):
   assert accuracy(second.arch) == np.sort(accuracies(second))[-2]
   with pytest.raises(ConfigError, match="--knas_fine=table: none of the 5"):
     search(PERFECT, evaluate=lambda arch: float("nan"))
+
+
+# The fine stage by training.
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+  """Trainings that only count: what was asked for. The first one diverges."""
+  asked = []
+
+  def train(network, alphas, first, second, config, *, seed, workdir, advance):
+    asked.append((network, alphas, len(first), len(second), seed, workdir))
+    for _ in range(config.train_epochs):
+      advance(len(first) // config.train_batch)
+    status = "diverged" if len(asked) == 1 else "finished"
+    return types.SimpleNamespace(status=status, history=[{"valid_accuracy": 10.0 * len(asked)}])
+
+  monkeypatch.setattr(knas, "train", train)
+  return asked
+
+
+def test_trainings_are_noted(trainings, search, source, tmp_path):
+  notes, config = [], TrainConfig(train_epochs=2, train_batch=25_000)
+  evaluate = knas.by_training(
+    SPACE, source, config, seed=3, folder=tmp_path, note=lambda text: notes.append(f"  {text}")
+  )
+  result = search(PERFECT, k=2, evaluate=evaluate, note=notes.append)
+  epochs = ["  epoch 1/2", "  epoch 2/2", "  epoch 2/2"]  # at the start, and after either step
+  assert notes == ["look-up 1/2", *epochs, "look-up 2/2", *epochs, ""]
+  np.testing.assert_array_equal(result.validation, [np.nan, 20.0])
+  names = [f"{SPACE.index_of(result.candidates[i])}_seed3" for i in result.shortlist]
+  assert [asked[-1] for asked in trainings] == [tmp_path / name for name in names]
+  for asked, i in zip(trainings, result.shortlist, strict=True):
+    np.testing.assert_array_equal(asked[1], SPACE.alphas(result.candidates[i]))
+    assert asked[2:5] == (25_000, 25_000, 3)
+
+
+def test_trainings_of_darts(trainings, source, tmp_path):
+  """Folders are named by a checksum of the genotype; the network is that of the recipe, made for the genotype."""
+  space, config = spaces.darts(), TrainConfig(train_epochs=1, train_channels=2, train_cells=3)
+  evaluate = knas.by_training(space, source, config, seed=0, folder=tmp_path)
+  archs = space.sample(jax.random.key(0), 2)
+  assert np.isnan(evaluate(space.format(archs[0]))) and evaluate(space.format(archs[1])) == 20.0
+  folders = [asked[-1].name for asked in trainings]
+  assert len({*folders}) == 2 and all(len(name) == len("01234567_seed0") for name in folders)
+  for (network, alphas, *_), arch in zip(trainings, archs, strict=True):
+    np.testing.assert_array_equal(alphas, space.alphas(arch))
+    assert (network.config.channels, network.config.cells) == (2, 3)
+  with pytest.raises(ConfigError, match="--train_batch=25001 is larger than the 25000"):
+    knas.by_training(space, source, TrainConfig(train_batch=25_001), seed=0)
+  with pytest.raises(ConfigError, match="--space=nb101"):
+    knas.by_training(spaces.nb101(), source, config, seed=0)
+
+
+class Clock:
+  def __init__(self, monkeypatch):
+    self.now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: self.now)
+
+
+def test_notes_on_lines(monkeypatch):
+  clock, out = Clock(monkeypatch), io.StringIO()
+  with report.Progress(10, "archs", label="knas", stream=out) as bar:
+    for _ in range(6):
+      clock.now += 1
+      bar.advance()
+    bar.note("training 1/4")
+    clock.now += 54
+    for text in ("epoch 1/2", "epoch 1/2", "epoch 2/2"):
+      clock.now += 2
+      bar.note(text, 1)
+    clock.now += 6
+    bar.note("epoch 2/2", 1)
+    clock.now += 6
+    bar.note("epoch 2/2", 1)
+    bar.advance()
+    clock.now += 60
+    bar.note("training 2/4")
+    bar.note("")
+  assert out.getvalue().splitlines() == [
+    "knas: 5/10 archs, 1 archs/s, 0:05 left",
+    # an architecture took a second, but for 56 none has come: 1 in 57, and so on
+    "knas: 6/10 archs, 0.0175 archs/s, 3:48 left, training 1/4, epoch 1/2",
+    "knas: 6/10 archs, 0.0149 archs/s, 4:28 left, training 1/4, epoch 2/2",
+    "knas: 7/10 archs, 0.0139 archs/s, 3:36 left, training 1/4, epoch 2/2",
+    "knas: 7/10 archs, 0.00758 archs/s, 6:36 left, training 2/4",
+    "knas: 7/10 archs in 2:18, 0.0507 archs/s",
+  ]
+
+
+def test_notes_on_a_terminal(monkeypatch):
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  monkeypatch.setenv("TERM", "xterm")
+  monkeypatch.setenv("COLUMNS", "200")
+  out = Terminal()
+  with report.Progress(4, "archs", stream=out) as bar:
+    bar.note("training 3/20")
+    bar.note("epoch 2/12", 1)
+    bar._bar.refresh()
+  assert "0/4 archs, training 3/20, epoch 2/12" in out.getvalue()
+
+
+def test_progress_from_several_threads():
+  with report.Progress(2000, "archs", stream=io.StringIO(), interval=0) as bar:
+
+    def work(name):
+      for i in range(500):
+        bar.advance()
+        bar.note(f"{name} {i}", i % 3)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+      thread.start()
+    for thread in threads:
+      thread.join()
+  assert bar.done == 2000
+
+
+def knas_command(folder, *flags):
+  return [
+    sys.executable, "-m", "jaxnas.main", "--algorithm=knas", "--knas_fine=train", "--knas_candidates=4",
+    "--knas_shortlist=2", "--knas_score=params", "--knas_batch=2", "--knas_channels=1", "--knas_cells=1",
+    "--train_epochs=1", "--train_batch=1000", "--train_channels=1", "--train_cells=1", f"--workdir={folder}", *flags,
+  ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_command_line_with_trainings(tmp_path):
+  """Killed in or after the first training, it goes on with what is left and ends as an uninterrupted run."""
+  environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+  killed = tmp_path / "killed"
+  process = subprocess.Popen(
+    knas_command(killed), env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+  )
+  deadline = time.monotonic() + 600
+  while not list(killed.glob("trainings/*/metrics.jsonl")):
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.1)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  before = (killed / "scores.jsonl").read_bytes()
+  runs = {}
+  for folder in (killed, tmp_path / "whole"):
+    done = subprocess.run(knas_command(folder), env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    runs[folder] = json.loads((folder / "result.json").read_text())["results"]
+    assert len(list(folder.glob("trainings/*_seed0/metrics.jsonl"))) == 2
+    assert (folder / "scores.jsonl").read_bytes().count(b"\n") == 4 + 2
+  assert (killed / "scores.jsonl").read_bytes().startswith(before.rpartition(b"\n")[0])
+  assert runs[killed] == runs[tmp_path / "whole"]
+  assert "training 2/2, epoch 1/1" in done.stderr
 
 
 def test_select():

@@ -1,7 +1,9 @@
-"""NASI: the relaxation, the mixture network, the loop, and the search as a library call."""
+"""NASI: the relaxation, the mixture network, the loop, and the search as a library call, on both spaces."""
 
+import dataclasses
 import functools
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,12 @@ from jaxnas import data, spaces
 from jaxnas.algorithms import nasi
 from jaxnas.algorithms.nasi import NASIConfig, Step
 from jaxnas.errors import ConfigError
-from jaxnas.spaces import NetworkConfig, relaxation
-from jaxnas.spaces.nb201 import plain
+from jaxnas.spaces import DARTS, NB201, NetworkConfig, relaxation
+from jaxnas.spaces.nb201 import Mixture, plain
 
 SPACE = spaces.nb201()
 SHAPE = (1, 6, 5)
+CELLS = (2, 14, 8)  # DARTS
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 
@@ -53,15 +56,35 @@ def test_relaxation_refuses():
     relaxation.relax(zeros, zeros, "gumbel")
   with pytest.raises(ConfigError, match="tau=0"):
     relaxation.relax(zeros, zeros, "soft", 0)
-  with pytest.raises(ConfigError, match="batch_norm='running'"):
-    relaxation.mixture_logits({}, zeros, zeros, "running")
+
+
+@pytest.mark.parametrize("kind", relaxation.RELAXATIONS)
+def test_operations_that_are_not_allowed(kind):
+  """Weight and derivative 0, also on an edge that has nothing else; the others are a sample of themselves."""
+  alphas, noise, probe = jax.random.normal(jax.random.key(0), (3, *SHAPE))
+  noise = noise.at[0, :, 1].add(100.0)  # what is most likely is not allowed
+  allowed = np.ones(SHAPE, bool)
+  allowed[0, :, 1] = allowed[0, 2] = False
+
+  def relaxed(a, kept=slice(None), mask=allowed):
+    return relaxation.relax(a[..., kept], noise[..., kept], kind, 0.7, mask)
+
+  weights = relaxed(alphas)
+  np.testing.assert_array_equal(weights[~allowed], 0)
+  edges, ops = [0, 1, 3, 4, 5], [0, 2, 3, 4]
+  alone = relaxed(alphas, np.array(ops), None)
+  np.testing.assert_allclose(weights[0, edges][:, ops], alone[0, edges], rtol=1e-6)
+  slope = jax.grad(lambda a: (relaxed(a) * probe).sum())(alphas)
+  expected = jax.grad(lambda a: (relaxed(a, np.array(ops), None) * probe[..., ops])[0, edges].sum())(alphas)
+  assert np.abs(expected).max() > 0.01
+  np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-7)
 
 
 # The network of a sample, and T~.
 
 
 def mixture(channels=6, cells=1, samples=3, size=4):
-  """Config, parameters as `Network` and as `mixture_logits` have them, images, labels, soft weights; all float64."""
+  """Config, parameters as `Network` and as `Mixture` have them, images, labels, soft weights; all float64."""
   config = NetworkConfig(channels=channels, cells=cells, classes=3)
   drawn = SPACE.network(config).init_params(jax.random.key(0))
   cast = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, jnp.float64))
@@ -80,7 +103,21 @@ def losses(logits, labels):
 def test_mixture_is_the_flax_network(x64, cells):
   config, drawn, params, images, _, weights = mixture(cells=cells)
   expected = quick(lambda p, x, w: SPACE.network(config).apply({"params": p}, x, w))(drawn, images, weights)
-  np.testing.assert_allclose(quick(relaxation.mixture_logits)(params, images, weights), expected, rtol=1e-9)
+  np.testing.assert_allclose(quick(Mixture(config).logits)(params, images, weights), expected, rtol=1e-9)
+
+
+def test_mixture_of_the_space():
+  network = SPACE.mixture(3, 1, 4, "torch_default")
+  assert network == Mixture(NetworkConfig(3, 1, 4, init="torch_default"))
+  own, flax = network.init_params(jax.random.key(5)), SPACE.network(network.config).init_params(jax.random.key(5))
+  jax.tree.map(np.testing.assert_array_equal, own, plain.stack(flax, 1))
+  with pytest.raises(ConfigError, match="batch_norm='identity'"):
+    network.with_batch_norm("identity")
+  with pytest.raises(ConfigError, match="first_cell_only"):
+    Mixture(NetworkConfig(first_cell_only=True))
+  images, weights = np.zeros((2, 4, 4, 3), np.float32), np.zeros(SHAPE, np.float32)
+  with pytest.raises(ConfigError, match="needs stats"):
+    network.with_batch_norm("running").logits(own, images, weights)
 
 
 @pytest.mark.slow
@@ -99,7 +136,7 @@ def test_gradients_of_the_mixture_are_those_of_the_flax_network(x64, mode):
   gram = flat @ flat.T
 
   def loss(p, w):
-    return losses(relaxation.mixture_logits(p, images, w, mode), labels).mean()
+    return losses(nasi.logits_of(Mixture(config), mode)(p, images, w), labels).mean()
 
   found = float(quick(lambda p, w: nasi.trace_norm(loss, p, w))(params, weights))
   np.testing.assert_allclose(found, gram.mean(), rtol=1e-8)
@@ -110,10 +147,10 @@ def test_gradients_of_the_mixture_are_those_of_the_flax_network(x64, mode):
 @pytest.mark.parametrize("mode", ["batch", "batch_frozen"])
 def test_gradient_through_the_mixture(x64, mode):
   """Central difference along a random direction; the statistics' dependence on the weights counts in both modes."""
-  _, _, params, images, labels, weights = mixture()
+  config, _, params, images, labels, weights = mixture()
 
   def loss(p, w):
-    return losses(relaxation.mixture_logits(p, images, w, mode), labels).mean()
+    return losses(nasi.logits_of(Mixture(config), mode)(p, images, w), labels).mean()
 
   program = quick(jax.value_and_grad(lambda w: nasi.trace_norm(loss, params, w)))
   direction = jnp.asarray(np.random.default_rng(1).normal(size=SHAPE))
@@ -122,9 +159,9 @@ def test_gradient_through_the_mixture(x64, mode):
 
 
 def tanh_net(params, images, weights):
-  """Logits of a smooth stand-in for a supernet: operation o of edge e is c[e, o] tanh(x theta[e, o])."""
-  hidden = jnp.einsum("nd,eodh->neoh", images.reshape(len(images), -1), params["theta"])
-  mixed = jnp.einsum("neoh,eo->nh", jnp.tanh(hidden), weights[0] * params["size"][0])
+  """Logits of a smooth stand-in for a supernet: operation o of edge e is size[e, o] tanh(x theta[e, o])."""
+  hidden = jnp.einsum("nd,ceodh->nceoh", images.reshape(len(images), -1), params["theta"])
+  mixed = jnp.einsum("nceoh,ceo->nh", jnp.tanh(hidden), weights * params["size"])
   return mixed @ params["head"]
 
 
@@ -132,20 +169,21 @@ def tanh_params(key, inputs, shape=SHAPE, hidden=4, classes=3, size=None, dtype=
   theta, head = jax.random.split(key)
   size = jnp.ones(shape, dtype) if size is None else jnp.asarray(size, dtype)
   return {
-    "theta": jax.random.normal(theta, (*shape[1:], inputs, hidden), dtype) * inputs**-0.5,
+    "theta": jax.random.normal(theta, (*shape, inputs, hidden), dtype) * inputs**-0.5,
     "head": jax.random.normal(head, (hidden, classes), dtype),
     "size": size,
   }
 
 
-def sampled_trace_norm(alphas, params, noise, images, labels, kind):
-  """T~ of a sample; `size` is a constant of the planted network, not one of its parameters."""
+def sampled_trace_norm(alphas, params, noise, images, labels, kind, allowed=False):
+  """T~ of a sample, of DARTS's operations if `allowed`; `size` is a constant of the network, not a parameter."""
+  mask = nasi.choices(spaces.darts()) if allowed else None
   trained = {k: v for k, v in params.items() if k != "size"}
 
   def loss(p, w):
     return losses(tanh_net({**p, "size": params["size"]}, images, w), labels).mean()
 
-  return nasi.trace_norm(loss, trained, relaxation.relax(alphas, noise, kind))
+  return nasi.trace_norm(loss, trained, relaxation.relax(alphas, noise, kind, allowed=mask))
 
 
 def test_trace_norm_is_the_mean_of_the_gram_matrix(x64):
@@ -284,25 +322,44 @@ def source():
   return data.load()
 
 
-@pytest.fixture
-def stand_in(monkeypatch):
-  """The search on the smooth network instead of NAS-Bench-201's."""
+@dataclasses.dataclass(frozen=True)
+class Smooth:
+  """The smooth stand-in as a space's mixture."""
 
-  def mixture_params(config, key):
-    return tanh_params(key, 4 * 4 * 3, classes=config.classes)
+  shape: tuple[int, ...]
+  classes: int
+  size: Any = None
 
-  monkeypatch.setattr(relaxation, "mixture_params", mixture_params)
-  monkeypatch.setattr(relaxation, "mixture_logits", lambda p, x, w, mode: tanh_net(p, x[:, ::8, ::8], w))
-  nasi._program.cache_clear()
-  yield
-  nasi._program.cache_clear()
+  def with_batch_norm(self, mode):
+    assert mode == "batch"
+    return self
+
+  def init_params(self, key):
+    return tanh_params(key, 4 * 4 * 3, self.shape, classes=self.classes, size=self.size)
+
+  def logits(self, params, images, weights):
+    return tanh_net(params, images[:, ::8, ::8], weights)
 
 
-def run(source, seed=0, records=(), **settings):
+class StandIn(NB201):
+  """NAS-Bench-201 with the smooth network."""
+
+  def mixture(self, channels, cells, classes, init):
+    return Smooth(SHAPE, classes)
+
+
+class StandInDARTS(DARTS):
+  """DARTS with the smooth network."""
+
+  def mixture(self, channels, cells, classes, init):
+    return Smooth(CELLS, classes)
+
+
+def run(source, seed=0, records=(), space=StandIn(), **settings):  # noqa: B008
   """(result, records kept, steps that progress was told of)."""
   kept, done = [], []
   config = NASIConfig(**{"nasi_steps": 6, "nasi_batch": 8, **settings})
-  result = nasi.search(SPACE, source, config, seed=seed, records=records, keep=kept.append, advance=done.append)
+  result = nasi.search(space, source, config, seed=seed, records=records, keep=kept.append, advance=done.append)
   assert sum(done) == nasi.evaluations(config)
   assert set(done) == {1}
   return result, kept
@@ -314,7 +371,7 @@ def same(a, b):
   assert (a.history, a.summary) == (b.history, b.summary)
 
 
-def test_search_resumes_exactly(stand_in, source):
+def test_search_resumes_exactly(source):
   result, kept = run(source)
   assert len(kept) == nasi.CALIBRATION + 6
   stored = json.loads(json.dumps(kept))
@@ -329,7 +386,7 @@ def test_search_resumes_exactly(stand_in, source):
   assert other.history[0]["trace_norm"] != result.history[0]["trace_norm"]
 
 
-def test_a_longer_search_contains_the_shorter_one(stand_in, source):
+def test_a_longer_search_contains_the_shorter_one(source):
   short, kept = run(source)
   long, _ = run(source, nasi_steps=24)
   np.testing.assert_array_equal(long.archs[:6], short.archs)
@@ -340,7 +397,7 @@ def test_a_longer_search_contains_the_shorter_one(stand_in, source):
   same(grown, long)
 
 
-def test_calibration(stand_in, source):
+def test_calibration(source):
   result, kept = run(source)
   samples = [r["trace_norm"] for r in kept if r["phase"] == "calibration"]
   assert result.summary["nu_initial"] == result.history[0]["nu"] == np.median(samples)
@@ -357,7 +414,7 @@ def test_calibration(stand_in, source):
   np.testing.assert_array_equal(tight.alphas, -fixed.alphas)
 
 
-def test_xi_does_not_matter(stand_in, source):
+def test_xi_does_not_matter(source):
   one, kept = run(source)
   small, _ = run(source, nasi_xi=1e-3, records=kept)
   np.testing.assert_array_equal(one.archs, small.archs)
@@ -372,7 +429,7 @@ def test_xi_does_not_matter(stand_in, source):
     {"nasi_relaxation": "soft", "nasi_tau": 2.0},
   ],
 )
-def test_variants_differ_and_repeat(stand_in, source, settings):
+def test_variants_differ_and_repeat(source, settings):
   base, _ = run(source, nasi_nu=1.0)
   first, _ = run(source, nasi_nu=1.0, **settings)
   second, _ = run(source, nasi_nu=1.0, **settings)
@@ -380,7 +437,7 @@ def test_variants_differ_and_repeat(stand_in, source, settings):
   assert first.history[0]["trace_norm"] != base.history[0]["trace_norm"]
 
 
-def test_a_disconnected_cell_is_said_to_be_one(stand_in, source):
+def test_a_disconnected_cell_is_said_to_be_one(source):
   none = np.zeros(SHAPE)
   none[..., SPACE.none_op] = 1
   records = [
@@ -393,7 +450,7 @@ def test_a_disconnected_cell_is_said_to_be_one(stand_in, source):
   assert not result.arch.any()
 
 
-def test_architectures_before_the_first_gradient(stand_in, source):
+def test_architectures_before_the_first_gradient(source):
   skip = SPACE.alphas([1] * 6)
   records = [
     {
@@ -420,8 +477,8 @@ def test_a_batch_larger_than_the_data_set(source):
 def test_search_on_the_real_network(source):
   """T~ of a straight-through sample is that of the sampled cell, and the search ends with a cell."""
   settings = {"nasi_channels": 4, "nasi_cells": 1, "nasi_nu": 10.0, "nasi_steps": 3}
-  result, kept = run(source, **settings)
-  again, _ = run(source, records=kept[:1], **settings)
+  result, kept = run(source, space=SPACE, **settings)
+  again, _ = run(source, space=SPACE, records=kept[:1], **settings)
   same(again, result)
   config = NASIConfig(**{"nasi_batch": 8, **settings})
   init, _, search_key = jax.random.split(jax.random.key(0), 3)
@@ -438,12 +495,152 @@ def test_search_on_the_real_network(source):
   np.testing.assert_allclose(result.history[0]["trace_norm"], expected, rtol=1e-3)
 
 
+# The DARTS space.
+
+
+def test_what_is_sampled():
+  assert nasi.choices(SPACE).all()
+  allowed = nasi.choices(spaces.darts())
+  assert allowed.shape == CELLS
+  assert not allowed[..., spaces.darts().none_op].any() and allowed.sum() == 2 * 14 * 7
+  reduced = nasi.choices(spaces.darts(), reduced=True)
+  kept = [e for e, (target, source) in enumerate(spaces.darts().edges) if source >= target - 2]
+  assert len(kept) == 8
+  np.testing.assert_array_equal(reduced[:, kept], allowed[:, kept])
+  assert reduced.sum() == 2 * 8 * 7
+
+
+def test_cells_by_hand():
+  """Node 5 (edges 9 to 13) of the normal cell: the strongest operations are those of its sources 1 and 4."""
+  space, alphas = spaces.darts(), np.zeros((3, *CELLS))
+  alphas[0, 0, 9:14, 4] = [0.2, 0.5, 0.3, 0.1, 0.4]
+  alphas[0, 0, 10, 0] = 9.0  # `none` was never sampled: whatever stands there does not count
+  alphas[0, 0, 11] = 0.8  # no operation of this edge is stronger than its others
+  alphas[1], alphas[2] = 1e-9 * alphas[0], 1e5 * alphas[0]
+  found, small, large = (space.to_cells(a)[0][6:] for a in nasi.derive(space, alphas))
+  assert found == small == [("sep_conv_3x3", 1), ("sep_conv_3x3", 4)]
+  assert {op for op, _ in large} == {"sep_conv_3x3"}
+  preceding = space.to_cells(nasi.derive(space, alphas[0], reduced=True))[0][6:]
+  assert preceding == [("sep_conv_3x3", 3), ("sep_conv_3x3", 4)]
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_search_of_darts(source, reduced):
+  space = StandInDARTS()
+  result, kept = run(source, space=space, nasi_reduced=reduced)
+  allowed = nasi.choices(space, reduced)
+  gradients = np.array([r["gradient"] for r in kept])
+  assert np.isfinite(gradients).all()
+  np.testing.assert_array_equal(gradients[:, ~allowed], 0)
+  assert (np.abs(gradients).sum(0)[allowed] > 0).all()
+  assert result.archs.shape == (6, 32) and result.status == "ok"
+  np.testing.assert_array_equal(result.arch, space.parse(space.format(result.arch)))
+  np.testing.assert_array_equal(result.arch, nasi.derive(space, result.alphas, reduced))
+  if reduced:
+    sources = [s for cell in space.to_cells(result.arch) for _, s in cell]
+    assert sources == [0, 1, 1, 2, 2, 3, 3, 4] * 2
+  json.dumps([result.history, result.summary])
+  again, rest = run(source, space=space, nasi_reduced=reduced, records=json.loads(json.dumps(kept))[:35])
+  assert rest == kept[35:]
+  same(again, result)
+  longer, _ = run(source, space=space, nasi_reduced=reduced, nasi_steps=8, records=kept)
+  np.testing.assert_array_equal(longer.archs[:6], result.archs)
+
+
+def test_planted_cells_are_found():
+  """As above, with one operation of larger activations on two edges of every node."""
+  planted = spaces.darts().sample(jax.random.key(1), 1)[0]
+  size = np.maximum(1, 3 * spaces.darts().alphas(planted))
+  program = jax.jit(jax.value_and_grad(functools.partial(sampled_trace_norm, kind="soft", allowed=True)))
+  rng = np.random.default_rng(0)
+  params = tanh_params(jax.random.key(2), 8, CELLS, size=size)
+
+  def step(t):
+    images = rng.normal(size=(16, 8)).astype(np.float32)
+    labels, noise = rng.integers(0, 3, 16).astype(np.int32), rng.gumbel(size=CELLS).astype(np.float32)
+    value, gradient = program(jnp.zeros(CELLS), params, noise, images, labels)
+    return Step(float(value), np.asarray(gradient))
+
+  alphas = nasi.ascend(step, steps=100, nu=1e6, mode="fixed").alphas
+  np.testing.assert_array_equal(nasi.derive(spaces.darts(), alphas), planted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["batch", "batch_frozen"])
+def test_gradient_through_the_darts_supernet(x64, mode):
+  """As through the mixture, of a reduction cell."""
+  network = spaces.darts().mixture(1, 1, 3, "torch_default")
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), network.init_params(jax.random.key(0)))
+  rng = np.random.default_rng(0)
+  images, labels = jnp.asarray(rng.normal(size=(2, 8, 8, 3))), jnp.asarray(rng.integers(0, 3, 2))
+  weights, direction = jax.nn.softmax(jnp.asarray(rng.normal(size=CELLS))), jnp.asarray(rng.normal(size=CELLS))
+
+  def loss(p, w):
+    return losses(nasi.logits_of(network, mode)(p, images, w), labels).mean()
+
+  program = quick(jax.value_and_grad(lambda w: nasi.trace_norm(loss, params, w)))
+  up, down = (program(weights + s * 1e-6 * direction)[0] for s in (1, -1))
+  np.testing.assert_allclose((up - down) / 2e-6, jnp.vdot(program(weights)[1], direction), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_search_on_the_darts_supernet(source):
+  """Three cells: a normal one and two reduction cells."""
+  settings = {"nasi_channels": 1, "nasi_cells": 3, "nasi_nu": 10.0, "nasi_steps": 2, "nasi_batch": 4}
+  result, kept = run(Cut(source), space=spaces.darts(), **settings)
+  allowed = nasi.choices(spaces.darts())
+  for record in kept:
+    gradient = np.array(record["gradient"])
+    assert np.isfinite(gradient).all()
+    assert (gradient[~allowed] == 0).all() and (np.abs(gradient).sum((1, 2)) > 0).all()
+  assert result.status == "ok"
+
+
+class Cut:
+  """The middle 8 x 8 pixels of a source's images."""
+
+  def __init__(self, source):
+    self.source, self.image_shape = source, (8, 8, 3)
+
+  def __getattr__(self, name):
+    return getattr(self.source, name)
+
+  def __len__(self):
+    return len(self.source)
+
+  def examples(self, indices):
+    images, labels = self.source.examples(indices)
+    return images[:, 12:20, 12:20], labels
+
+
+# Settings.
+
+
+def test_settings_of_a_space():
+  config = NASIConfig()
+  for space, cells in ((SPACE, 5), (spaces.darts(), 8)):
+    own = config.on(space)
+    assert (own.nasi_channels, own.nasi_cells) == (16, cells)
+    assert own.on(space) == own
+  named = NASIConfig(nasi_channels=3, nasi_cells=2, nasi_reduced=True)
+  assert named.on(spaces.darts()) == named
+  with pytest.raises(ConfigError, match="--nasi_reduced has no meaning with --space=nb201"):
+    named.on(SPACE)
+  with pytest.raises(ConfigError, match="--space=nb101"):
+    config.on(spaces.nb101())
+
+
+def test_statistics_that_a_network_does_not_give(source):
+  with pytest.raises(ConfigError, match="--nasi_batch_norm=batch_frozen.*take batch"):
+    run(source, nasi_batch_norm="batch_frozen")
+
+
 @pytest.mark.parametrize(
   ("settings", "word"),
   [
     ({"nasi_steps": 0}, "--nasi_steps=0"),
     ({"nasi_batch": 0}, "--nasi_batch=0"),
-    ({"nasi_cells": 0}, "--nasi_cells=0"),
+    ({"nasi_cells": -1}, "--nasi_cells=-1"),
     ({"nasi_mu": -1.0}, "--nasi_mu=-1"),
     ({"nasi_mu": float("nan")}, "--nasi_mu=nan"),
     ({"nasi_nu": float("inf")}, "--nasi_nu=inf"),

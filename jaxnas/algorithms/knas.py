@@ -10,6 +10,7 @@ scores as dictionary keys (equal ones collapse), and a fine stage that differs f
 
 import dataclasses
 import pathlib
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -22,9 +23,9 @@ from jaxnas.algorithms.indicators import setting
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Batch, Engine
-from jaxnas.spaces import NB201, NetworkConfig
-from jaxnas.train import TrainConfig, train, trained_network
+from jaxnas.train import TrainConfig, total_steps, train, trained_network
 
+FINE = {"table": "look-up", "train": "training"}  # and what progress calls one
 COARSE = ("mgm", "mgm_output", "mgm_layer_mean", "mgm_batch1", "mgm_code", "mgm_truncated", "params")
 
 
@@ -45,10 +46,10 @@ class KNASConfig:
   )
   knas_batch: int = setting(32, "images n of the Gram matrix (the released code's variants use 50)")
   knas_channels: int = setting(16, "channels C of the scored networks in their first stage")
-  knas_cells: int = setting(5, "cells N per stage of the scored networks")
+  knas_cells: int = setting(5, "cells N of the scored networks: per stage on nb201, in all on darts")
 
   def __post_init__(self):
-    for name, allowed in (("knas_score", COARSE), ("knas_fine", ("table", "train"))):
+    for name, allowed in (("knas_score", COARSE), ("knas_fine", FINE)):
       if getattr(self, name) not in allowed:
         raise ConfigError(f"--{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
     for name in ("knas_candidates", "knas_shortlist", "knas_batch", "knas_channels", "knas_cells"):
@@ -66,15 +67,15 @@ class Result:
   """A finished search.
 
   Attributes:
-    arch: op columns [E] of the best architecture.
-    candidates: all that were drawn, [N, E].
+    arch: the best architecture, [L], in the encoding of its space.
+    candidates: all that were drawn, [N, L].
     scores: their coarse scores, float64 [N], as the proxy gives them.
     shortlist: positions in `candidates`, best score first, [k].
     validation: fine-stage accuracy of the shortlist in per cent, float64 [k].
   """
 
-  arch: Int[np.ndarray, " E"]
-  candidates: Int[np.ndarray, "N E"]
+  arch: Int[np.ndarray, " L"]
+  candidates: Int[np.ndarray, "N L"]
   scores: Float[np.ndarray, " N"]
   shortlist: Int[np.ndarray, " k"]
   validation: Float[np.ndarray, " k"]
@@ -86,7 +87,7 @@ def select(ranking: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " k"
 
 
 def search(
-  space: NB201,
+  space: Any,
   source: ImageSource,
   config: KNASConfig,
   *,
@@ -96,11 +97,14 @@ def search(
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[..., None] = lambda *records: None,
   advance: Callable[[int], None] = lambda n: None,
+  note: Callable[[str], None] = lambda text: None,
 ) -> Result:
   """Runs one search; other arguments as of `tenas.search`.
 
   Args:
+    space: any that draws architectures and has `single_network`.
     evaluate: the fine stage: validation accuracy in per cent of an architecture's text form.
+    note: told which of the shortlist is being evaluated, such as "training 3/20"; "" at the end.
 
   Raises:
     ConfigError: no architecture of the shortlist has a validation accuracy.
@@ -108,9 +112,7 @@ def search(
   draw_key, score_key = jax.random.split(jax.random.key(seed))
   records = list(records)
   candidates = space.sample(draw_key, config.knas_candidates)
-  network = space.plain_network(
-    NetworkConfig(config.knas_channels, config.knas_cells, source.classes, init="torch_default")
-  )
+  network = space.single_network(config.knas_channels, config.knas_cells, source.classes, "torch_default")
   lines = scoring.score(
     [proxies.get(config.knas_score)],
     space,
@@ -126,13 +128,15 @@ def search(
   shortlist = select(np.array([line.rank_by for line in lines]), config.knas_shortlist)
   known = {r["arch"]: r["validation"] for r in records if r.get("algorithm") == "knas" and r["seed"] == seed}
   validation = []
-  for position in shortlist:
+  for number, position in enumerate(shortlist, 1):
     arch = lines[position].arch
     if arch not in known:
+      note(f"{FINE[config.knas_fine]} {number}/{len(shortlist)}")
       known[arch] = float(evaluate(arch))
       keep({"algorithm": "knas", "seed": seed, "arch": arch, "validation": known[arch]})
     validation.append(known[arch])
     advance(1)
+  note("")
   accuracy = np.array(validation, np.float64)
   if np.isnan(accuracy).all():
     raise ConfigError(
@@ -143,27 +147,48 @@ def search(
 
 
 def by_training(
-  space: NB201,
+  space: Any,
   source: ImageSource,
   config: TrainConfig,
   *,
   seed: int,
   folder: pathlib.Path | None = None,
+  note: Callable[[str], None] = lambda text: None,
 ) -> Callable[[str], float]:
   """A fine stage: validation accuracy in per cent after a real training; NaN where it diverged.
 
   Args:
+    space: one that `trained_network` takes.
     source: its first half is trained on, the second validated on.
     seed: of all trainings alike.
     folder: a subfolder per architecture has the checkpoints and metrics.jsonl; a killed training continues there.
+    note: told after every step where a training is, such as "epoch 2/12".
+
+  Raises:
+    ConfigError: the batch is larger than half of the images, or the space has no networks to train.
   """
   first, second = source.halves()
-  network = trained_network(space, config, source.classes)
+  steps = total_steps(config, first)
+  trained_network(space, config, source.classes)  # what it refuses, it refuses now
 
   def evaluate(arch: str) -> float:
-    columns = space.parse(arch)
-    workdir = None if folder is None else folder / f"{space.index_of(columns)}_seed{seed}"
-    result = train(network, space.alphas(columns), first, second, config, seed=seed, workdir=workdir)
+    columns, done = space.parse(arch), 0
+
+    def advance(n: int) -> None:
+      nonlocal done
+      done += n
+      epoch = min(1 + done * config.train_epochs // steps, config.train_epochs)
+      note(f"epoch {epoch}/{config.train_epochs}")
+
+    advance(0)
+    network = trained_network(space, config, source.classes, columns)
+    workdir = None if folder is None else folder / f"{_short_name(space, columns)}_seed{seed}"
+    result = train(network, space.alphas(columns), first, second, config, seed=seed, workdir=workdir, advance=advance)
     return result.history[-1]["valid_accuracy"] if result.status == "finished" else float("nan")
 
   return evaluate
+
+
+def _short_name(space: Any, arch: Int[np.ndarray, " L"]) -> str:
+  """The benchmark's index where the space has one, else a checksum of the text form."""
+  return str(space.index_of(arch)) if hasattr(space, "index_of") else f"{zlib.crc32(space.format(arch).encode()):08x}"

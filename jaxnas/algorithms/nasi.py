@@ -8,7 +8,11 @@
 
 Source: Shu et al., "NASI: Label- and Data-agnostic Neural Architecture Search at Initialization", ICLR 2022,
 algorithm 1 (equation 18 is the last line). alpha is never updated in the loop, so the first T steps of a longer search
-are the search with T steps, and xi, which scales alpha*, cannot change the architecture.
+are the search with T steps, and xi, which scales alpha*, cannot change an argmax.
+
+On DARTS no `none` is sampled, and the cells follow from softmax(alpha*) by the rule of that space: per node the two
+edges with the strongest operation (a xi far above 1 can change which). In the reduced DARTS space (our reading of the
+paper's "reduced search space") these are the edges of the two preceding nodes, and no others are sampled.
 
 NASI-FIX has nu_t = nu. NASI-ADA adapts it; the rule is in an appendix that we could not read. Ours is the running mean
 nu_t = (nu_0 + sum_{s<t} T~_s) / t. T~ shrinks like 1 / batch and depends on the initialisation, so a nu fits one
@@ -25,15 +29,17 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int8, PyTree
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int8, PyTree
 
 from jaxnas import data
 from jaxnas.algorithms.indicators import setting
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Engine
-from jaxnas.spaces import NB201, NetworkConfig, relaxation
+from jaxnas.spaces import relaxation
 
+CHANNELS = 16  # of the supernets, where the settings name none
 CALIBRATION = 32  # samples of T~ before the search when no nu is given
 
 NuMode = Literal["adaptive", "fixed", "quantile"]
@@ -60,14 +66,23 @@ class NASIConfig:
   nasi_tau: float = setting(1.0, "temperature of the Gumbel samples")
   nasi_labels: Literal["true", "random"] = setting("true", "labels of the batches; random ones are redrawn each step")
   nasi_inputs: Literal["data", "gaussian"] = setting("data", "images, or standard Gaussian noise of their shape")
-  nasi_xi: float = setting(1.0, "xi, radius of the single step of alpha; it cannot change the architecture")
-  nasi_channels: int = setting(16, "channels C of NASI's supernet in its first stage")
-  nasi_cells: int = setting(5, "cells N per stage of NASI's supernet")
+  nasi_xi: float = setting(1.0, "xi, radius of the single step of alpha; no argmax depends on it")
+  nasi_channels: int = setting(0, "channels C of NASI's supernet in its first stage; 0: 16")
+  nasi_cells: int = setting(
+    0, "cells of NASI's supernet: N per stage on nb201, in all on darts; 0: nb201 5, darts 8 (5 do on a CPU)"
+  )
   nasi_batch_norm: Literal["batch", "batch_frozen"] = setting(
     "batch", "batch normalisation in T~: 'batch' differentiates the mini-batch statistics, 'batch_frozen' does not"
   )
   nasi_init: Literal["torch_default", "kaiming_fan_out", "kaiming_fan_in"] = setting(
     "torch_default", "initialisation of NASI's supernet; nu depends on it"
+  )
+  nasi_reduced: bool = dataclasses.field(
+    default=False,
+    metadata={
+      "help": "search the reduced DARTS space: every node takes the two preceding ones, so only operations are chosen",
+      "later": True,
+    },
   )
 
   def __post_init__(self):
@@ -75,9 +90,9 @@ class NASIConfig:
       allowed, value = get_args(field.type), getattr(self, field.name)
       if allowed and value not in allowed:
         raise ConfigError(f"--{field.name}={value!r} must be one of {', '.join(allowed)}")
-    for name in ("steps", "batch", "channels", "cells"):
-      if getattr(self, f"nasi_{name}") < 1:
-        raise ConfigError(f"--nasi_{name}={getattr(self, f'nasi_{name}')} must be at least 1")
+    for name, least in (("steps", 1), ("batch", 1), ("channels", 0), ("cells", 0)):
+      if getattr(self, f"nasi_{name}") < least:
+        raise ConfigError(f"--nasi_{name}={getattr(self, f'nasi_{name}')} must be at least {least}")
     for name, least in (("mu", 0), ("nu", 0)):
       if not least <= getattr(self, f"nasi_{name}") < np.inf:
         raise ConfigError(f"--nasi_{name}={getattr(self, f'nasi_{name}')} must be finite and at least {least}")
@@ -97,6 +112,21 @@ class NASIConfig:
   def calibrates(self) -> bool:
     """Whether nu comes from samples drawn before the search."""
     return self.nasi_nu == 0
+
+  def on(self, space: Any) -> "NASIConfig":
+    """These settings with the numbers of `space` where they are 0.
+
+    Raises:
+      ConfigError: NASI cannot search the space, or `nasi_reduced` and it has no reduced form.
+    """
+    if not hasattr(space, "mixture"):
+      raise ConfigError(
+        f"--space={space.name} has no network that mixes operations, which NASI needs; take nb201 or darts"
+      )
+    if self.nasi_reduced and space.name != "darts":
+      raise ConfigError(f"--nasi_reduced has no meaning with --space={space.name}; drop it or give --space=darts")
+    channels, cells = self.nasi_channels or CHANNELS, self.nasi_cells or space.cells
+    return dataclasses.replace(self, nasi_channels=channels, nasi_cells=cells)
 
 
 class Step(NamedTuple):
@@ -128,8 +158,8 @@ class Result:
   """A finished search.
 
   Attributes:
-    arch: op columns [E] of the architecture found; `none` is allowed.
-    archs: the architecture after each step, [T, E]: row T - 1 of a longer search is the result of one with T steps;
+    arch: the architecture found, [L], in the encoding of its space; on NAS-Bench-201 `none` is allowed.
+    archs: the architecture after each step, [T, L]: row T - 1 of a longer search is the result of one with T steps;
       -1 while every gradient was zero.
     status: "ok", or "disconnected": no path leads from input to output of the cell found.
     alphas: alpha*, float64 [cells, E, O].
@@ -137,8 +167,8 @@ class Result:
     summary: JSON-able: relaxation, nu, gmax, share of steps with T~ > nu, statistics of T~, warnings.
   """
 
-  arch: Int8[np.ndarray, " E"]
-  archs: Int8[np.ndarray, "T E"]
+  arch: Int8[np.ndarray, " L"]
+  archs: Int8[np.ndarray, "T L"]
   status: str
   alphas: Float[np.ndarray, "cells E O"]
   history: list[dict[str, Any]]
@@ -153,6 +183,28 @@ def trace_norm(loss: Callable[[PyTree, Array], Array], params: PyTree, weights: 
   """
   gradient = jax.grad(loss)(params, weights)
   return jnp.stack([jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)]).sum()
+
+
+def logits_of(network: Any, batch_norm: str) -> Callable[[PyTree, Array, Array], Float[Array, "N K"]]:
+  """(params, images, weights) -> outputs of a space's mixture, with this batch normalisation.
+
+  In mode `batch_frozen` the statistics are constants with respect to the parameters, but not to the weights: a
+  derivative in the weights of a gradient in the parameters is that of the frozen gradient as it is at each weights.
+
+  Raises:
+    ConfigError: `batch_frozen` of a network that does not give its statistics.
+  """
+  if batch_norm == "batch":
+    return network.with_batch_norm("batch").logits
+  if not hasattr(network, "moments"):
+    raise ConfigError(f"--nasi_batch_norm={batch_norm}: this space's network gives no statistics to freeze; take batch")
+  running = network.with_batch_norm("running")
+
+  def frozen(params, images, weights):
+    stats = network.moments(lax.stop_gradient(params), images, weights)
+    return running.logits(params, images, weights, stats=stats)
+
+  return frozen
 
 
 def slope(trace_norm: float, nu: float, mu: float) -> float:
@@ -215,13 +267,32 @@ def ascend(
   return Ascent(xi / steps * path[-1], np.stack(path), history)
 
 
+def choices(space: Any, reduced: bool = False) -> Bool[np.ndarray, "cells E O"]:
+  """Which operations are sampled: all, but on DARTS neither `none` nor, if `reduced`, the edges of farther nodes."""
+  allowed = np.ones((space.cell_types, len(space.edges), len(space.ops)), bool)
+  if space.name == "darts":
+    allowed[..., space.none_op] = False
+  if reduced:
+    allowed[:, [source < target - 2 for target, source in space.edges]] = False
+  return allowed
+
+
+def derive(space: Any, alphas: Float[np.ndarray, "*A cells E O"], reduced: bool = False) -> Int8[np.ndarray, "*A L"]:
+  """The architectures of alpha*: the argmax of every edge, or the rule of DARTS on the softmax over what is sampled."""
+  if space.name != "darts":
+    return space.from_alphas(alphas)
+  logits = np.where(choices(space, reduced), alphas, -np.inf)
+  weights = np.exp(logits - logits.max(-1, keepdims=True, initial=np.finfo(np.float64).min))
+  return space.from_alphas(weights / np.maximum(weights.sum(-1, keepdims=True), 1), reduced=reduced)
+
+
 def evaluations(config: NASIConfig) -> int:
   """How many Gumbel samples a search evaluates."""
   return config.nasi_steps + (CALIBRATION if config.calibrates else 0)
 
 
 def search(
-  space: NB201,
+  space: Any,
   source: ImageSource,
   config: NASIConfig,
   *,
@@ -234,7 +305,7 @@ def search(
   """Runs one search.
 
   Args:
-    space: where to search.
+    space: where to search: NAS-Bench-201, or any that has `mixture` as it does.
     source: images and labels; with Gaussian inputs only their shape, with random labels only their number of classes.
     config: settings.
     seed: of weights, samples and batches; the same seed gives the same result.
@@ -245,25 +316,27 @@ def search(
     advance: called with 1 after each step.
 
   Raises:
-    ConfigError: a batch larger than the data set, or no step has a usable gradient.
+    ConfigError: a batch larger than the data set, settings that do not fit the space (see `NASIConfig.on`; a batch
+      normalisation that its network lacks), or no step has a usable gradient.
     DatasetError: an image cannot be read.
   """
   if config.nasi_inputs == "data" and config.nasi_batch > len(source):
     raise ConfigError(f"--nasi_batch={config.nasi_batch} is more than the {len(source)} images of {source.name!r}")
-  engine = engine or Engine()
+  engine, config = engine or Engine(), config.on(space)
   init_key, calibration_key, search_key = jax.random.split(jax.random.key(seed), 3)
   keys: dict[str, Array] = {"calibration": calibration_key, "search": search_key}
   known = {(r["phase"], r["step"]): r for r in records if r.get("algorithm") == "nasi" and r.get("seed") == seed}
-  network = _network(source, config)
+  network = space.mixture(config.nasi_channels, config.nasi_cells, source.classes, config.nasi_init)
   alphas = jnp.zeros((space.cell_types, len(space.edges), len(space.ops)), jnp.float32)
-  params = relaxation.mixture_params(network, init_key)
+  params = network.init_params(init_key)
+  sampling = _Sampling(config.nasi_relaxation, config.nasi_tau, space, config.nasi_reduced)
 
   def measure(phase: str, t: int) -> Step:
     if (phase, t) not in known:
       noise_key, batch_key = jax.random.split(jax.random.fold_in(keys[phase], t))
       args = (params, alphas, noise_key, *_batch(source, config, batch_key))
       begin = time.perf_counter()
-      program = _program(config.nasi_relaxation, config.nasi_tau, config.nasi_batch_norm, _shapes(args))
+      program = _program(sampling, network, config.nasi_batch_norm, _shapes(args))
       compiled = time.perf_counter()
       value, gradient = jax.device_get(program(*args))
       engine.seconds.compile += compiled - begin
@@ -296,7 +369,8 @@ def search(
     mu=config.nasi_mu,
     xi=config.nasi_xi,
   )
-  archs = space.from_alphas(found.path)
+  steps = np.arange(1, config.nasi_steps + 1)
+  archs = derive(space, found.path * (config.nasi_xi / steps)[:, None, None, None], config.nasi_reduced)
   archs[(found.path == 0).all((1, 2, 3))] = -1
   status = "ok" if space.has_path(archs[-1]) else "disconnected"
   summary = {**_summary(config, nu, found.history), "status": status}
@@ -306,10 +380,17 @@ def search(
   return Result(archs[-1], archs, status, found.alphas, found.history, summary)
 
 
-def _network(source: ImageSource, config: NASIConfig) -> NetworkConfig:
-  return NetworkConfig(
-    channels=config.nasi_channels, cells=config.nasi_cells, classes=source.classes, init=config.nasi_init
-  )
+class _Sampling(NamedTuple):
+  """How weights are drawn; hashable."""
+
+  kind: Literal["straight_through", "soft"]
+  tau: float
+  space: Any
+  reduced: bool
+
+  def relax(self, alphas: Array, noise: Array) -> Array:
+    allowed = choices(self.space, self.reduced)
+    return relaxation.relax(alphas, noise, self.kind, self.tau, None if allowed.all() else allowed)
 
 
 def _batch(source: ImageSource, config: NASIConfig, key: Array) -> tuple[np.ndarray, np.ndarray]:
@@ -331,19 +412,18 @@ def _shapes(args: Any) -> tuple[Any, tuple[tuple[tuple[int, ...], Any], ...]]:
 
 
 @functools.lru_cache(maxsize=4)
-def _program(
-  kind: Literal["straight_through", "soft"], tau: float, batch_norm: Literal["batch", "batch_frozen"], shapes
-):
+def _program(sampling: _Sampling, network: Any, batch_norm: str, shapes):
   """Compiled (params, alphas, noise key, images, labels) -> (T~, dT~/dalpha); one for all steps and seeds."""
 
   def step(params, alphas, key, images, labels):
     noise = jax.random.gumbel(key, alphas.shape, alphas.dtype)
+    outputs = logits_of(network, batch_norm)
 
     def loss(params, weights):
-      logits = relaxation.mixture_logits(params, images, weights, batch_norm)
+      logits = outputs(params, images, weights)
       return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
 
-    return jax.value_and_grad(lambda a: trace_norm(loss, params, relaxation.relax(a, noise, kind, tau)))(alphas)
+    return jax.value_and_grad(lambda a: trace_norm(loss, params, sampling.relax(a, noise)))(alphas)
 
   tree, leaves = shapes
   return jax.jit(step).lower(*jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])).compile()

@@ -17,7 +17,7 @@ from jaxnas.algorithms import indicators
 from jaxnas.algorithms.indicators import IndicatorConfig, setting
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Batch, Engine
-from jaxnas.spaces import NB201
+from jaxnas.spaces import DARTS, NB201
 
 CRITERIA = ("ntk_condition_number", "linear_regions", "valid_12ep", "first")
 _STEP = 24  # architectures between two records
@@ -47,14 +47,14 @@ class Result:
   """A finished search.
 
   Attributes:
-    arch: op columns [E] of the best architecture.
-    archs: all that were drawn, [n, E].
+    arch: the best architecture, int8 [L] in the space's encoding.
+    archs: all that were drawn, [n, L].
     scores: the criterion for each of them, float64 [n], as the proxy gives it.
     best: position of `arch` in `archs`.
   """
 
-  arch: Int[np.ndarray, " E"]
-  archs: Int[np.ndarray, "n E"]
+  arch: Int[np.ndarray, " L"]
+  archs: Int[np.ndarray, "n L"]
   scores: np.ndarray
   best: int
 
@@ -66,7 +66,7 @@ def check(config: RandomSearchConfig, validation: bool) -> None:
 
 
 def search(
-  space: NB201,
+  space: NB201 | DARTS,
   source: data.ImageSource | None,
   config: RandomSearchConfig,
   *,

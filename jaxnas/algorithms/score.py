@@ -14,7 +14,7 @@ from jaxnas.algorithms.regression import RegressionConfig, TaskConfig
 from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.scoring import Batch, Engine, Score
-from jaxnas.spaces import NB101, NB201
+from jaxnas.spaces import DARTS, NB201, Space
 from jaxnas.tabular import Benchmark
 
 # Linear regions are counted on TE-NAS's one-channel network, and regression trains a network with heads: neither can
@@ -31,9 +31,9 @@ class ScoreConfig:
   signal: TaskConfig = dataclasses.field(default_factory=TaskConfig)
   archs: tuple[str, ...] = setting(
     (),
-    "architectures to score: benchmark indices or text forms (|op~0|+...), comma-separated; 'random:N' draws N "
-    "different ones (from seed 0, whatever --seeds is), 'all' is the whole space, 'benchmark' is all of those in "
-    "--benchmark, 'benchmark:N' N drawn from them",
+    "architectures to score: benchmark indices or text forms (|op~0|+...; of darts Genotype(...) or a published name, "
+    "such as DARTS_V2), comma-separated; 'random:N' draws N different ones (from seed 0, whatever --seeds is), 'all' "
+    "is the whole space, 'benchmark' is all of those in --benchmark, 'benchmark:N' N drawn from them",
   )
   proxies: tuple[str, ...] = setting(
     ("naswot", "mgm", "ntk_condition_number_frozen", "linear_regions", "params"),
@@ -41,7 +41,9 @@ class ScoreConfig:
   )
   score_batch: int = setting(32, "images N in the batch that architectures are scored on")
   score_channels: int = setting(16, "channels C of the scored networks in their first stage")
-  score_cells: int = setting(0, "cells N per stage of the scored networks; 0: as in the benchmark (nb201 5, nb101 3)")
+  score_cells: int = setting(
+    0, "cells N per stage of the scored networks; 0: as in the benchmark (nb201 5, nb101 3) or the search (darts 8)"
+  )
   score_init: Literal["torch_default", "kaiming_fan_out", "kaiming_fan_in"] = setting(
     "torch_default", "initialisation of the scored networks"
   )
@@ -78,7 +80,7 @@ class ScoreConfig:
     return len(own) + (len(own) < len(self.names))
 
 
-def resolve(space: NB201 | NB101, archs: tuple[str, ...], benchmark: Benchmark | None = None) -> np.ndarray:
+def resolve(space: Space, archs: tuple[str, ...], benchmark: Benchmark | None = None) -> np.ndarray:
   """Op columns [A, E] of what `--archs` says.
 
   Raises:
@@ -120,7 +122,7 @@ def resolve(space: NB201 | NB101, archs: tuple[str, ...], benchmark: Benchmark |
 
 
 def score(
-  space: NB201 | NB101,
+  space: Space,
   source: ImageSource,
   config: ScoreConfig,
   *,
@@ -157,7 +159,7 @@ def score(
 
     lines += scoring.score(plain, space, archs, images, seed, network=network, **shared)
   if "linear_regions" in config.names:
-    if not isinstance(space, NB201):
+    if not isinstance(space, NB201 | DARTS):
       raise ConfigError(f"--proxies=linear_regions: --space={space.name} has no supernet to count regions on; drop it")
     given = indicators.regions(space, source, config.indicators, jax.random.key(seed))
 
@@ -167,6 +169,8 @@ def score(
 
     lines += scoring.score([given.proxy], space, archs, crops, seed, network=given.network, **shared)
   if "signal_regression" in config.names:
+    if isinstance(space, DARTS):
+      raise ConfigError("--proxies=signal_regression: --space=darts has no network with regression heads; drop it")
     given = regression.regression(space, source, config.regression, config.signal.task, jax.random.key(seed))
 
     def problem(repeat: int, key: jax.Array) -> Batch:

@@ -8,10 +8,26 @@ from typing import Any
 
 from jaxnas.spaces.nb201 import costs, encoding, isomorphism
 from jaxnas.spaces.nb201.backbone import Backbone
+from jaxnas.spaces.nb201.mixture import Mixture
 from jaxnas.spaces.nb201.network import Network, NetworkConfig
 from jaxnas.spaces.nb201.plain import PlainNetwork
+from jaxnas.spaces.tenas_settings import TENASSettings
 
-__all__ = ["NB201", "Backbone", "Network", "NetworkConfig", "PlainNetwork", "costs", "encoding", "isomorphism"]
+__all__ = [
+  "NB201",
+  "Backbone",
+  "Mixture",
+  "Network",
+  "NetworkConfig",
+  "PlainNetwork",
+  "costs",
+  "encoding",
+  "isomorphism",
+]
+
+_TENAS = TENASSettings(
+  ntk_batch=72, ntk_channels=3, ntk_cells=1, prune_number=1, op_order=tuple(range(len(encoding.OPS)))
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +43,9 @@ class NB201:
   cell_types: int = 1
   cells: int = 5  # per stage, in the benchmark
   none_op: int = encoding.OPS.index("none")
+  edge_groups: tuple[tuple[int, ...], ...] = ()  # TE-NAS keeps every edge
+  edges_kept: int = 0
+  tenas: TENASSettings = _TENAS
 
   as_archs = staticmethod(encoding.as_archs)
   parse = staticmethod(encoding.parse)
@@ -55,6 +74,18 @@ class NB201:
   def plain_network(self, config: NetworkConfig | None = None) -> PlainNetwork:
     """The network of single architectures, with the benchmark's C=16 and N=5 by default."""
     return PlainNetwork(config or NetworkConfig())
+
+  def supernet(self, channels: int, cells: int, classes: int, init: Any) -> Network:
+    """TE-NAS's network for the NTK: N = `cells` cells a stage."""
+    return Network(NetworkConfig(channels, cells, classes, init=init))
+
+  def region_supernet(self, classes: int, init: Any) -> Network:
+    """TE-NAS's network for linear regions: the first cell at C = 1, on one-channel 3 x 3 crops, no stem."""
+    return Network(NetworkConfig(1, 1, classes, stem=False, first_cell_only=True, init=init))
+
+  def mixture(self, channels: int, cells: int, classes: int, init: Any) -> Mixture:
+    """The supernet whose mixing weights NASI differentiates."""
+    return Mixture(NetworkConfig(channels, cells, classes, init=init))
 
   def backbone(self, channels: int = 16, cells: int = 5) -> Backbone:
     """The network that GenNAS trains."""
