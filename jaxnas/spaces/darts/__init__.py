@@ -3,6 +3,118 @@
 Source: Liu, Simonyan & Yang, "DARTS: Differentiable Architecture Search", ICLR 2019.
 """
 
-from jaxnas.spaces.darts import costs, encoding, genotypes
+import dataclasses
+from typing import Any
 
-__all__ = ["costs", "encoding", "genotypes"]
+import jax
+import numpy as np
+from jaxtyping import Int8
+
+from jaxnas.spaces.darts import costs, encoding, genotypes
+from jaxnas.spaces.darts.plain import NetworkConfig, PlainNetwork
+from jaxnas.spaces.darts.supernet import Supernet, SupernetConfig
+from jaxnas.spaces.tenas_settings import TENASSettings
+
+__all__ = [
+  "DARTS",
+  "NetworkConfig",
+  "PlainNetwork",
+  "Supernet",
+  "SupernetConfig",
+  "costs",
+  "encoding",
+  "genotypes",
+]
+
+_GROUPS = tuple(tuple(e for e, (target, _) in enumerate(encoding.EDGES) if target == node) for node in encoding.NODES)
+_TENAS = TENASSettings(
+  ntk_batch=14,
+  ntk_channels=1,
+  ntk_cells=2,
+  prune_number=3,
+  op_order=tuple(encoding.OPS.index(op) for op in encoding.TENAS_OPS),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DARTS:
+  """The space as one object: encoding, alphas, costs and networks (see the modules of this package).
+
+  An architecture is an int8 array [32], a batch of them [A, 32]; `alphas` are [A, 2, 14, 8]. The text form is the
+  literature's genotype. `params` and `macs` are those of the CIFAR-10 evaluation network (20 cells, C = 36).
+
+  Attributes:
+    cells: of the network that single architectures are scored on; DARTS searches with 8.
+    edge_groups: edges of which TE-NAS keeps `edges_kept` in the end: those into one node.
+  """
+
+  name: str = "darts"
+  ops: tuple[str, ...] = encoding.OPS
+  edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
+  cell_types: int = len(encoding.CELLS)
+  cell_names: tuple[str, ...] = ("normal", "reduction")
+  cells: int = 8
+  none_op: int = encoding.NONE
+  edge_groups: tuple[tuple[int, ...], ...] = _GROUPS
+  edges_kept: int = 2
+  tenas: TENASSettings = _TENAS
+
+  as_archs = staticmethod(encoding.as_archs)
+  parse = staticmethod(genotypes.lookup)
+  format = staticmethod(encoding.format)
+  to_cells = staticmethod(encoding.to_cells)
+  from_nb301 = staticmethod(encoding.from_nb301)
+  sample = staticmethod(encoding.sample)
+  mutate = staticmethod(encoding.mutate)
+  neighbours = staticmethod(encoding.neighbours)
+  alphas = staticmethod(encoding.alphas)
+  from_alphas = staticmethod(encoding.from_alphas)
+  canonical = staticmethod(encoding.canonical)
+  params = staticmethod(costs.params)
+  macs = staticmethod(costs.macs)
+
+  def __len__(self) -> int:
+    return encoding.NUM_ARCHS
+
+  def resample(self, key: jax.Array, arch: Any, changes: float = 1.0) -> Int8[np.ndarray, "32"]:
+    """`changes` mutations in a row, rounded, at least one; a later one may undo an earlier one."""
+    child = encoding.as_arch(arch)
+    for one in jax.random.split(key, max(1, round(changes))):
+      child = encoding.mutate(one, child)
+    return child
+
+  def has_path(self, arch: Any) -> bool:
+    """True: every node of a legal cell has two inputs.
+
+    Raises:
+      ArchitectureError: not one architecture.
+    """
+    return encoding.as_arch(arch).size > 0
+
+  def supernet(self, channels: int, cells: int, classes: int, init: Any) -> Supernet:
+    """TE-NAS's network for the NTK: `cells` is its depth, 2 in the published search.
+
+    With N = ceil(cells / 3) the cells are N of C channels, a reduction and N - 1 of 2 C, a reduction and N - 1 of 4 C,
+    cut to the depth.
+    """
+    stage = -(-cells // 3)
+    reductions = tuple(i for i in (stage, 2 * stage) if i < cells)
+    return _supernet(channels, cells, classes, init, reductions=reductions, stem_multiplier=1)
+
+  def region_supernet(self, classes: int, init: Any) -> Supernet:
+    """TE-NAS's network for linear regions: one normal and one reduction cell on one-channel 3 x 3 crops, no stem."""
+    return _supernet(1, 2, classes, init, reductions=(1,), stem=False, stem_multiplier=1)
+
+  def mixture(self, channels: int, cells: int, classes: int, init: Any) -> Supernet:
+    """DARTS's search network: reductions at one and two thirds of the cells, a stem of 3 C channels."""
+    return _supernet(
+      channels, cells, classes, init, reductions=tuple(sorted({cells // 3, 2 * cells // 3})), stem_multiplier=3
+    )
+
+  def single_network(self, channels: int, cells: int, classes: int, init: Any) -> PlainNetwork:
+    """The network of single architectures, the architecture being data."""
+    return PlainNetwork(NetworkConfig(channels=channels, cells=cells, classes=classes, init=init))
+
+
+def _supernet(channels: int, cells: int, classes: int, init: Any, **layout: Any) -> Supernet:
+  return Supernet(SupernetConfig(channels=channels, cells=cells, classes=classes, init=init, **layout))

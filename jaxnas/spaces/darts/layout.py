@@ -1,0 +1,197 @@
+"""The layout of the network of one genotype: its settings, its stages, and the shapes of its parameters.
+
+The cells follow one another as in `costs`. Here they are grouped: the normal cells between two reductions are a stage,
+whose parameters are stacked ([cells of the stage, ...]) because all of them run through one piece of code. Where cells
+of a stage read inputs of different widths (the stem's, or those of a reduction cell), the kernels that read them are
+stacked in groups of equal shape, each called after its first cell.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import PyTree
+
+from jaxnas.errors import ConfigError
+from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding
+from jaxnas.spaces.darts.costs import CellShape
+from jaxnas.spaces.darts.parameters import INITS, stacked
+
+BATCH_NORMS = ("batch", "batch_frozen", "running", "identity")
+STAGE, REDUCE = "stage_", "reduce_"  # beginnings of the parts' names
+SLOTS = tuple(f"node{node}_input{i}" for node in encoding.NODES for i in range(2))
+TARGETS = tuple(node for node in encoding.NODES for _ in range(2))  # the node that each slot is added to
+INPUTS = ("input_0", "input_1")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+  """Shape and numerics of the network of one genotype.
+
+  Attributes:
+    channels: C of the first cell; cells L // 3 and 2 L // 3 are reduction cells, which double it.
+    cells: L. The default is the search network of DARTS; 20 cells of 36 channels are trained on CIFAR.
+    classes: outputs of the linear layer.
+    stem: "cifar" (3x3 convolution to 3 C channels, stride 1) or "imagenet" (three of stride 2, to C channels).
+    batch_norm: `batch` (mini-batch statistics, differentiated through), `batch_frozen` (the same, as constants),
+      `running` (given ones) or `identity` (mean 0, variance 1).
+    init: see `parameters.draw`.
+    auxiliary: whether there is an auxiliary head, which only training uses.
+    genotype: the architecture as 32 integers (`encoding`), then static; None: it is data, and parameters exist for
+      every operation of every slot.
+  """
+
+  channels: int = 16
+  cells: int = 8
+  classes: int = 10
+  stem: Literal["cifar", "imagenet"] = "cifar"
+  batch_norm: Literal["batch", "batch_frozen", "running", "identity"] = "batch"
+  init: Literal["kaiming_fan_out", "kaiming_fan_in", "torch_default"] = "kaiming_fan_out"
+  auxiliary: bool = False
+  genotype: tuple[int, ...] | None = None
+
+  def __post_init__(self):
+    self.evaluation()
+    for name, allowed in (("batch_norm", BATCH_NORMS), ("init", INITS)):
+      if getattr(self, name) not in allowed:
+        raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+    if self.genotype is not None:
+      object.__setattr__(self, "genotype", tuple(encoding.as_arch(self.genotype).tolist()))
+
+  def evaluation(self, image_size: int | None = None) -> costs.Evaluation:
+    """What `costs` takes; `image_size` is 32, or 224 with the ImageNet stem, if not given.
+
+    Raises:
+      ConfigError: settings out of range.
+    """
+    size = (224 if self.stem == "imagenet" else 32) if image_size is None else image_size
+    return costs.Evaluation(self.channels, self.cells, self.classes, size, self.stem)
+
+  def slots(self, cell_type: int) -> list[tuple[int, int]] | None:
+    """(op, source) of each slot of a static architecture."""
+    if self.genotype is None:
+      return None
+    rows = encoding.slots(self.genotype)[cell_type].reshape(-1, 2).tolist()
+    return [(op, source) for op, source in rows]
+
+
+class Part(NamedTuple):
+  """A stage (normal cells, at least one) or a reduction cell.
+
+  Attributes:
+    name: stage_0, reduce_1, stage_1, ...
+    first: the number of its first cell.
+    shapes: of its cells.
+  """
+
+  name: str
+  first: int
+  shapes: tuple[CellShape, ...]
+
+  @property
+  def cell_type(self) -> int:
+    """0 or 1: which cell of the genotype it is made of."""
+    return self.shapes[0].cell_type
+
+
+def parts(config: NetworkConfig) -> list[Part]:
+  """The network's parts in order."""
+  found: list[Part] = []
+  reductions = 0
+  for i, shape in enumerate(costs.cell_shapes(config.evaluation())):
+    if shape.cell_type:
+      reductions += 1
+      found.append(Part(f"{REDUCE}{reductions}", i, (shape,)))
+    elif found and found[-1].name.startswith(STAGE):
+      found[-1] = found[-1]._replace(shapes=(*found[-1].shapes, shape))
+    else:
+      found.append(Part(f"{STAGE}{reductions}", i, (shape,)))
+  return found
+
+
+def is_stacked(path: list[str]) -> bool:
+  """Whether the parameter of this name (its keys) has the cells of a stage as its first axis."""
+  return path[0].startswith(STAGE)
+
+
+def shapes(config: NetworkConfig) -> PyTree:
+  """Shapes of all parameters, as `parameters.draw` takes them."""
+  layout = parts(config)
+  tree: dict[str, Any] = {"stem": _stem(config)}
+  for part in layout:
+    tree[part.name] = _stage(config, part) if part.name.startswith(STAGE) else _reduction(config, part)
+  width = encoding.NUM_NODES * layout[-1].shapes[-1].channels
+  if config.auxiliary:
+    head = [p for p in layout if p.cell_type][-1].shapes[0]
+    tree["auxiliary"] = auxiliary.shapes(encoding.NUM_NODES * head.channels, config.classes, second_norm(config))
+  return {**tree, "classifier": {"kernel": (width, config.classes), "bias": (config.classes,)}}
+
+
+def second_norm(config: NetworkConfig) -> bool:
+  """Whether the auxiliary head has its second BN: in the released code that of ImageNet has none."""
+  return config.stem == "cifar"
+
+
+def groups(part: Part, place: int) -> list[tuple[str, range]]:
+  """Cells of a stage whose kernels for this input (0 or 1) have one shape: (name, their places in the stage)."""
+  found: list[tuple[str, range]] = []
+  kinds = [_input(shape, place) for shape in part.shapes]
+  for i, kind in enumerate(kinds):
+    if i and kind == kinds[i - 1]:
+      found[-1] = (found[-1][0], range(found[-1][1].start, i + 1))
+    else:
+      found.append((f"cell_{part.first + i}", range(i, i + 1)))
+  return found
+
+
+def _input(shape: CellShape, place: int) -> PyTree:
+  """Of what brings an input of a cell to its channels."""
+  if place == 0 and shape.halve_0:
+    return blocks.reduction_shapes(shape.channels_0, shape.channels)
+  return blocks.relu_conv_bn_shapes(shape.channels_1 if place else shape.channels_0, shape.channels)
+
+
+def _stage(config: NetworkConfig, part: Part) -> PyTree:
+  count, channels = len(part.shapes), part.shapes[0].channels
+  tree = {}
+  for place, name in enumerate(INPUTS):
+    tree[name] = {"bn": stacked(blocks.bn_shapes(channels), count)}
+    for group, cells in groups(part, place):
+      kernels = {k: v for k, v in _input(part.shapes[cells.start], place).items() if k != "bn"}
+      tree[name][group] = stacked(kernels, len(cells))
+  return {**tree, **stacked(_slots(config, part), count)}
+
+
+def _reduction(config: NetworkConfig, part: Part) -> PyTree:
+  inputs = {name: _input(part.shapes[0], place) for place, name in enumerate(INPUTS)}
+  return {**inputs, **_slots(config, part)}
+
+
+def _slots(config: NetworkConfig, part: Part) -> PyTree:
+  """The operations of each slot that have parameters."""
+  channels, chosen = part.shapes[0].channels, config.slots(part.cell_type)
+  tree = {}
+  for number, name in enumerate(SLOTS):
+    if chosen is None:
+      stride, names = 1 + part.cell_type, encoding.OPS
+    else:
+      op, source = chosen[number]
+      stride, names = stride_of(part.cell_type, source), (encoding.OPS[op],)
+    own = {op: blocks.op_shapes(op, channels, stride) for op in names}
+    tree[name] = {op: shape for op, shape in own.items() if shape}
+  return tree
+
+
+def stride_of(cell_type: int, source: int) -> int:
+  """2 from the inputs of a reduction cell."""
+  return 2 if cell_type and source < encoding.FIRST_NODE else 1
+
+
+def _stem(config: NetworkConfig) -> PyTree:
+  c = config.channels
+
+  def layer(channels_in, channels_out):
+    return {"conv": {"kernel": (3, 3, channels_in, channels_out)}, "bn": blocks.bn_shapes(channels_out)}
+
+  if config.stem == "cifar":
+    return layer(3, 3 * c)
+  return {"a": layer(3, c // 2), "b": layer(c // 2, c), "c": layer(c, c)}

@@ -1,0 +1,218 @@
+"""The cells of the network of one genotype, few bodies of code for many of them.
+
+The normal cells between two reductions are one `lax.scan`. To be alike, all of them read inputs of 4 C channels: the
+stem's, which are narrower, are padded with zeros, and their 1x1 kernels too. After a reduction cell, the input of twice
+the side is replaced by its two halves, channels side by side (`operations.halved`): a factorised reduction of the
+former is a 1x1 convolution of the latter with a block-diagonal kernel, and these have 4 C channels again.
+
+If the architecture is data, the eight slots of a cell are a `lax.scan` too, whose body chooses source and operation.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from jaxnas.spaces.darts import blocks, operations
+from jaxnas.spaces.darts.encoding import FIRST_NODE, NODES, NUM_NODES, NUM_OPS, OPS
+from jaxnas.spaces.darts.layout import INPUTS, SLOTS, TARGETS, Part, groups, stride_of
+from jaxnas.spaces.darts.observation import Pass, Seen, agreement, total
+from jaxnas.spaces.darts.operations import Maps
+from jaxnas.spaces.nb201.plain import choose
+
+_SKIP = OPS.index("skip_connect")
+
+
+class Chosen(NamedTuple):
+  """The operations of a cell: columns and sources of its eight slots, int32 [8] each, or ints if they are static."""
+
+  ops: Any
+  sources: Any
+
+
+class Given(NamedTuple):
+  """What a part of the network computes with; each None where there is none.
+
+  Attributes:
+    params: its parameters, gates among them (`blocks.gated`).
+    stats: given moments of its BN.
+    drop: factors of each cell, slot and sample (drop path), [cells, 8, N].
+  """
+
+  params: PyTree
+  stats: PyTree | None
+  drop: Float[Array, "cells 8 N"] | None
+
+
+def stage(part: Part, given: Given, inputs: tuple[Maps, Maps], chosen: Chosen, run: Pass) -> tuple[tuple, Any]:
+  """The normal cells of a stage: (the last two outputs, what was collected, [cells, ...] unless to observe)."""
+  width, count = NUM_NODES * part.shapes[0].channels, len(part.shapes)
+  alike = tuple(_alike(x, part.shapes[0].halve_0 and i == 0, width) for i, x in enumerate(inputs))
+  joined = {name: _joined(part, place, given.params[name], width) for place, name in enumerate(INPUTS)}
+  static = isinstance(chosen.ops, tuple)
+  slots = {name: given.params[name] for name in SLOTS}
+  params = {**joined, **(slots if static else {"slots": _stack(slots, 1)})}
+
+  def body(carry, own):
+    y, seen = _cell(carry, own, (blocks.relu_conv_bn, blocks.relu_conv_bn), chosen, 0, run)
+    return (carry[1], y), seen
+
+  (before, last), seen = lax.scan(body, alike, given._replace(params=params))
+  if run.collect == "observation":
+    seen = jax.tree.map(lambda leaf: leaf.sum(0), seen)
+    readers = (1, min(2, count))  # cells that read each of the inputs
+    seen = total([seen, *(_unlike(x, y, n) for x, y, n in zip(inputs, alike, readers, strict=True))])
+  return (before if count > 1 else inputs[1], last), seen
+
+
+def reduction(part: Part, given: Given, inputs: tuple[Maps, Maps], chosen: Chosen, run: Pass) -> tuple[tuple, Any]:
+  """A reduction cell: (its second input and its output, what was collected)."""
+  static = isinstance(chosen.ops, tuple)
+  slots = {name: given.params[name] for name in SLOTS}
+  params = {**{name: given.params[name] for name in INPUTS}, **(slots if static else {"slots": _stack(slots, 0)})}
+  own = given._replace(params=params, drop=None if given.drop is None else given.drop[0])
+  first = blocks.factorised_reduction if part.shapes[0].halve_0 else blocks.relu_conv_bn
+  y, seen = _cell(inputs, own, (first, blocks.relu_conv_bn), chosen, 1, run)
+  return (inputs[1], y), seen
+
+
+def _cell(inputs, own: Given, entries, chosen: Chosen, cell_type: int, run: Pass) -> tuple[Maps, Any]:
+  """(output, what was collected) of one cell; `entries` bring the inputs to its channels."""
+  seen, states = {}, []
+  for name, x, entry in zip(INPUTS, inputs, entries, strict=True):
+    found: dict[str, Any] = {}
+    states.append(entry(x, own.params[name], run.norm(own.stats and own.stats[name], found)))
+    seen[name] = run.finish(found, x, x)
+  cell = _static_slots if isinstance(chosen.ops, tuple) else _chosen_slots
+  nodes, found = cell(states, own, chosen, cell_type, run)
+  seen = {**seen, **found}
+  return jnp.concatenate(nodes), total(list(seen.values())) if run.collect == "observation" else seen
+
+
+def _static_slots(states: list[Maps], own: Given, chosen: Chosen, cell_type: int, run: Pass) -> tuple[list[Maps], Any]:
+  states, seen = list(states), {}
+  for slot, (name, op, source) in enumerate(zip(SLOTS, *chosen, strict=True)):
+    stride = stride_of(cell_type, source)
+    params, stats = own.params[name].get(OPS[op], {}), own.stats and own.stats[name]
+    y, seen[name] = _operation(OPS[op], states[source], params, stats, stride, run)
+    if own.drop is not None and not (op == _SKIP and stride == 1):
+      y = y * own.drop[slot][None, :, None, None]
+    if slot % 2:
+      states[-1] = states[-1] + y
+    else:
+      states.append(y)
+  return states[FIRST_NODE:], seen
+
+
+def _chosen_slots(states: list[Maps], own: Given, chosen: Chosen, cell_type: int, run: Pass) -> tuple[list[Maps], Any]:
+  """A loop over the slots. Strides depend on the source: reduction cells have each operation at both."""
+  inputs = jnp.stack(states)
+  shape = inputs.shape[1:-2] + tuple(-(-n // (1 + cell_type)) for n in inputs.shape[-2:])
+  nodes = jnp.zeros((NUM_NODES, *shape), inputs.dtype)
+  identity = chosen.ops == _SKIP
+  if cell_type:
+    identity &= chosen.sources >= FIRST_NODE
+  drop = None if own.drop is None else jnp.where(identity[:, None], jnp.ones((), own.drop.dtype), own.drop)
+
+  def body(nodes, slot):
+    op, source, target, params, stats, factor = slot
+    from_input = _at(inputs, jnp.minimum(source, FIRST_NODE - 1))
+    from_node = _at(nodes, jnp.maximum(source - FIRST_NODE, 0))
+    own = {"params": params, "stats": stats, "input": from_input if cell_type else None}
+    if cell_type:
+      branches = [functools.partial(_branch, op, stride, run) for stride in (1, 2) for op in OPS]
+      number = op + NUM_OPS * (source < FIRST_NODE).astype(op.dtype)
+      y, seen = choose(branches, number, from_node, own)
+    else:
+      branches = [functools.partial(_branch, op, 1, run) for op in OPS]
+      y, seen = choose(branches, op, jnp.where(source < FIRST_NODE, from_input, from_node), own)
+    if factor is not None:
+      y = y * factor[None, :, None, None]
+    return lax.dynamic_update_index_in_dim(nodes, _at(nodes, target) + y, target, 0), seen
+
+  targets = np.array(TARGETS, np.int32) - FIRST_NODE
+  stats = own.stats and own.stats["slots"]
+  nodes, seen = lax.scan(body, nodes, (*chosen, targets, own.params["slots"], stats, drop))
+  if run.collect == "observation":
+    seen = jax.tree.map(lambda leaf: leaf.sum(0), seen)
+  return list(nodes), {"slots": seen}
+
+
+def _branch(op: str, stride: int, run: Pass, x: Maps, own: PyTree) -> tuple[Maps, Any]:
+  """The operation on x, or at stride 2 on the cell's input in `own`, and a tree of one form for all operations."""
+  x = own["input"] if stride == 2 else x
+  y, seen = _operation(op, x, own["params"].get(op, {}), own["stats"], stride, run)
+  if run.collect in ("moments", "unbiased"):
+    nothing = jnp.zeros((len(x),), x.dtype), jnp.zeros((len(x),), x.dtype)
+    seen = {"a": nothing, "b": nothing, **seen}
+  return y, seen
+
+
+def _operation(op: str, x: Maps, params: PyTree, stats: PyTree | None, stride: int, run: Pass) -> tuple[Maps, Any]:
+  found: dict[str, Any] = {}
+  y = blocks.apply(op, x, params, run.norm(stats, found), stride)
+  reads = [x] if found else []  # what has a BN begins with a ReLU
+  if run.collect == "observation" and "b" in found:
+    reads.append(found["a"][0])
+  return y, run.finish(found, x, *reads)
+
+
+def _at(maps: Float[Array, "S C N H W"], i: Array) -> Maps:
+  return lax.dynamic_index_in_dim(maps, i, 0, keepdims=False)
+
+
+def _stack(slots: dict[str, PyTree], axis: int) -> PyTree:
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *slots.values())
+
+
+def _alike(x: Maps, halve: bool, width: int) -> Maps:
+  """An input of a stage in the form that all of its cells read."""
+  x = jnp.concatenate(operations.halved(x)) if halve else x
+  return jnp.pad(x, ((0, width - len(x)), (0, 0), (0, 0), (0, 0)))
+
+
+def _unlike(x: Maps, alike: Maps, readers: int) -> Seen:
+  """What has to be added because ReLUs read `alike` instead of x, the pixels that it lacks and its padding."""
+  if x.shape == alike.shape:
+    return jnp.zeros((1, 1), jnp.float32), jnp.zeros((), x.dtype)
+  return readers * (agreement(x) - agreement(alike)), jnp.zeros((), x.dtype)
+
+
+def _joined(part: Part, place: int, params: PyTree, width: int) -> PyTree:
+  """The parameters of an input of all cells of a stage, as those of ReLU-conv-BN on `width` channels, stacked."""
+  kernels, gates = [], []
+  for name, _ in groups(part, place):
+    own = params[name]
+    layers = [own["conv0"], own["conv1"]] if "conv0" in own else [own["conv"]]
+    kernels.append(_diagonal([layer["kernel"] for layer in layers], width))
+    gates += [jnp.concatenate([layer["gate"] for layer in layers], -1)] if "gate" in layers[0] else []
+  conv = {"kernel": jnp.concatenate(kernels), **({"gate": jnp.concatenate(gates)} if gates else {})}
+  return {"conv": conv, "bn": params["bn"]}
+
+
+def _diagonal(kernels: list[Float[Array, "cells 1 1 C D"]], width: int) -> Float[Array, "cells 1 1 width D2"]:
+  """A block-diagonal kernel, zeros for the channels up to `width`."""
+  rows, before, total_out = [], 0, sum(k.shape[-1] for k in kernels)
+  for kernel in kernels:
+    after = total_out - before - kernel.shape[-1]
+    rows.append(jnp.pad(kernel, ((0, 0),) * 4 + ((before, after),)))
+    before += kernel.shape[-1]
+  joined = jnp.concatenate(rows, -2)
+  return jnp.pad(joined, ((0, 0),) * 3 + ((0, width - joined.shape[-2]), (0, 0)))
+
+
+def chosen_of(alphas: Float[Array, "14 8"]) -> Chosen:
+  """The two edges of each node whose largest weight is greatest (ties: the lower source), and their operations."""
+  ops, sources = [], []
+  strength, row = alphas.max(-1), 0
+  for node in NODES:
+    _, best = lax.top_k(strength[row : row + node], 2)
+    best = jnp.sort(best)
+    sources.append(best)
+    ops.append(jnp.argmax(alphas[row : row + node][best], -1))
+    row += node
+  return Chosen(jnp.concatenate(ops).astype(jnp.int32), jnp.concatenate(sources).astype(jnp.int32))
