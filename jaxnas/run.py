@@ -306,8 +306,6 @@ _SPACES = {  # what each algorithm can search, where that is not every space
   "nasi": ("nb201", "darts"),
   "random_search": ("nb201", "darts"),
   "knas": ("nb201", "darts"),
-  "gennas": ("nb201", "nb101"),
-  "gennas_task": ("nb201", "nb101"),
 }
 
 

@@ -222,7 +222,7 @@ def test_commas_in_a_genotype_do_not_separate_architectures():
   np.testing.assert_array_equal(SPACE.parse(genotype), V2)
 
 
-@pytest.mark.parametrize(("name", "algorithm"), [("darts", "gennas"), ("darts", "gennas_task"), ("nb101", "tenas")])
+@pytest.mark.parametrize(("name", "algorithm"), [("nb101", "nasi"), ("nb101", "knas"), ("nb101", "tenas")])
 def test_spaces_that_an_algorithm_does_not_search(name, algorithm):
   from jaxnas import run
 

@@ -169,8 +169,6 @@ def score(
 
     lines += scoring.score([given.proxy], space, archs, crops, seed, network=given.network, **shared)
   if "signal_regression" in config.names:
-    if isinstance(space, DARTS):
-      raise ConfigError("--proxies=signal_regression: --space=darts has no network with regression heads; drop it")
     given = regression.regression(space, source, config.regression, config.signal.task, jax.random.key(seed))
 
     def problem(repeat: int, key: jax.Array) -> Batch:

@@ -11,12 +11,14 @@ import numpy as np
 from jaxtyping import Int8
 
 from jaxnas.spaces.darts import costs, encoding, genotypes
+from jaxnas.spaces.darts.backbone import Backbone
 from jaxnas.spaces.darts.plain import NetworkConfig, PlainNetwork
 from jaxnas.spaces.darts.supernet import Supernet, SupernetConfig
 from jaxnas.spaces.tenas_settings import TENASSettings
 
 __all__ = [
   "DARTS",
+  "Backbone",
   "NetworkConfig",
   "PlainNetwork",
   "Supernet",
@@ -114,6 +116,10 @@ class DARTS:
   def single_network(self, channels: int, cells: int, classes: int, init: Any) -> PlainNetwork:
     """The network of single architectures, the architecture being data."""
     return PlainNetwork(NetworkConfig(channels=channels, cells=cells, classes=classes, init=init))
+
+  def backbone(self, channels: int = 16, cells: int = 8) -> Backbone:
+    """The network that GenNAS trains."""
+    return Backbone(channels, cells)
 
 
 def _supernet(channels: int, cells: int, classes: int, init: Any, **layout: Any) -> Supernet:

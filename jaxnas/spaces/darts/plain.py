@@ -168,8 +168,25 @@ class PlainNetwork:
 
   def observe(self, params: PyTree, images: Float[Array, "N H W 3"], alphas: Float[Array, "2 14 8"]) -> Observation:
     """See `Observation`; here a ReLU precedes each convolution and none ends the network. No auxiliary head."""
-    logits, seen, features, _ = self._forward(params, images, alphas, None, "observation")
-    return Observation(logits, features.transpose(1, 2, 3, 0), *seen)
+    logits, seen, taps, _ = self._forward(params, images, alphas, None, "observation")
+    return Observation(logits, taps[-1].transpose(1, 2, 3, 0), *seen)
+
+  def taps(
+    self,
+    params: PyTree,
+    images: Float[Array, "N H W 3"],
+    alphas: Float[Array, "2 14 8"],
+    *,
+    stats: PyTree | None = None,
+  ) -> tuple[tuple[Array, ...], PyTree]:
+    """What enters the reduction cells and leaves the last cell, [N, H, W, 4C], [N, H/2, W/2, 8C], ...; and moments.
+
+    In mode `batch` these are those of the batch, with variances of n - 1 and as constants; in mode `running`, with the
+    `stats` given, there are none.
+    """
+    collect = "unbiased" if self.config.batch_norm == "batch" else ""
+    _, seen, taps, _ = self._forward(params, images, alphas, stats, collect)
+    return tuple(tap.transpose(1, 2, 3, 0) for tap in taps), seen
 
   # Costs
 
@@ -217,13 +234,13 @@ class PlainNetwork:
     return chosen_of(alphas[cell_type])
 
   def _forward(self, params, images, alphas, stats, collect="", drop=None) -> tuple[Any, Any, Any, Any]:
-    """(logits, what was collected, features, the auxiliary head's logits or None)."""
+    """(logits, what was collected, taps, the auxiliary head's logits or None)."""
     c = self.config
     if images.ndim != 4 or images.shape[-1] != 3 or min(images.shape[1:3]) < 4:
       raise DatasetError(f"images of shape {images.shape}: expected (N, H, W, 3) with H and W of at least 4")
     if c.batch_norm == "running" and stats is None:
       raise ConfigError("batch_norm='running' needs stats: give what moments() returned")
-    run, seen, side = Pass(c.batch_norm, collect), {}, None
+    run, seen, taps, side = Pass(c.batch_norm, collect), {}, [], None
     chosen = [self._chosen(alphas, cell_type) for cell_type in range(2)]
     inputs, seen["stem"] = self._stem(operations.to_maps(images), params["stem"], stats and stats["stem"], run)
     parts = layout.parts(c)
@@ -232,13 +249,15 @@ class PlainNetwork:
       own = slice(part.first, part.first + len(part.shapes))
       given = Given(params[part.name], stats and stats[part.name], None if drop is None else drop[own])
       cells = reduction if part.cell_type else stage
+      if part.cell_type:
+        taps.append(inputs[1])
       inputs, seen[part.name] = cells(part, given, inputs, chosen[part.cell_type], run)
       if part.name == last_reduction and c.auxiliary and collect in ("moments", "unbiased"):
         norm = run.norm(None, seen.setdefault("auxiliary", {}))
         side = auxiliary.logits(inputs[1], params["auxiliary"], norm, 3 if c.stem == "cifar" else 2)
-    features = inputs[1]
-    logits = auxiliary.linear(features.mean((2, 3)), params["classifier"])
-    return logits, total(list(seen.values())) if collect == "observation" else seen, features, side
+    taps.append(inputs[1])
+    logits = auxiliary.linear(inputs[1].mean((2, 3)), params["classifier"])
+    return logits, total(list(seen.values())) if collect == "observation" else seen, taps, side
 
   def _stem(self, x, params, stats, run):
     """(the two inputs of the first cell, what was collected)."""
