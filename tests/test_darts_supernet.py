@@ -9,9 +9,7 @@ import pytest
 
 from jaxnas import ntk
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.proxies.ntk_condition_number import ntk_condition_number
 from jaxnas.spaces import mixing_weights
-from jaxnas.spaces.darts import encoding
 from jaxnas.spaces.darts.encoding import EDGES, OPS, TENAS_OPS
 from jaxnas.spaces.darts.supernet import Supernet, SupernetConfig, leaving
 
@@ -111,3 +109,47 @@ def test_patterns_are_the_reference(x64, shared, init):
       # the same neurons, whatever their order and however often, but for those that are never active
       found, expected = ({c.tobytes() for c in b.T.astype(np.uint8) if c.any()} for b in (bits, wanted))
       assert found == expected
+
+
+SMALL = Supernet(SupernetConfig(classes=3))
+
+
+@pytest.fixture(scope="module")
+def small():
+  images = jax.random.normal(jax.random.key(1), (3, 8, 8, 3))
+  weights = np.zeros((2, 14, 8), np.float32)
+  weights[:, :, OPS.index("sep_conv_3x3")] = weights[:, :, OPS.index("skip_connect")] = 0.5
+  return SMALL.init_params(jax.random.key(0)), images, jnp.asarray(weights)
+
+
+def test_given_moments_are_those_of_the_batch(small):
+  params, images, weights = small
+  batch, moments = jax.jit(lambda *a: (SMALL.logits(*a), SMALL.moments(*a)))(params, images, weights)
+  running = SMALL.with_batch_norm("running")
+  given = jax.jit(lambda stats, *a: running.logits(*a, stats=stats))(moments, params, images, weights)
+  np.testing.assert_allclose(given, batch, rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_of_zero_is_an_operation_that_is_not_there(small):
+  params, images, weights = small
+  run = jax.jit(SMALL.logits)
+  before = run(params, images, weights)
+  other = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: leaf * 7 if any(getattr(p, "key", "") == "dil_conv_5x5" for p in path) else leaf, params
+  )
+  np.testing.assert_array_equal(run(other, images, weights), before)
+  changed = weights.at[0, 3, OPS.index("dil_conv_5x5")].set(0.5)
+  assert np.abs(run(other, images, changed) - before).max() > 1e-4
+
+
+def test_bad_input_is_refused(small):
+  params, images, weights = small
+  with pytest.raises(ConfigError, match=r"alphas of shape \(1, 6, 5\): expected \(2, 14, 8\)"):
+    SMALL.logits(params, images, jnp.zeros((1, 6, 5)))
+  with pytest.raises(DatasetError, match=r"\(3, 8, 8, 1\): expected \(N, H, W, 3\)"):
+    SMALL.logits(params, images[..., :1], weights)
+  with pytest.raises(ConfigError, match="needs stats"):
+    SMALL.with_batch_norm("running").logits(params, images, weights)
+  for wrong, words in (({"cells": 0}, "cells=0"), ({"reductions": (2,)}, "reductions"), ({"init": "x"}, "init='x'")):
+    with pytest.raises(ConfigError, match=words):
+      SupernetConfig(**wrong)
