@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
@@ -49,14 +51,17 @@ def draw(shapes: PyTree, init: str, key: Array) -> PyTree:
     values = jax.random.uniform(key, (length,), jnp.float32, -1, 1)
   else:
     values = jax.random.normal(key, (length,), jnp.float32)
+  traced = isinstance(key, Tracer)
+  values = values if traced else np.asarray(values)  # cut on the host: on a device every shape is a program of its own
+  full = jnp.full if traced else np.full
   out, start = [], 0
   for name, shape, deviation in zip(names, whole, deviations, strict=True):
     if deviation:
-      out.append(values[start : start + math.prod(shape)].reshape(shape) * deviation)
+      out.append(values[start : start + math.prod(shape)].reshape(shape) * np.float32(deviation))
       start += math.prod(shape)
     else:
-      out.append(jnp.full(shape, float(name[-1] == "scale"), jnp.float32))
-  return jax.tree.unflatten(tree, out)
+      out.append(full(shape, float(name[-1] == "scale"), jnp.float32))
+  return jax.tree.unflatten(tree, out if traced else jax.device_put(out))
 
 
 def _is_shape(node: PyTree) -> bool:
