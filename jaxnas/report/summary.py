@@ -267,9 +267,7 @@ def _draw_comparison(folder: Workdir, lines, scores, benchmark) -> list[Image]:
   comparing.write_markdown(lines, folder.path / "comparison.md")
   comparing.write_csv(lines, folder.path / "comparison.csv")
   plot_ranks(comparing.spearman_by_dataset(lines), folder.path / "spearman.png", controls=("params", "flops"))
-  images = [
-    Image("spearman.png", "Spearman's rank correlation of each proxy with accuracy, and its standard error.")
-  ]
+  images = [Image("spearman.png", "Spearman's rank correlation of each proxy with accuracy, and its standard error.")]
   dataset = benchmark.datasets[0]
   panels = comparing.panels(scores, lines, benchmark)
   plot_scatter(panels, folder.path / "scatter.png", dataset=dataset, title="Score against accuracy")

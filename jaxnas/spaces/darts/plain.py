@@ -23,7 +23,7 @@ from jaxnas.spaces.darts.blocks import gated, relu
 from jaxnas.spaces.darts.layout import SLOTS, STAGE, NetworkConfig
 from jaxnas.spaces.darts.observation import Pass, total, unit_moments
 from jaxnas.spaces.darts.stages import Chosen, Given, chosen_of, reduction, stage
-from jaxnas.spaces.nb201.plain import Observation
+from jaxnas.spaces.single import Observation
 
 __all__ = ["NetworkConfig", "PlainNetwork"]
 

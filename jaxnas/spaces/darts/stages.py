@@ -22,7 +22,7 @@ from jaxnas.spaces.darts.encoding import FIRST_NODE, NODES, NUM_NODES, NUM_OPS, 
 from jaxnas.spaces.darts.layout import INPUTS, SLOTS, TARGETS, Part, groups, stride_of
 from jaxnas.spaces.darts.observation import Pass, Seen, agreement, total
 from jaxnas.spaces.darts.operations import Maps
-from jaxnas.spaces.nb201.plain import choose
+from jaxnas.spaces.single import choose
 
 _SKIP = OPS.index("skip_connect")
 

@@ -43,7 +43,7 @@ from jaxnas.spaces.nb101.parameters import (
   slot_channels,
 )
 from jaxnas.spaces.nb101.pooling import max_pool, max_pool_2x2
-from jaxnas.spaces.nb201.plain import Observation, choose
+from jaxnas.spaces.single import Observation, choose
 
 MOMENTUM = 0.1  # of running statistics, as PyTorch counts it
 

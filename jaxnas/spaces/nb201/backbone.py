@@ -21,9 +21,10 @@ from jaxnas.errors import ConfigError
 from jaxnas.spaces import layers
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import CONVS
-from jaxnas.spaces.nb201.plain import choose, edge_name, operations_of, useful
+from jaxnas.spaces.nb201.plain import edge_name, operations_of, useful
 from jaxnas.spaces.plain_layers import convolve
 from jaxnas.spaces.signal_heads import batch_norm, new_batch_norm, new_statistics, torch_uniform
+from jaxnas.spaces.single import choose
 
 SIZES = {OPS[op]: size for op, size in CONVS.items()}
 

@@ -9,7 +9,7 @@ compile and not fifteen. The parameters are those of `Network`, the cells of a s
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,27 +21,10 @@ from jaxnas.spaces import layers, plain_layers
 from jaxnas.spaces.nb201 import costs
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import CONVS, Network, NetworkConfig
+from jaxnas.spaces.single import Observation, choose
 
 NONE, POOL = OPS.index("none"), OPS.index("avg_pool_3x3")
 STAGES = ("stage_0", "stage_1", "stage_2")
-
-
-class Observation(NamedTuple):
-  """What the forward pass of one batch shows, for proxies without gradients.
-
-  Attributes:
-    logits: [N, K].
-    features: the input of the global average pooling, [N, H, W, C].
-    agreement: [N, N], how many ReLU units two samples agree in (both active or both not), summed over the ReLUs of all
-      executed convolutions and the last one.
-    log_deviation: [], sum over executed BN layers of log sqrt(mean over channels of the batch variance); a layer whose
-      input is constant (a convolution behind a dead node) adds 0.
-  """
-
-  logits: Float[Array, "N K"]
-  features: Float[Array, "N H W C"]
-  agreement: Float[Array, "N N"]
-  log_deviation: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,22 +262,6 @@ class PlainNetwork:
   def _check(self, images):
     if images.ndim != 4 or images.shape[-1] != 3 or min(images.shape[1:3]) < 4:
       raise DatasetError(f"images of shape {images.shape}: expected (N, H, W, 3) with H and W of at least 4")
-
-
-def choose(branches: list[Callable], operation: Array, x: Array, own: PyTree):
-  """`lax.switch`, whose pull-back computes its branch again: the automatic one saves what every branch might need."""
-
-  @jax.custom_vjp
-  def run(operation, x, own):
-    return lax.switch(operation, branches, x, own)
-
-  def pull(saved, cotangent):
-    operation, x, own = saved
-    pulls = [lambda x, own, ct, branch=branch: jax.vjp(branch, x, own)[1](ct) for branch in branches]
-    return None, *lax.switch(operation, pulls, x, own, cotangent)
-
-  run.defvjp(lambda operation, x, own: (run(operation, x, own), (operation, x, own)), pull)
-  return run(operation, x, own)
 
 
 def stack(params: PyTree, cells: int) -> PyTree:
