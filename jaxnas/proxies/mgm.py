@@ -91,15 +91,24 @@ def in_definition_order(params: PyTree, executed: PyTree) -> list[tuple[Array, A
   Stem, stages and reduction blocks by depth, last BN, classifier; stacked cells one after the other; in a cell edges by
   target and source, or vertices before projections; kernel, BN scale, BN bias; `conv_a`, `conv_b`, `downsample`.
   """
+  leaves = [(names_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+  starts: dict[str, int] = {}  # a part of a stage's stack is named after its first cell
+  for top, *rest in (names for names, _ in leaves):
+    for number in _cells(rest):
+      starts[top] = min(number, starts.get(top, number))
   entries = []
-  for (path, leaf), mask in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(executed), strict=True):
-    top, *rest = names_of(path)
+  for ((top, *rest), leaf), mask in zip(leaves, jax.tree.leaves(executed), strict=True):
     inner = [(_place(name), name) for name in rest]
     if mask.ndim:
-      entries += [((_depth(top), top, i, inner), leaf[i], mask[i]) for i in range(len(mask))]
+      first = sum(number - starts[top] for number in _cells(rest))
+      entries += [((_depth(top), top, first + i, inner), leaf[i], mask[i]) for i in range(len(mask))]
     else:
       entries.append(((_depth(top), top, 0, inner), leaf, mask))
   return [(leaf, mask) for _, leaf, mask in sorted(entries, key=lambda entry: entry[0])]
+
+
+def _cells(names: list[str]) -> list[int]:
+  return [int(name.removeprefix("cell_")) for name in names if name.startswith("cell_")]
 
 
 def _place(name: str) -> int:
