@@ -1,6 +1,7 @@
 """KNAS's score: the acceptance tests 1 to 5 of its specification, and the order and heads of the released code."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, quick, raw
 
-from jaxnas import ntk
+from jaxnas import ntk, spaces
 from jaxnas.errors import ConfigError
 from jaxnas.proxies import Reading
 from jaxnas.proxies.evaluation import cross_entropy
@@ -318,3 +319,17 @@ def test_batches_that_do_not_do(proxy, labels, message):
 def test_outputs_need_no_labels(mode):
   e = evaluation(NETWORK, labels=False)
   assert jax.eval_shape(program((mgm(target="output", batch_norm=mode),), NETWORK), *contents(e))
+
+
+def test_definition_order_of_darts_puts_the_kernels_of_a_cell_into_it():
+  space = spaces.darts()
+  network = space.single_network(1, 8, 3, "torch_default")
+
+  def number(path, leaf):  # of the cell that a part of a stack is named after
+    return jnp.zeros_like(leaf) + sum(int(p.key[5:]) for p in path if p.key.startswith("cell_"))
+
+  params = jax.tree_util.tree_map_with_path(number, network.init_params(jax.random.key(0)))
+  executed = network.executed(jnp.asarray(space.alphas(space.parse("DARTS_V2"))))
+  found = [int(leaf.ravel()[0]) for leaf, _ in in_definition_order(params, executed)]
+  # cells 3 and 4 share the shape of the second input's kernel, which is named after cell 3; so do 6 and 7
+  assert [n for n, _ in itertools.groupby(found) if n] == [1, 3, 3, 4, 3, 6, 6, 7, 6]
