@@ -366,7 +366,6 @@ def test_imagenet_at_a_side_is_the_middle_square(tmp_path):
     data.load("cifar10", data_dir=tmp_path, side=40)
 
 
-
 def test_imagenet16_120_keeps_the_first_120_classes(tmp_path):
   labels = [500, 119, 120, 0, 999, 7]
   write_tfds(tmp_path, "imagenet2012", "5.1.0", [(encoded(noise(64, seed=i)), k) for i, k in enumerate(labels)])
