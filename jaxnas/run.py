@@ -306,6 +306,7 @@ _SPACES = {  # what each algorithm can search, where that is not every space
   "nasi": ("nb201", "darts"),
   "random_search": ("nb201", "darts"),
   "knas": ("nb201", "darts"),
+  "train": ("nb201", "darts"),
 }
 
 

@@ -346,11 +346,6 @@ def test_block_is_the_reference(x64, ops, case, mode, output):
   np.testing.assert_allclose(y, ops[f"{case}/{output}"], rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", DARTS_KINDS)
-def test_operation_of_darts(kind):
-  pytest.skip(f"{kind} belongs to the DARTS space, which does not exist yet")
-
-
 def test_every_case_is_tested_or_of_darts(ops):
   rest = set(ops["cases"].tolist()) - {*NB201_CASES, *OTHER_CASES}
   assert {*NB201_CASES, *OTHER_CASES} <= set(ops["cases"].tolist())

@@ -345,7 +345,7 @@ def test_own_channels_are_those_of_the_cell(cell):
 
 
 def test_what_the_network_lacks_is_named():
-  with pytest.raises(ConfigError, match=r"'linear_regions' needs 'apply'.*nb101.*PlainNetwork lacks: give it"):
+  with pytest.raises(ConfigError, match=r"'linear_regions' needs 'patterns'.*nb101.*PlainNetwork lacks: give it"):
     scores(["linear_regions"], (CELL,), NETWORK)
   supernet = spaces.nb201().network(spaces.NetworkConfig(channels=3, cells=1, classes=2))
   with pytest.raises(ConfigError, match="'naswot' needs 'observe'.*single_network"):

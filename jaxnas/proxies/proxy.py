@@ -12,7 +12,7 @@ from jaxnas.proxies.evaluation import Evaluation
 
 # Who makes a network that has this; the others: `single_network`.
 _MAKERS = {
-  "apply": "space.network(...), a supernet of NAS-Bench-201",
+  "patterns": "space.region_supernet(...), a supernet",
   "start": "spaces.signal_heads.SignalNetwork of space.backbone(...)",
 }
 
