@@ -27,7 +27,6 @@ from jaxnas.spaces.supernet import EXECUTED
 BATCH_NORMS = ("batch", "batch_frozen", "running", "identity")
 SOURCES = tuple(range(NODES[-1]))  # nodes that edges leave
 CONVS = (*blocks.SEPARABLE, *blocks.DILATED)
-_AVG, _MAX, _SKIP = (OPS.index(op) for op in ("avg_pool_3x3", "max_pool_3x3", "skip_connect"))
 
 
 def leaving(source: int) -> list[int]:
@@ -49,7 +48,6 @@ class SupernetConfig:
     init: see `parameters.draw`.
     batch_norm: `batch` (mini-batch statistics, differentiated through), `batch_frozen` (the same, as constants),
       `running` (given ones) or `identity` (mean 0, variance 1).
-    remat: compute a cell again in the backward pass instead of keeping what it needs.
   """
 
   channels: int = 1
@@ -60,7 +58,6 @@ class SupernetConfig:
   stem_multiplier: int = 1
   init: Literal["kaiming_fan_out", "kaiming_fan_in", "torch_default"] = "kaiming_fan_out"
   batch_norm: Literal["batch", "batch_frozen", "running", "identity"] = "batch"
-  remat: bool = False
 
   def __post_init__(self):
     for name in ("channels", "cells", "classes", "stem_multiplier"):
@@ -155,8 +152,7 @@ class Supernet:
     for i in range(c.cells):
       name, reduction = f"cell_{i}", i in c.reductions
       cell = functools.partial(self._cell, reduction=reduction, halve=i - 1 in c.reductions)
-      run = jax.checkpoint(cell) if c.remat else cell
-      y, found[name], patterns = run(s0, s1, params[name], alphas[int(reduction)], stats and stats[name])
+      y, found[name], patterns = cell(s0, s1, params[name], alphas[int(reduction)], stats and stats[name])
       seen += patterns
       s0, s1 = s1, y
     x, found["last"] = self._norm(s1, params["last"]["bn"], stats and stats["last"])
