@@ -34,6 +34,7 @@ from jaxnas.algorithms.score import ScoreConfig
 from jaxnas.algorithms.tenas import TENASConfig
 from jaxnas.algorithms.train import TrainingConfig
 from jaxnas.errors import ConfigError, JaxnasError
+from jaxnas.settings import recorded
 
 FLAGS = flags.FLAGS
 CONFIGS: dict[str, Any] = {
@@ -204,12 +205,7 @@ def _config_record(settings: Any, seeds: Sequence[int]) -> dict[str, Any]:
 def _flat(settings: Any) -> list[tuple[str, Any]]:
   """(name, value) of all settings, those of the configs inside first."""
   inside = _inner(type(settings))
-  own = [
-    (f.name, getattr(settings, f.name))
-    for f in dataclasses.fields(settings)
-    # A setting that came later is left out at its default, so that runs which began before it continue.
-    if f.name not in inside and not ("later" in f.metadata and getattr(settings, f.name) == f.default)
-  ]
+  own = [(name, value) for name, value in recorded(settings).items() if name not in inside]
   inner = [_flat(getattr(settings, name)) for name in inside]
   return [item for part in inner for item in part] + own
 

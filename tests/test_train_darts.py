@@ -1,5 +1,6 @@
 """Training by the DARTS recipe: settings against hand calculations, resume, data parallelism, the command line."""
 
+import colorsys
 import dataclasses
 import json
 import math
@@ -20,7 +21,7 @@ from jaxnas.algorithms import train as algorithm
 from jaxnas.errors import ArchitectureError, ConfigError, DatasetError, WorkdirError
 from jaxnas.report.training_plots import plot_training
 from jaxnas.train import TrainConfig, evaluate, seen_shape, train, trained_costs, trained_network, trainer
-from jaxnas.train.augment import cut_out, flip_and_crop, flip_and_resize, middle, normalise
+from jaxnas.train.augment import cut_out, flip_and_crop, flip_and_resize, jitter_colors, middle, normalise, shift_hue
 from jaxnas.train.recipe import drop_probability, optimizer, schedule
 from jaxnas.train.steps import cross_entropy, initial_state, right_answers
 
@@ -102,6 +103,7 @@ def test_clipping_is_over_all_gradients_and_before_the_decay():
     {"auxiliary": math.inf},
     {"drop_path": 1.0},
     {"cutout": -1},
+    {"color_jitter": 1.0},
     {"image_size": -1},
     {"learning_rate_shape": "step"},
     {"train_init": "zeros"},
@@ -150,6 +152,41 @@ def test_random_parts_have_the_published_sizes():
   free = (height < 39) & (width < 29)
   ratio = (width / height)[free]
   assert 0.73 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.37
+
+
+def test_hue_is_shifted_as_in_hsv():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (3, 5, 4, 3)).astype(np.float32)
+  images[0, 0] = [[0, 0, 0], [9, 9, 9], [255, 7, 7], [0, 200, 200]]  # grey, and two channels alike
+  turns = np.asarray([-0.2, 0.0, 0.37], np.float32)
+  shifted = np.asarray(shift_hue(jnp.asarray(images), jnp.asarray(turns)[:, None, None, None]))
+
+  def by_hand(pixel, turn):
+    hue, saturation, value = colorsys.rgb_to_hsv(*pixel / 255)
+    return 255 * np.asarray(colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value))
+
+  expected = [[[by_hand(p, t) for p in row] for row in image] for image, t in zip(images, turns, strict=True)]
+  np.testing.assert_allclose(shifted, expected, atol=1e-3)
+
+
+def test_color_jitter_blends_by_factors_of_its_range():
+  """Grey images have no hue: brightness and contrast make an affine map of them, whose factors are seen."""
+  rows = np.repeat(np.asarray([100, 116, 148], np.uint8), 4)  # their mean is 121 1/3; nothing is clipped
+  images = np.broadcast_to(rows[None, :, None, None], (500, 12, 2, 3))
+  jitter = jax.jit(jitter_colors, static_argnums=2)
+  out = np.asarray(jitter(jax.random.key(0), images, 0.4))
+  np.testing.assert_allclose(out, np.broadcast_to(out[..., :1], out.shape), atol=1e-3)  # still grey
+  brightness = out[:, :, 0, 0].mean(1) / rows.mean()  # contrast leaves the mean
+  contrast = (out[:, 8, 0, 0] - out[:, 0, 0, 0]) / 48 / brightness
+  for factor in (brightness, contrast):
+    assert 0.6 <= factor.min() < 0.62 and 1.38 < factor.max() <= 1.4001
+  assert abs(np.corrcoef(brightness, contrast)[0, 1]) < 0.15
+  red = np.broadcast_to(np.asarray([200, 40, 40], np.uint8), (300, 2, 2, 3))
+  spread = (
+    np.ptp(np.asarray(jitter(jax.random.key(1), red, 0.2)), -1) / 160
+  )  # three factors of 0.8 .. 1.2; hue has none
+  assert 0.8**3 <= spread.min() < 0.9 * 0.8 and 1.1 * 1.2 < spread.max() <= 255 / 160
+  np.testing.assert_allclose(jitter(jax.random.key(1), red, 0.0), red, atol=1e-3)
 
 
 def test_middle_and_the_shape_that_is_seen():

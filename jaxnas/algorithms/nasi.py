@@ -77,12 +77,10 @@ class NASIConfig:
   nasi_init: Literal["torch_default", "kaiming_fan_out", "kaiming_fan_in"] = setting(
     "torch_default", "initialisation of NASI's supernet; nu depends on it"
   )
-  nasi_reduced: bool = dataclasses.field(
-    default=False,
-    metadata={
-      "help": "search the reduced DARTS space: every node takes the two preceding ones, so only operations are chosen",
-      "later": True,
-    },
+  nasi_reduced: bool = setting(
+    False,
+    "search the reduced DARTS space: every node takes the two preceding ones, so only operations are chosen",
+    later=True,
   )
 
   def __post_init__(self):
@@ -123,7 +121,7 @@ class NASIConfig:
       raise ConfigError(
         f"--space={space.name} has no network that mixes operations, which NASI needs; take nb201 or darts"
       )
-    if self.nasi_reduced and space.name != "darts":
+    if self.nasi_reduced and not space.edge_groups:
       raise ConfigError(f"--nasi_reduced has no meaning with --space={space.name}; drop it or give --space=darts")
     channels, cells = self.nasi_channels or CHANNELS, self.nasi_cells or space.cells
     return dataclasses.replace(self, nasi_channels=channels, nasi_cells=cells)
@@ -268,9 +266,9 @@ def ascend(
 
 
 def choices(space: Any, reduced: bool = False) -> Bool[np.ndarray, "cells E O"]:
-  """Which operations are sampled: all, but on DARTS neither `none` nor, if `reduced`, the edges of farther nodes."""
+  """Which operations are sampled: all, but where edges compete (DARTS) no `none` and, if `reduced`, no far edges."""
   allowed = np.ones((space.cell_types, len(space.edges), len(space.ops)), bool)
-  if space.name == "darts":
+  if space.edge_groups:
     allowed[..., space.none_op] = False
   if reduced:
     allowed[:, [source < target - 2 for target, source in space.edges]] = False
@@ -279,7 +277,7 @@ def choices(space: Any, reduced: bool = False) -> Bool[np.ndarray, "cells E O"]:
 
 def derive(space: Any, alphas: Float[np.ndarray, "*A cells E O"], reduced: bool = False) -> Int8[np.ndarray, "*A L"]:
   """The architectures of alpha*: the argmax of every edge, or the rule of DARTS on the softmax over what is sampled."""
-  if space.name != "darts":
+  if not space.edge_groups:
     return space.from_alphas(alphas)
   logits = np.where(choices(space, reduced), alphas, -np.inf)
   weights = np.exp(logits - logits.max(-1, keepdims=True, initial=np.finfo(np.float64).min))

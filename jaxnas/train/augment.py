@@ -1,4 +1,4 @@
-"""Random changes of a batch of images, on the device: flips and crops, parts at random sizes, cutout."""
+"""Random changes of a batch of images, on the device: flips and crops, parts at random sizes, colours, cutout."""
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,39 @@ def flip_and_resize(key: Array, images: UInt8[Array, "N H W C"], size: int) -> F
   return _flip(flip_key, jax.vmap(resize)(images.astype(jnp.float32), sides, corners))
 
 
+def jitter_colors(key: Array, images: Shaped[Array, "N H W 3"], strength: float) -> Float32[Array, "N H W 3"]:
+  """Random brightness, contrast, saturation and hue of each image of values 0..255, in an order drawn for the batch.
+
+  The first three blend the image with black, with the mean of its grey image and with that image; the image's weight
+  is uniform in 1 - strength .. 1 + strength, and values stay in 0..255. The hue moves by -strength/2 .. strength/2 of
+  its circle. Source: PyTorch's ColorJitter, which draws an order for each image and rounds to whole values after each.
+  """
+  order_key, *keys = jax.random.split(key, 5)
+  half = (strength, strength, strength, strength / 2)
+  draws = [jax.random.uniform(k, (len(images), 1, 1, 1), jnp.float32, -h, h) for k, h in zip(keys, half, strict=True)]
+  changes = [
+    lambda x: _blend(x, jnp.zeros_like(x), draws[0]),
+    lambda x: _blend(x, _grey(x).mean((1, 2), keepdims=True), draws[1]),
+    lambda x: _blend(x, _grey(x), draws[2]),
+    lambda x: shift_hue(x, draws[3]),
+  ]
+  x = images.astype(jnp.float32)
+  for index in jax.random.permutation(order_key, len(changes)):
+    x = jax.lax.switch(index, changes, x)
+  return x
+
+
+def shift_hue(images: Float32[Array, "N H W 3"], turns: Float32[Array, "N 1 1 1"]) -> Float32[Array, "N H W 3"]:
+  """Moves the hue of HSV (red, green and blue at 0, 1/3 and 2/3 of its circle); saturation and value stay."""
+  red, green, blue = jnp.moveaxis(images, -1, 0)
+  value, spread = images.max(-1), jnp.ptp(images, -1)
+  safe = jnp.where(spread > 0, spread, 1)
+  after_green = jnp.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+  sixth = jnp.where(value == red, (green - blue) / safe, after_green)[..., None] + 6 * turns
+  place = (sixth + jnp.asarray([5, 3, 1], jnp.float32)[None, None, None]) % 6
+  return value[..., None] - spread[..., None] * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
+
+
 def middle(images: Shaped[Array, "N H W C"], size: int) -> Shaped[Array, "N size size C"]:
   """The middle of each image."""
   top, left = ((side - size) // 2 for side in images.shape[1:3])
@@ -72,6 +105,15 @@ def normalise(images: Shaped[Array, "N H W C"], mean: Array, std: Array) -> Floa
   """(images / 255 - mean) / std, with `mean` and `std` [C] in 0..1 units."""
   units = images.astype(jnp.float32) / 255
   return (units - mean[None, None, None]) / std[None, None, None]
+
+
+def _blend(image: Array, other: Array, change: Array) -> Array:
+  return jnp.clip((1 + change) * image - change * other, 0, 255)
+
+
+def _grey(images: Array) -> Array:
+  """[N, H, W, 1], by the weights of ITU-R 601."""
+  return (images * jnp.asarray([0.299, 0.587, 0.114], jnp.float32)[None, None, None]).sum(-1, keepdims=True)
 
 
 def _flip(key: Array, images: Array) -> Array:

@@ -47,6 +47,12 @@ class TrainConfig:
     0.0, "largest probability of drop-path (--space=darts): in epoch e of E it is e/E of this, e from 0; 0: off"
   )
   augmentation: bool = setting(True, "flip training images at random and crop them from a frame of an eighth")
+  color_jitter: float = setting(
+    0.0,
+    "largest change of brightness, contrast and saturation of training images, as a share, and half of it of the hue's "
+    "circle (the published ImageNet recipe: 0.4); 0: none",
+    later=True,
+  )
   cutout: int = setting(0, "side in pixels of a square of zeros anywhere in a normalised training image; 0: none")
   image_size: int = setting(
     0, "side that larger images are cut to: random parts in training, the middle in evaluation; 0: as they are"
@@ -70,7 +76,7 @@ class TrainConfig:
     self._refuse("learning_rate", 0 < self.learning_rate < math.inf, "positive and finite")
     for name in ("weight_decay", "clip_norm", "auxiliary"):
       self._refuse(name, 0 <= getattr(self, name) < math.inf, "finite and not negative")
-    for name in ("momentum", "label_smoothing", "drop_path"):
+    for name in ("momentum", "label_smoothing", "drop_path", "color_jitter"):
       self._refuse(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
     for name in ("cutout", "image_size"):
       self._refuse(name, getattr(self, name) >= 0, "at least 0")

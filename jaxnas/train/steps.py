@@ -17,12 +17,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Float32, Int, Int32, PyTree, UInt8
 
-from jaxnas.train.augment import cut_out, flip_and_crop, flip_and_resize, middle, normalise
+from jaxnas.train.augment import cut_out, flip_and_crop, flip_and_resize, jitter_colors, middle, normalise
 from jaxnas.train.protocol import Trainable
 from jaxnas.train.recipe import TrainConfig, drop_probability, optimizer
 
 _KEPT = 0.9  # share of the old running statistics (PyTorch's momentum 0.1)
-_CUT, _DROP = 2, 3  # purposes of a step's key; `flip_and_crop` and `flip_and_resize` split it, which are 0 and 1
+_CUT, _DROP, _JITTER = (
+  2,
+  3,
+  4,
+)  # purposes of a step's key; `flip_and_crop` and `flip_and_resize` split it, which are 0 and 1
 
 
 class State(NamedTuple):
@@ -100,7 +104,10 @@ def train_step(
 
   def step(state, alphas, images, labels, key):
     key = jax.random.fold_in(key, state.step)
-    images = normalise(_changed(key, images, config), mean, std)
+    images = _changed(key, images, config)
+    if config.color_jitter:
+      images = jitter_colors(jax.random.fold_in(key, _JITTER), images, config.color_jitter)
+    images = normalise(images, mean, std)
     if config.cutout:
       images = cut_out(jax.random.fold_in(key, _CUT), images, config.cutout)
     drop = {}

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Float32, PyTree
 
 from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.settings import recorded
 from jaxnas.train import checkpoint
 from jaxnas.train.parallel import compiled, mesh_for, replicated
 from jaxnas.train.protocol import Trainable
@@ -326,5 +327,5 @@ def _identity(
     "valid_images": len(source_valid),
     "image_shape": list(source_train.image_shape),
     "seed": seed,
-    **dataclasses.asdict(config),
+    **recorded(config),
   }

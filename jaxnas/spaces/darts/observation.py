@@ -33,7 +33,7 @@ class Pass(NamedTuple):
 
     def norm(name: str, z: Maps, bn: PyTree) -> Maps:
       place = name or "a"
-      mean, variance = self._statistics(z, bn, stats and stats[place])
+      mean, variance = operations.statistics(z, self.mode, stats and lax.stop_gradient(stats[place]))
       y = operations.batch_norm(z, mean, variance, bn["scale"], bn["bias"])
       if self.collect == "unbiased":
         count = z.size // z.shape[0]
@@ -50,14 +50,6 @@ class Pass(NamedTuple):
       return found
     deviations = [(jnp.zeros((1, 1), jnp.float32), _log_deviation(variance)) for _, variance in found.values()]
     return total([nothing_seen(x), *deviations, *((agreement(r), jnp.zeros((), x.dtype)) for r in reads)])
-
-  def _statistics(self, z: Maps, bn: PyTree, given: Any) -> tuple[Array, Array]:
-    if self.mode == "running":
-      return lax.stop_gradient(given)
-    if self.mode == "identity":
-      return jnp.zeros_like(bn["bias"]), jnp.ones_like(bn["scale"])
-    mean, variance = operations.moments(z)
-    return (mean, variance) if self.mode == "batch" else (lax.stop_gradient(mean), lax.stop_gradient(variance))
 
 
 def agreement(x: Maps) -> Float[Array, "N N"]:

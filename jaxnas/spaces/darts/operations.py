@@ -192,6 +192,16 @@ def moments(z: Maps) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
   return mean, jnp.square(z - mean[:, None, None, None]).mean((1, 2, 3))
 
 
+def statistics(z: Maps, mode: str, given: tuple[Array, Array] | None) -> tuple[Array, Array]:
+  """Mean and variance [C] that BN in this mode normalises z with; `given` is for mode `running`."""
+  if mode == "running" and given is not None:
+    return given
+  if mode == "identity":
+    return jnp.zeros(z.shape[:1], z.dtype), jnp.ones(z.shape[:1], z.dtype)
+  own = moments(z)
+  return own if mode == "batch" else lax.stop_gradient(own)
+
+
 def batch_norm(z: Maps, mean: Array, variance: Array, scale: Array, bias: Array) -> Maps:
   """(z - mean) / sqrt(variance + eps) * scale + bias, per channel."""
   gain = scale * lax.rsqrt(variance + jnp.asarray(BN_EPSILON, variance.dtype))

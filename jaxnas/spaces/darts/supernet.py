@@ -229,15 +229,7 @@ class Supernet:
     return run(norm=norm), found
 
   def _norm(self, z, bn, given):
-    mode = self.config.batch_norm
-    if mode == "running":
-      mean, variance = given
-    elif mode == "identity":
-      mean, variance = jnp.zeros_like(bn["bias"]), jnp.ones_like(bn["scale"])
-    else:
-      mean, variance = operations.moments(z)
-      if mode == "batch_frozen":
-        mean, variance = lax.stop_gradient(mean), lax.stop_gradient(variance)
+    mean, variance = operations.statistics(z, self.config.batch_norm, given)
     return operations.batch_norm(z, mean, variance, bn["scale"], bn["bias"]), (mean, variance)
 
   def _check(self, images, alphas, stats):
