@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 from jaxtyping import PyTree
 
-from jaxnas.errors import ConfigError
+from jaxnas.spaces import numerics
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding
 from jaxnas.spaces.darts.costs import CellShape
-from jaxnas.spaces.darts.parameters import INITS, stacked
+from jaxnas.spaces.darts.parameters import stacked
+from jaxnas.spaces.numerics import BatchNorm, Init
 
-BATCH_NORMS = ("batch", "batch_frozen", "running", "identity")
 STAGE, REDUCE = "stage_", "reduce_"  # beginnings of the parts' names
 SLOTS = tuple(f"node{node}_input{i}" for node in encoding.NODES for i in range(2))
 TARGETS = tuple(node for node in encoding.NODES for _ in range(2))  # the node that each slot is added to
@@ -44,16 +44,14 @@ class NetworkConfig:
   cells: int = 8
   classes: int = 10
   stem: Literal["cifar", "imagenet"] = "cifar"
-  batch_norm: Literal["batch", "batch_frozen", "running", "identity"] = "batch"
-  init: Literal["kaiming_fan_out", "kaiming_fan_in", "torch_default"] = "kaiming_fan_out"
+  batch_norm: BatchNorm = "batch"
+  init: Init = "kaiming_fan_out"
   auxiliary: bool = False
   genotype: tuple[int, ...] | None = None
 
   def __post_init__(self):
     self.evaluation()
-    for name, allowed in (("batch_norm", BATCH_NORMS), ("init", INITS)):
-      if getattr(self, name) not in allowed:
-        raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+    numerics.check(self)
     if self.genotype is not None:
       object.__setattr__(self, "genotype", tuple(encoding.as_arch(self.genotype).tolist()))
 

@@ -13,8 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
-
-INITS = ("kaiming_fan_out", "kaiming_fan_in", "torch_default")
+from jaxnas.spaces.numerics import INITS
 
 
 class Stacked(NamedTuple):

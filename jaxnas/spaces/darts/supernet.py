@@ -10,7 +10,7 @@ Source: Liu et al., "DARTS", ICLR 2019; Chen et al. (TE-NAS), ICLR 2021, and the
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
+from jaxnas.spaces import numerics
 from jaxnas.spaces.darts import blocks, operations, parameters
 from jaxnas.spaces.darts.encoding import EDGES, FIRST_NODE, NODES, NUM_NODES, NUM_OPS, OPS
 from jaxnas.spaces.darts.operations import Maps
+from jaxnas.spaces.numerics import BatchNorm, Init
 from jaxnas.spaces.supernet import EXECUTED
 
-BATCH_NORMS = ("batch", "batch_frozen", "running", "identity")
 SOURCES = tuple(range(NODES[-1]))  # nodes that edges leave
 CONVS = (*blocks.SEPARABLE, *blocks.DILATED)
 
@@ -56,16 +57,11 @@ class SupernetConfig:
   reductions: tuple[int, ...] = (1,)
   stem: bool = True
   stem_multiplier: int = 1
-  init: Literal["kaiming_fan_out", "kaiming_fan_in", "torch_default"] = "kaiming_fan_out"
-  batch_norm: Literal["batch", "batch_frozen", "running", "identity"] = "batch"
+  init: Init = "kaiming_fan_out"
+  batch_norm: BatchNorm = "batch"
 
   def __post_init__(self):
-    for name in ("channels", "cells", "classes", "stem_multiplier"):
-      if getattr(self, name) < 1:
-        raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-    for name, allowed in (("batch_norm", BATCH_NORMS), ("init", parameters.INITS)):
-      if getattr(self, name) not in allowed:
-        raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+    numerics.check(self, channels=1, cells=1, classes=1, stem_multiplier=1)
     if any(not 0 <= cell < self.cells for cell in self.reductions):
       raise ConfigError(f"reductions={self.reductions} must be cells 0..{self.cells - 1}")
 

@@ -3,16 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxnas.errors import ConfigError
+from jaxnas.spaces import numerics
 from jaxnas.spaces.nb101.encoding import MAX_VERTICES, OP_COLUMNS, RANK_COLUMN
-from jaxnas.spaces.nb201.network import BATCH_NORMS
+from jaxnas.spaces.numerics import BatchNorm
 
 STACKS = ("stack_0", "stack_1", "stack_2")
 INNER = tuple(range(1, MAX_VERTICES - 1))  # slots
@@ -38,14 +38,10 @@ class NetworkConfig:
   channels: int = 16
   modules: int = 3
   classes: int = 10
-  batch_norm: Literal["batch", "batch_frozen", "running", "identity"] = "batch"
+  batch_norm: BatchNorm = "batch"
 
   def __post_init__(self):
-    for name, least in (("channels", MOST_FEEDING), ("modules", 1), ("classes", 1)):
-      if getattr(self, name) < least:
-        raise ConfigError(f"{name}={getattr(self, name)} must be at least {least}")
-    if self.batch_norm not in BATCH_NORMS:
-      raise ConfigError(f"batch_norm={self.batch_norm!r} must be one of {', '.join(BATCH_NORMS)}")
+    numerics.check(self, channels=MOST_FEEDING, modules=1, classes=1)
 
 
 def draw(config: NetworkConfig, key: Array) -> PyTree:

@@ -11,7 +11,7 @@ Source: Dong & Yang, "NAS-Bench-201", ICLR 2020, section 2; TE-NAS's reduced sup
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -20,15 +20,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.spaces import layers
+from jaxnas.spaces import layers, numerics
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
+from jaxnas.spaces.numerics import BatchNorm, Init
 from jaxnas.spaces.supernet import EXECUTED
 
 SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
 CONVS = {OPS.index("nor_conv_1x1"): 1, OPS.index("nor_conv_3x3"): 3}  # op column -> kernel size
 ALL_OPS = (tuple(range(len(OPS))),) * len(EDGES)
-BATCH_NORMS = ("batch", "batch_frozen", "running", "identity")
-INITS = ("kaiming_fan_out", "kaiming_fan_in", "torch_default")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +53,13 @@ class NetworkConfig:
   classes: int = 10
   stem: bool = True
   first_cell_only: bool = False
-  batch_norm: Literal["batch", "batch_frozen", "running", "identity"] = "batch"
-  init: Literal["kaiming_fan_out", "kaiming_fan_in", "torch_default"] = "kaiming_fan_out"
+  batch_norm: BatchNorm = "batch"
+  init: Init = "kaiming_fan_out"
   ops: tuple[tuple[int, ...], ...] = ALL_OPS
   fused: bool = True
 
   def __post_init__(self):
-    for name in ("channels", "cells", "classes"):
-      if getattr(self, name) < 1:
-        raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-    for name, allowed in (("batch_norm", BATCH_NORMS), ("init", INITS)):
-      if getattr(self, name) not in allowed:
-        raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+    numerics.check(self, channels=1, cells=1, classes=1)
     if len(self.ops) != len(EDGES) or any(o not in range(len(OPS)) for row in self.ops for o in row):
       raise ConfigError(f"ops={self.ops} must list op columns 0..{len(OPS) - 1} for each of {len(EDGES)} edges")
 
