@@ -387,6 +387,16 @@ def test_evaluation_images():
     algorithm.images(TRAIN, algorithm.TrainingConfig())
 
 
+@pytest.mark.parametrize(("channels", "warned"), [(48, False), (56, True)])
+def test_a_network_above_the_mobile_limit_is_told(channels, warned, caplog):
+  """DARTS_V2 has 529.9 M multiply-adds at 48 channels and fits up to 50."""
+  recipe = TrainConfig(train_stem="imagenet", train_channels=channels, train_cells=14, image_size=224, train_batch=8)
+  config = algorithm.TrainingConfig(training=recipe, genotype="DARTS_V2")
+  large = dataclasses.replace(TRAIN, image_shape=(256, 256, 3), classes=1000)
+  algorithm.steps(spaces.darts(), algorithm.Images(large, large, "the same"), config)
+  assert ("--train_channels=50 keeps it" in caplog.text) == ("600 M" in caplog.text) == warned
+
+
 # Curves and the command line
 
 

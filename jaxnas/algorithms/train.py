@@ -5,6 +5,8 @@ of the last epoch, not of the best.
 """
 
 import dataclasses
+import functools
+import itertools
 import logging
 import pathlib
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from jaxnas.settings import setting
 from jaxnas.train import TrainConfig
 
 HELD_OUT = ("split", "half")
+MOBILE = 600_000_000  # multiply-adds below which a network counts as mobile on ImageNet
 _SPLITS = {"imagenet2012": "validation", "imagenet16_120": "validation"}  # of the others it is "test"
 
 _log = logging.getLogger(__name__)
@@ -136,7 +139,14 @@ def steps(space: Any, images: Images, config: TrainingConfig) -> int:
   """
   arch, recipe, classes = resolve(space, config.genotype), config.training, images.train.classes
   training.trained_network(space, recipe, classes, arch)
-  training.trained_costs(space, arch, recipe, classes, training.seen_shape(recipe, images.train)[0])
+  costs = functools.partial(training.trained_costs, space, arch, classes=classes)
+  side = training.seen_shape(recipe, images.train)[0]
+  macs = costs(config=recipe, image_size=side)[1]
+  if recipe.train_stem == "imagenet" and macs >= MOBILE:
+    narrower = (dataclasses.replace(recipe, train_channels=c) for c in range(recipe.train_channels - 2, 1, -2))
+    fitting = (r.train_channels for r in narrower if costs(config=r, image_size=side)[1] < MOBILE)
+    fix = "".join(f"; --train_channels={c} keeps it" for c in itertools.islice(fitting, 1))
+    _log.warning("%.0f M multiply-adds: above the mobile setting's limit of 600 M%s", macs / 1e6, fix)
   return training.total_steps(recipe, images.train)
 
 
