@@ -4,9 +4,9 @@ from typing import Any, Literal, get_args
 
 from jaxnas.errors import ConfigError
 
-BatchNorm = Literal["batch", "batch_frozen", "running", "identity"]
+BatchNormMode = Literal["batch", "batch_frozen", "running", "identity"]
 Init = Literal["kaiming_fan_out", "kaiming_fan_in", "torch_default"]
-BATCH_NORMS: tuple[str, ...] = get_args(BatchNorm)
+BATCH_NORMS: tuple[str, ...] = get_args(BatchNormMode)
 INITS: tuple[str, ...] = get_args(Init)
 
 

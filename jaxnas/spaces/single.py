@@ -1,9 +1,10 @@
 """What the networks of single architectures of all spaces share: how they choose an operation, and what they show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
@@ -24,6 +25,22 @@ class Observation(NamedTuple):
   features: Float[Array, "N H W C"]
   agreement: Float[Array, "N N"]
   log_deviation: Float[Array, ""]
+
+
+def by_layer(
+  fn: Callable[..., Array], trees: Sequence[PyTree], is_stacked: Callable[[list[str]], bool]
+) -> Float[Array, " L"]:
+  """`fn` of the kernels (one from each of `trees`) of every convolution and of the classifier, side by side.
+
+  An auxiliary head does not count. `is_stacked` tells by a parameter's path whether its first axis is that of layers.
+  """
+  found = []
+  for leaves in zip(*(jax.tree_util.tree_leaves_with_path(t) for t in trees), strict=True):
+    names = [p.key for p in leaves[0][0]]
+    if names[-1] == "kernel" and names[0] != "auxiliary":
+      values = [leaf for _, leaf in leaves]
+      found.append(jax.vmap(fn)(*values) if is_stacked(names) else fn(*values)[None])
+  return jnp.concatenate(found)
 
 
 def choose(branches: list[Callable], operation: Array, x: Array, own: PyTree) -> Any:

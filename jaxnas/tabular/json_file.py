@@ -2,12 +2,45 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+from jaxnas.errors import ArchitectureError
 from jaxnas.tabular.table import problem
 
 _HEAD = 64
+
+
+class Cells(NamedTuple):
+  """The architectures of a file.
+
+  Attributes:
+    archs: their text forms, as they are in the file.
+    find: the row of a text form or of one that is isomorphic to it, or None.
+  """
+
+  archs: tuple[str, ...]
+  find: Callable[[str], int | None]
+
+
+def read_cells(path: pathlib.Path, entries: list[dict[str, Any]], space: Any, name: str, read: Callable) -> Cells:
+  """The architectures of `entries`, `read` of each; `space` is an encoding with `canonical` and `format`.
+
+  Raises:
+    BenchmarkError: an illegal architecture, or the same (up to isomorphism) twice; says where.
+  """
+  archs: list[str] = []
+  row_of: dict[str, int] = {}
+  for i, entry in enumerate(entries):
+    try:
+      arch = read(entry)
+    except ArchitectureError as error:
+      raise problem(path, f"archs[{i}] is no cell of {name}: {error}", "correct or delete it") from error
+    first = row_of.setdefault(space.canonical(arch), i)
+    if first != i:
+      raise problem(path, f"archs[{i}] is the same cell as archs[{first}], or isomorphic to it", "delete one of them")
+    archs.append(space.format(arch))
+  return Cells(tuple(archs), lambda text: row_of.get(space.canonical(text)))
 
 
 def read_entries(path: pathlib.Path, keys: Sequence[str], fix: str) -> list[dict[str, Any]]:

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnas.errors import ArchitectureError
-from jaxnas.tabular.json_file import read_entries
+from jaxnas.tabular.json_file import read_cells, read_entries
 from jaxnas.tabular.table import FIXES, Benchmark, problem
 
 _FIX = FIXES["nb101"]
@@ -36,29 +35,19 @@ def read_nb101(path: pathlib.Path) -> Benchmark:
   from jaxnas.spaces.nb101 import NB101  # which imports JAX and Flax
 
   entries = read_entries(path, _KEYS, _FIX)
-  archs: list[str] = []
-  index_of: dict[str, int] = {}
-  accuracies = np.empty(len(entries))
   for i, entry in enumerate(entries):
-    accuracies[i] = _percent(path, i, entry["accuracy"])
     if not isinstance(entry["ops"], list):
       raise problem(path, f"archs[{i}] has ops {str(entry['ops'])[:40]!r} where a list of labels must stand", _FIX)
-    try:
-      arch = NB101.from_cell(entry["matrix"], entry["ops"])
-    except ArchitectureError as error:
-      raise problem(path, f"archs[{i}] is no cell of NAS-Bench-101: {error}", "correct or delete it") from error
-    first = index_of.setdefault(NB101.canonical(arch), i)
-    if first != i:
-      raise problem(path, f"archs[{i}] is the same cell as archs[{first}], or isomorphic to it", "delete one of them")
-    archs.append(NB101.format(arch))
+  accuracies = np.array([_percent(path, i, entry["accuracy"]) for i, entry in enumerate(entries)])
+  cells = read_cells(path, entries, NB101, "NAS-Bench-101", lambda e: NB101.from_cell(e["matrix"], e["ops"]))
   return Benchmark(
     name=path.name,
     space="nb101",
     path=str(path),
-    archs=tuple(archs),
+    archs=cells.archs,
     columns={"cifar10_test": accuracies},
     datasets=("cifar10",),
-    find=lambda text: index_of.get(NB101.canonical(text)),
+    find=cells.find,
   )
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnas.errors import ArchitectureError
-from jaxnas.tabular.json_file import read_entries
+from jaxnas.tabular.json_file import read_cells, read_entries
 from jaxnas.tabular.table import FIXES, Benchmark, problem
 
 
@@ -30,17 +29,7 @@ def read_nb301(path: pathlib.Path) -> Benchmark:
   from jaxnas.spaces.darts import encoding  # which imports JAX
 
   entries = read_entries(path, ("normal", "reduce", "val_accuracy"), FIXES["darts"])
-  archs: list[str] = []
-  index_of: dict[str, int] = {}
-  for i, entry in enumerate(entries):
-    try:
-      arch = encoding.from_nb301(entry)
-    except ArchitectureError as error:
-      raise problem(path, f"archs[{i}] is no cell of the DARTS space: {error}", "correct or delete it") from error
-    first = index_of.setdefault(encoding.canonical(arch), i)
-    if first != i:
-      raise problem(path, f"archs[{i}] is the same cell as archs[{first}], or isomorphic to it", "delete one of them")
-    archs.append(encoding.format(arch))
+  cells = read_cells(path, entries, encoding, "the DARTS space", encoding.from_nb301)
   accuracies = np.array([_percent(path, i, entry["val_accuracy"]) for i, entry in enumerate(entries)])
   if accuracies.max() <= 1:
     raise problem(path, "val_accuracy holds fractions", "give percentages, 0..100")
@@ -48,11 +37,11 @@ def read_nb301(path: pathlib.Path) -> Benchmark:
     name=path.name,
     space="darts",
     path=str(path),
-    archs=tuple(archs),
+    archs=cells.archs,
     columns={"cifar10_valid": accuracies},
     datasets=("cifar10",),
     split="valid",
-    find=lambda text: index_of.get(encoding.canonical(text)),
+    find=cells.find,
   )
 
 

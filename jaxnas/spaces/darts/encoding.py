@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Float32, Int8
 
 from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.spaces import arrays
 
 OPS: Final = (
   "none",
@@ -68,15 +69,7 @@ def as_archs(archs: Any) -> Int8[np.ndarray, "*A 32"]:
   """
   if isinstance(archs, str):
     return parse(archs)
-  try:
-    array = np.asarray(archs)
-  except ValueError as error:
-    raise ArchitectureError(f"archs is a ragged sequence; use integers [..., {LENGTH}]") from error
-  if array.ndim == 0 or array.shape[-1] != LENGTH or array.dtype.kind not in "iu":
-    raise ArchitectureError(
-      f"archs has dtype {array.dtype} and shape {list(array.shape)}; use the text form {_FORM} or integers "
-      f"[..., {LENGTH}], which are [cell, node, input, (op, source)]"
-    )
+  array = arrays.integers(archs, LENGTH, _FORM)
   view = array.reshape(*array.shape[:-1], *SLOTS)
   ops, sources = view[..., 0], view[..., 1]
   limits = np.array(NODES)[:, None]
@@ -104,10 +97,7 @@ def as_arch(arch: Any) -> Int8[np.ndarray, "32"]:
   Raises:
     ArchitectureError: as `as_archs`, or more than one architecture.
   """
-  array = as_archs(arch)
-  if array.ndim != 1:
-    raise ArchitectureError(f"arch has shape {list(array.shape)}; give one architecture [{LENGTH}]")
-  return array
+  return arrays.one(as_archs(arch))
 
 
 def slots(archs: Any) -> Int8[np.ndarray, "*A 2 4 2 2"]:

@@ -15,7 +15,7 @@ from jaxnas.spaces import numerics
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding
 from jaxnas.spaces.darts.costs import CellShape
 from jaxnas.spaces.darts.parameters import stacked
-from jaxnas.spaces.numerics import BatchNorm, Init
+from jaxnas.spaces.numerics import BatchNormMode, Init
 
 STAGE, REDUCE = "stage_", "reduce_"  # beginnings of the parts' names
 SLOTS = tuple(f"node{node}_input{i}" for node in encoding.NODES for i in range(2))
@@ -44,7 +44,7 @@ class NetworkConfig:
   cells: int = 8
   classes: int = 10
   stem: Literal["cifar", "imagenet"] = "cifar"
-  batch_norm: BatchNorm = "batch"
+  batch_norm: BatchNormMode = "batch"
   init: Init = "kaiming_fan_out"
   auxiliary: bool = False
   genotype: tuple[int, ...] | None = None

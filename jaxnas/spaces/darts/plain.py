@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
+from jaxnas.spaces import single
 from jaxnas.spaces.darts import auxiliary, costs, encoding, layout, operations, parameters
 from jaxnas.spaces.darts.blocks import gated, relu
 from jaxnas.spaces.darts.layout import SLOTS, STAGE, NetworkConfig
@@ -79,14 +80,8 @@ class PlainNetwork:
     return jax.tree_util.tree_map_with_path(mask, jax.eval_shape(self.init_params, jax.random.key(0)))
 
   def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " L"]:
-    """`fn` of the kernels (one from each of `trees`) of every convolution and of the classifier, side by side."""
-    found = []
-    for leaves in zip(*(jax.tree_util.tree_leaves_with_path(t) for t in trees), strict=True):
-      names = [p.key for p in leaves[0][0]]
-      if names[-1] == "kernel" and names[0] != "auxiliary":
-        values = [leaf for _, leaf in leaves]
-        found.append(jax.vmap(fn)(*values) if layout.is_stacked(names) else fn(*values)[None])
-    return jnp.concatenate(found)
+    """See `single.by_layer`."""
+    return single.by_layer(fn, trees, layout.is_stacked)
 
   def gates(self, samples: int) -> PyTree:
     """Ones for each convolution, [N, Cout] or [cells, N, Cout]: the parameters' tree down to what holds a kernel."""

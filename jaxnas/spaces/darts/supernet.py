@@ -23,7 +23,7 @@ from jaxnas.spaces import numerics
 from jaxnas.spaces.darts import blocks, operations, parameters
 from jaxnas.spaces.darts.encoding import EDGES, FIRST_NODE, NODES, NUM_NODES, NUM_OPS, OPS
 from jaxnas.spaces.darts.operations import Maps
-from jaxnas.spaces.numerics import BatchNorm, Init
+from jaxnas.spaces.numerics import BatchNormMode, Init
 from jaxnas.spaces.supernet import EXECUTED
 
 SOURCES = tuple(range(NODES[-1]))  # nodes that edges leave
@@ -58,7 +58,7 @@ class SupernetConfig:
   stem: bool = True
   stem_multiplier: int = 1
   init: Init = "kaiming_fan_out"
-  batch_norm: BatchNorm = "batch"
+  batch_norm: BatchNormMode = "batch"
 
   def __post_init__(self):
     numerics.check(self, channels=1, cells=1, classes=1, stem_multiplier=1)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float32, Int8
 
 from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.spaces import arrays
 from jaxnas.spaces.nb101 import channels
 
 OPS: Final = ("input", "conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3", "output", "absent")
@@ -62,10 +63,7 @@ def as_arch(arch: Any) -> Int8[np.ndarray, "28"]:
   Raises:
     ArchitectureError: as `as_archs`, or more than one architecture.
   """
-  array = as_archs(arch)
-  if array.ndim != 1:
-    raise ArchitectureError(f"arch has shape {list(array.shape)}; give one architecture [{LENGTH}]")
-  return array
+  return arrays.one(as_archs(arch))
 
 
 def from_cell(matrix: Any, ops: Sequence[str]) -> Int8[np.ndarray, "28"]:
@@ -267,15 +265,7 @@ def _generator(key: jax.Array) -> np.random.Generator:
 
 
 def _as_integers(archs: Any) -> Int8[np.ndarray, "*A 28"]:
-  try:
-    array = np.asarray(archs)
-  except ValueError as error:
-    raise ArchitectureError(f"archs is a ragged sequence; use integers [..., {LENGTH}]") from error
-  if array.ndim == 0 or array.shape[-1] != LENGTH or array.dtype.kind not in "iu":
-    raise ArchitectureError(
-      f"archs has dtype {array.dtype} and shape {list(array.shape)}; use the text form, such as {_FORM}, "
-      f"or integers [..., {LENGTH}]"
-    )
+  array = arrays.integers(archs, LENGTH, _FORM)
   limits = np.array([2] * len(EDGES) + [len(OPS)] * MAX_VERTICES)
   wrong = (array < 0) | (array >= limits)
   if wrong.any():

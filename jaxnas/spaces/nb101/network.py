@@ -25,7 +25,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.spaces import layers, plain_layers
+from jaxnas.spaces import layers, plain_layers, single
 from jaxnas.spaces.nb101 import parameters
 from jaxnas.spaces.nb101.encoding import COLUMNS, INNER_OPS, MAX_VERTICES, OP_COLUMNS, OPS, RANK_COLUMN
 from jaxnas.spaces.nb101.normalisation import batch_norm_relu
@@ -114,14 +114,8 @@ class PlainNetwork:
     return parameters.executed(self.config, self._rows(alphas))
 
   def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " L"]:
-    """`fn` of the kernels (one from each of `trees`) of every convolution and of the classifier, side by side."""
-    found = []
-    for leaves in zip(*(jax.tree_util.tree_leaves_with_path(t) for t in trees), strict=True):
-      path = [p.key for p in leaves[0][0]]
-      if path[-1] == "kernel":
-        values = [leaf for _, leaf in leaves]
-        found.append(jax.vmap(fn)(*values) if path[0] in STACKS else fn(*values)[None])
-    return jnp.concatenate(found)
+    """See `single.by_layer`."""
+    return single.by_layer(fn, trees, lambda path: path[0] in STACKS)
 
   # Outputs
 

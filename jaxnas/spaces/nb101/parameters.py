@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxnas.spaces import numerics
 from jaxnas.spaces.nb101.encoding import MAX_VERTICES, OP_COLUMNS, RANK_COLUMN
-from jaxnas.spaces.numerics import BatchNorm
+from jaxnas.spaces.numerics import BatchNormMode
 
 STACKS = ("stack_0", "stack_1", "stack_2")
 INNER = tuple(range(1, MAX_VERTICES - 1))  # slots
@@ -38,7 +38,7 @@ class NetworkConfig:
   channels: int = 16
   modules: int = 3
   classes: int = 10
-  batch_norm: BatchNorm = "batch"
+  batch_norm: BatchNormMode = "batch"
 
   def __post_init__(self):
     numerics.check(self, channels=MOST_FEEDING, modules=1, classes=1)

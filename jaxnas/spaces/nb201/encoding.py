@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float32, Int8, Int32
 
 from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.spaces import arrays
 
 OPS: Final = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES: Final = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))  # (target, source)
@@ -43,15 +44,7 @@ def as_archs(archs: Any) -> Int8[np.ndarray, "*A 6"]:
   """
   if isinstance(archs, str):
     return parse(archs)
-  try:
-    array = np.asarray(archs)
-  except ValueError as error:
-    raise ArchitectureError(f"archs is a ragged sequence; use integers [..., {NUM_EDGES}]") from error
-  if array.ndim == 0 or array.shape[-1] != NUM_EDGES or array.dtype.kind not in "iu":
-    raise ArchitectureError(
-      f"archs has dtype {array.dtype} and shape {list(array.shape)}; use the text form "
-      f"{_FORM} or integer op columns [..., {NUM_EDGES}]"
-    )
+  array = arrays.integers(archs, NUM_EDGES, _FORM)
   wrong = (array < 0) | (array >= NUM_OPS)
   if wrong.any():
     where = tuple(int(i) for i in np.argwhere(wrong)[0])
@@ -65,10 +58,7 @@ def as_arch(arch: Any) -> Int8[np.ndarray, "6"]:
   Raises:
     ArchitectureError: as `as_archs`, or more than one architecture.
   """
-  array = as_archs(arch)
-  if array.ndim != 1:
-    raise ArchitectureError(f"arch has shape {list(array.shape)}; give one architecture [{NUM_EDGES}]")
-  return array
+  return arrays.one(as_archs(arch))
 
 
 def parse(text: str) -> Int8[np.ndarray, "6"]:

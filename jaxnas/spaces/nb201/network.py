@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.spaces import layers, numerics
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
-from jaxnas.spaces.numerics import BatchNorm, Init
+from jaxnas.spaces.numerics import BatchNormMode, Init
 from jaxnas.spaces.supernet import EXECUTED
 
 SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
@@ -53,7 +53,7 @@ class NetworkConfig:
   classes: int = 10
   stem: bool = True
   first_cell_only: bool = False
-  batch_norm: BatchNorm = "batch"
+  batch_norm: BatchNormMode = "batch"
   init: Init = "kaiming_fan_out"
   ops: tuple[tuple[int, ...], ...] = ALL_OPS
   fused: bool = True

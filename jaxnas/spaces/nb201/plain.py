@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.spaces import layers, plain_layers
+from jaxnas.spaces import layers, plain_layers, single
 from jaxnas.spaces.nb201 import costs
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import CONVS, Network, NetworkConfig
@@ -125,14 +125,8 @@ class PlainNetwork:
     return jax.tree_util.tree_map_with_path(mask, tree)
 
   def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " L"]:
-    """`fn` of the kernels (one from each of `trees`) of every convolution and of the classifier, side by side."""
-    found = []
-    for leaves in zip(*(jax.tree_util.tree_leaves_with_path(t) for t in trees), strict=True):
-      path = [p.key for p in leaves[0][0]]
-      if path[-1] == "kernel":
-        values = [leaf for _, leaf in leaves]
-        found.append(jax.vmap(fn)(*values) if path[0] in STAGES else fn(*values)[None])
-    return jnp.concatenate(found)
+    """See `single.by_layer`."""
+    return single.by_layer(fn, trees, lambda path: path[0] in STAGES)
 
   def parameter_count(self, alphas: Float[Array, "1 6 5"]) -> Float[Array, ""]:
     """Trainable parameters, as `costs.params` counts them."""
