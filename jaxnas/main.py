@@ -23,7 +23,7 @@ from typing import Any, get_args, get_origin
 from absl import app, flags
 from absl import logging as absl_logging
 
-from jaxnas import algorithms, data, run, spaces, tabular
+from jaxnas import algorithms, data, hosts, run, spaces, tabular
 from jaxnas.algorithms import indicators
 from jaxnas.algorithms.gennas import GenNASConfig
 from jaxnas.algorithms.gennas_task import GenNASTaskConfig
@@ -82,6 +82,15 @@ flags.DEFINE_float(
   "memory in GiB that scoring may take for intermediates (default: 4 on a CPU, most of the device elsewhere)",
   lower_bound=0.01,
 )
+flags.DEFINE_bool(
+  "distributed",
+  False,
+  "this process is one of several, a host each, that make one run: start the same command on all; the first one reads "
+  "and writes --workdir. A TPU pod, Slurm or MPI says who they are; elsewhere give the three flags below",
+)
+flags.DEFINE_string("coordinator", None, "with --distributed: HOST:PORT of process 0")
+flags.DEFINE_integer("num_processes", None, "with --distributed: how many there are", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "with --distributed: which one this is, from 0", lower_bound=0)
 flags.DEFINE_bool("progress", True, "show progress with rate and time left on standard error")
 
 
@@ -173,6 +182,15 @@ def _seeds() -> tuple[int, ...]:
   return seeds
 
 
+def _join_hosts() -> None:
+  names = ("coordinator", "num_processes", "process_id")
+  if FLAGS.distributed:
+    hosts.join(*(FLAGS[name].value for name in names))
+  for name in names:
+    if FLAGS[name].value is not None and not FLAGS.distributed:
+      raise ConfigError(f"--{name}={FLAGS[name].value} has no meaning without --distributed; give both or none")
+
+
 def cache_compilations(folder: str) -> None:
   import jax
 
@@ -221,6 +239,7 @@ def main(argv: Sequence[str]) -> int:
   """Runs what the flags say; returns the exit code."""
   if len(argv) > 1:
     raise ConfigError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value")
+  _join_hosts()
   space = spaces.get(FLAGS.space)
   settings = indicators.resolve(_settings(CONFIGS[FLAGS.algorithm]), space)
   settings = settings.on(space) if isinstance(settings, NASIConfig) else settings

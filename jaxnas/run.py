@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from jaxnas import algorithms, report
+from jaxnas import algorithms, hosts, report
 from jaxnas.algorithms import gennas, gennas_task, knas, nasi, random_search, score, tenas, train
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
@@ -56,6 +57,8 @@ def run(
 ) -> dict[str, Any]:
   """Runs, prints the table and returns what result.json holds.
 
+  Of several processes (see `hosts`) each must call this alike; the first prints and writes.
+
   Args:
     settings: a config of one of the algorithms; its type says which.
     config: every setting, for config.json; only those in `MAY_DIFFER` may change when a run continues.
@@ -67,22 +70,31 @@ def run(
     JaxnasError: as the library does; a work directory keeps what was scored before.
   """
   _check_space(space, config["algorithm"])
+  _refuse_hosts(settings)
   begin = time.perf_counter()
   engine = Engine(memory=memory)
+  folder: report.Workdir | None = None
   images = train.images(source, settings, open_split) if isinstance(settings, train.TrainingConfig) else None
   with contextlib.ExitStack() as stack:
-    folder = stack.enter_context(report.Workdir.open(workdir, config, ignore=MAY_DIFFER)) if workdir else None
-    if folder:
+
+    def opened() -> list[dict[str, Any]]:
+      nonlocal folder
+      if not workdir:
+        return []
+      folder = stack.enter_context(report.Workdir.open(workdir, config, ignore=MAY_DIFFER))
       _log_to(folder.log, stack)
+      return folder.records()
+
+    records = hosts.from_lead(opened)
     log.info("%s; %s", config, "continued" if folder and folder.resumed else "new")
     rows: list[dict[str, Any]] = []
     extras: list[dict[str, Any]] = []
     total, unit = _work(space, settings, benchmark, len(seeds), images)
-    with report.Progress(total, unit, label=config["algorithm"], enabled=progress) as bar:
+    with report.Progress(total, unit, label=config["algorithm"], enabled=progress and hosts.leads()) as bar:
       runtime = {
         "engine": engine,
-        "records": folder.records() if folder else [],
-        "keep": folder.append if folder else lambda *records: None,
+        "records": records,
+        "keep": lambda *new: hosts.from_lead(lambda: folder.append(*new) if folder else None),
         "advance": bar.advance,
       }
       whole = _Run(space, source, settings, benchmark, folder.path if folder else None, runtime, images, bar.note)
@@ -108,7 +120,8 @@ def run(
       "history": extras[0].get("history", []),
       "summaries": [extra["summary"] for extra in extras if "summary" in extra],
     }
-    print(summary.text(result, benchmark))
+    if hosts.leads():
+      print(summary.text(result, benchmark))
     if folder:
       folder.write_json("result.json", {**result, "provenance": report.provenance()})
       page = summary.write_html(folder, space, result, {**extras[0], "scores": scores}, benchmark)
@@ -132,6 +145,16 @@ def _check_space(space: Space, algorithm: str) -> None:
     raise ConfigError(
       f"--algorithm={algorithm} does not search --space={space.name}; take --space={' or '.join(known)}, or one of the "
       f"algorithms {', '.join(names)}"
+    )
+
+
+def _refuse_hosts(settings: Any) -> None:
+  """Trainings know the devices of one host only."""
+  trains = isinstance(settings, train.TrainingConfig) or getattr(settings, "knas_fine", "") == "train"
+  if trains and jax.process_count() > 1:
+    raise ConfigError(
+      f"--distributed has {jax.process_count()} processes, and a training knows one; start it on one host without "
+      "--distributed, with --data_parallel for all of that host's devices"
     )
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError
 from jaxnas.proxies import Evaluation, Proxy, Reading
+from jaxnas.scoring.spread import Spread
 
 BLOCK = 6  # architectures a call; 24, 18 and 12 candidates of TE-NAS on NB201 leave no part of a call idle
 ROWS = 8  # rows of a per-sample pass to begin with where memory is short
@@ -48,23 +49,32 @@ class Engine:
   A program loops over a block of architectures on the device (`lax.fori_loop`, with the number of architectures as
   data): a loop needs one architecture's memory, and one program serves a set of any size. On a CPU, a thread a core
   runs a block: what one architecture cannot keep busy, its neighbour does. Between blocks the host reports progress and
-  saves. An architecture's numbers do not depend on its neighbours in a block.
+  saves. An architecture's numbers do not depend on its neighbours in a block. Several devices, also those of other
+  hosts, share the architectures of a call (see `Spread`).
 
   Args:
-    block: architectures a call, at most; fewer where they take long.
+    block: architectures a call and device, at most; fewer where they take long.
     memory: bytes that the intermediates of all streams may take; per-sample passes hold as many rows as fit. Default:
       4 GiB on a CPU, most of the device elsewhere. A program that the device refuses for lack of memory is tried again
       with half the rows.
-    streams: blocks at a time. Default: the cores this process may use, 4 at most, on a CPU; 1 elsewhere.
+    streams: blocks at a time. Default: the cores this process may use, 4 at most, on one CPU device; 1 elsewhere.
+    devices: of JAX; default all.
   """
 
-  def __init__(self, block: int = BLOCK, memory: int | None = None, streams: int | None = None):
+  def __init__(
+    self,
+    block: int = BLOCK,
+    memory: int | None = None,
+    streams: int | None = None,
+    devices: Sequence[Any] | None = None,
+  ):
     for name, value in (("block", block), ("streams", streams)):
       if value is not None and value < 1:
         raise ConfigError(f"{name}={value} must be at least 1")
     self.block = block
     self.memory = _memory() if memory is None else memory
-    self.streams = _streams() if streams is None else streams
+    self.spread = Spread(devices)
+    self.streams = _streams(self.spread.size) if streams is None or not self.spread.alone else streams
     self.rows: int | None = None  # what the proxies prefer, until memory says otherwise
     self.seconds = Seconds()
     self._programs: dict[Any, tuple[Any, int]] = {}
@@ -96,30 +106,35 @@ class Engine:
     for proxy in proxies:
       if proxy.needs_labels and batch.labels is None:
         raise ConfigError(f"proxy {proxy.name!r} needs labels and the batch has none: give Batch(images, labels)")
-    batch = jax.tree.map(jnp.asarray, batch)
-    key = jax.random.key(0) if key is None else key
+    batch, key = self.spread.same((batch, jax.random.key(0) if key is None else key))
+    params = self.spread.same(params)
     which = (tuple(proxies), network, init_keys is not None)
 
     def arguments(start: int, stop: int):
-      block = np.zeros((self.block, *alphas.shape[1:]), np.float32)
-      block[: stop - start] = alphas[start:stop]
-      weights = params if init_keys is None else init_keys[np.minimum(start + np.arange(self.block), stop - 1)]
-      return weights, jnp.asarray(block), jnp.asarray(stop - start, jnp.int32), batch, key
+      places = start + self._places(stop - start)
+      block = np.zeros((len(places), *alphas.shape[1:]), np.float32)
+      block[places < stop] = alphas[places[places < stop]]
+      counts = (places < stop).reshape(self.spread.size, self.block).sum(1, dtype=np.int32)
+      own = self.spread.shared((block, counts))
+      weights = params if init_keys is None else self.spread.shared(init_keys[np.minimum(places, stop - 1)])
+      return weights, *own, batch, key
 
     waiting, start, pace = collections.deque(), 0, None
+    ahead = 2 * self.streams if self.spread.alone else 1  # exchanges with other processes must not overtake one another
     with ThreadPoolExecutor(self.streams) as pool:
       try:
         while waiting or start < len(alphas):
-          while start < len(alphas) and len(waiting) < 2 * self.streams:
+          while start < len(alphas) and len(waiting) < ahead:
             count = self._count(len(alphas) - start, pace)
             args = arguments(start, start + count)  # here, not in the thread: jax's settings are the calling thread's
             program = self._program(*which, args)
-            waiting.append((count, args, self.rows, pool.submit(_execute, program, args)))
+            waiting.append((count, args, self.rows, pool.submit(self._execute, program, args)))
             start += count
           count, args, rows, future = waiting.popleft()
           values, seconds = self._result(which, args, rows, future)
           pace = seconds / count
-          yield [[jax.tree.map(lambda a, i=i: a[i], own) for i in range(count)] for own in values]
+          order = np.argsort(self._places(count), kind="stable")[:count]
+          yield [[jax.tree.map(lambda a, i=i: a[i], own) for i in order] for own in values]
       finally:
         pool.shutdown(cancel_futures=True)
 
@@ -139,10 +154,17 @@ class Engine:
     raw = self.measure(proxies, *args, **kwargs)
     return [[proxy.finish(r) for r in own] for proxy, own in zip(proxies, raw, strict=True)]
 
+  def _places(self, count: int) -> np.ndarray:
+    """Which of `count` architectures each loop of each device takes, [devices * block]; from `count` on: none."""
+    each = -(-count // self.spread.size)
+    device, turn = np.divmod(np.arange(self.spread.size * self.block), self.block)
+    return np.where(turn < each, device * each + turn, count)
+
   def _count(self, left: int, pace: float | None) -> int:
     """Architectures of the next call, one of which takes `pace` seconds: a kill loses little, streams end together."""
     wanted = 1 if pace is None else int(CALL_SECONDS / max(pace, 1e-9))
-    return max(1, min(self.block, wanted, -(-left // self.streams)))
+    most = min(self.block * self.spread.size, wanted, -(-left // self.streams))
+    return min(left, max(self.spread.size, most))
 
   def _result(self, which: tuple[Any, Any, bool], args, rows, future):
     """A block's values and seconds; with fewer than these rows where the device has not the memory."""
@@ -151,7 +173,7 @@ class Engine:
     try:
       while True:
         try:
-          return future.result() if future else _execute(self._program(*which, args), args)
+          return future.result() if future else self._execute(self._program(*which, args), args)
         except jax.errors.JaxRuntimeError as error:
           if "RESOURCE_EXHAUSTED" not in str(error) or (self.rows == rows and not self._fewer_rows()):
             raise
@@ -165,13 +187,19 @@ class Engine:
       name = (proxies, network, draw, self.rows, *jax.tree.leaves(shapes, is_leaf=lambda s: isinstance(s, tuple)))
       if name not in self._programs:
         begin = time.perf_counter()
-        program = jax.jit(_loop(proxies, network, draw, self.rows)).lower(*args).compile()
+        run = _loop(proxies, network, draw, self.rows)
+        program = self.spread.program(run, "sssaa" if draw else "assaa").lower(*args).compile()
         analysis = program.memory_analysis()  # takes 0.1 s: once
         self._programs[name] = program, 0 if analysis is None else analysis.temp_size_in_bytes
         self.seconds.compile += time.perf_counter() - begin
       program, needed = self._programs[name]
       if needed * self.streams <= self.memory or not self._fewer_rows():
         return program
+
+  def _execute(self, program, args):
+    begin = time.perf_counter()
+    values = jax.device_get(program(*args))
+    return values, self.spread.slowest(time.perf_counter() - begin)
 
   def _fewer_rows(self) -> bool:
     """Halves the rows held at a time; False where one is held already."""
@@ -182,13 +210,8 @@ class Engine:
     return True
 
 
-def _execute(program, args):
-  begin = time.perf_counter()
-  return jax.device_get(program(*args)), time.perf_counter() - begin
-
-
 def _loop(proxies, network, draw, rows):
-  """The program: weights or keys, alphas [block, ...], count, batch, key -> one tree a proxy, leaves [block, ...]."""
+  """The program: weights or keys, alphas [block, ...], count [1], batch, key -> a tree a proxy, leaves [block, ...]."""
 
   def run(weights, block, count, batch, key):
     def one(i):
@@ -201,19 +224,19 @@ def _loop(proxies, network, draw, rows):
     def step(i, out):
       return jax.tree.map(lambda all_values, value: all_values.at[i].set(value), out, one(i))
 
-    return lax.fori_loop(0, count, step, empty)
+    return lax.fori_loop(0, count[0], step, empty)
 
   return run
 
 
 def _memory() -> int:
-  device = jax.devices()[0]
+  device = jax.local_devices()[0]
   limit = (device.memory_stats() or {}).get("bytes_limit", 0) if device.platform != "cpu" else 0
   return int(0.8 * limit) or CPU_MEMORY
 
 
-def _streams() -> int:
-  if jax.default_backend() != "cpu":
+def _streams(devices: int) -> int:
+  if jax.default_backend() != "cpu" or devices > 1:
     return 1
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
   return min(cores, CPU_STREAMS)

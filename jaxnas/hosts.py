@@ -1,0 +1,54 @@
+"""Several processes, a host each, that make one run: all compute, the first alone reads and writes --workdir."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxnas.errors import ConfigError, JaxnasError
+from jaxnas.report.workdir import decode, encode
+
+
+def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+  """Joins the other processes; must come before anything else that JAX does. What is None, JAX finds out.
+
+  Raises:
+    ConfigError: it cannot be found out, or the others do not come.
+  """
+  try:
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+  except (ValueError, RuntimeError) as error:
+    raise ConfigError(
+      f"--distributed: the other processes cannot be joined ({str(error).splitlines()[0]}); where there is no TPU pod, "
+      "Slurm or MPI that tells them, give each --coordinator=HOST:PORT (of process 0), --num_processes and --process_id"
+    ) from error
+
+
+def leads() -> bool:
+  """Whether this process is the first, or the only one."""
+  return jax.process_index() == 0
+
+
+def from_lead(make: Callable[[], Any]) -> Any:
+  """What `make()` gives in the first process, JSON-able, in all of them. All must call this, nothing else in flight.
+
+  Raises:
+    JaxnasError: it raised one there.
+  """
+  if jax.process_count() == 1:
+    return make()
+  message: dict[str, Any] = {}
+  if leads():
+    try:
+      message = {"value": make()}
+    except JaxnasError as error:
+      message = {"error": str(error)}
+  text = np.frombuffer(encode(message).encode(), np.uint8)
+  length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+  own = np.resize(text, length) if leads() else np.zeros(length, np.uint8)
+  message = decode(bytes(np.asarray(multihost_utils.broadcast_one_to_all(own))).decode())
+  if "error" in message:
+    raise JaxnasError(message["error"])
+  return message["value"]
