@@ -72,7 +72,6 @@ def run(
   _check_space(space, config["algorithm"])
   _refuse_hosts(settings)
   begin = time.perf_counter()
-  engine = Engine(memory=memory)
   folder: report.Workdir | None = None
   images = train.images(source, settings, open_split) if isinstance(settings, train.TrainingConfig) else None
   with contextlib.ExitStack() as stack:
@@ -91,6 +90,7 @@ def run(
     extras: list[dict[str, Any]] = []
     total, unit = _work(space, settings, benchmark, len(seeds), images)
     with report.Progress(total, unit, label=config["algorithm"], enabled=progress and hosts.leads()) as bar:
+      engine = Engine(memory=memory, note=bar.note)
       runtime = {
         "engine": engine,
         "records": records,

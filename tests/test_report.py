@@ -270,6 +270,16 @@ def test_silent_progress_and_stopped_progress():
   assert out.getvalue().startswith("stopped at 0/9 kernels")
 
 
+def test_what_is_noted_first_is_shown_at_once():
+  out = io.StringIO()
+  with report.Progress(9, "kernels", stream=out) as progress:
+    progress.note("compiling")
+    progress.note("")
+    progress.advance()
+  lines = out.getvalue().splitlines()
+  assert lines[0] == "0/9 kernels, compiling" and len(lines) == 2
+
+
 def test_bar_on_a_terminal(monkeypatch):
   class Terminal(io.StringIO):
     def isatty(self):

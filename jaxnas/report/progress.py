@@ -72,17 +72,18 @@ class Progress:
       level: of a part of a part: its text stands behind that of the levels below, and goes when one of them changes.
     """
     with self._lock:
+      first = self._bar is None and self._last_line == self._start  # what is noted at the beginning may take long
       self._notes = [*self._notes[:level], *[""] * (level - len(self._notes)), text]
       if self._bar is not None or self._notes != self._notes_on_line:  # a line does not say the same again
-        self._show(time.monotonic())
+        self._show(time.monotonic(), first)
 
-  def _show(self, now: float) -> None:
+  def _show(self, now: float, at_once: bool = False) -> None:
     while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_WINDOW:
       self._marks.popleft()
     status = ", ".join(filter(None, (self._status(now), *self._notes)))
     if self._bar is not None:
       self._bar.update(self._task, completed=self.done, status=status)
-    elif now - self._last_line >= self.interval:
+    elif at_once or now - self._last_line >= self.interval:
       self._last_line, self._notes_on_line = now, self._notes
       self._line(status)
 

@@ -59,6 +59,7 @@ class Engine:
       with half the rows.
     streams: blocks at a time. Default: the cores this process may use, 4 at most, on one CPU device; 1 elsewhere.
     devices: of JAX; default all.
+    note: told "compiling" when a program is, which may take minutes, and "" when it is done.
   """
 
   def __init__(
@@ -67,6 +68,7 @@ class Engine:
     memory: int | None = None,
     streams: int | None = None,
     devices: Sequence[Any] | None = None,
+    note: Callable[[str], object] = lambda text: None,
   ):
     for name, value in (("block", block), ("streams", streams)):
       if value is not None and value < 1:
@@ -77,6 +79,7 @@ class Engine:
     self.streams = _streams(self.spread.size) if streams is None or not self.spread.alone else streams
     self.rows: int | None = None  # what the proxies prefer, until memory says otherwise
     self.seconds = Seconds()
+    self.note = note
     self._programs: dict[Any, tuple[Any, int]] = {}
 
   def blocks(
@@ -187,13 +190,16 @@ class Engine:
       name = (proxies, network, draw, self.rows, *jax.tree.leaves(shapes, is_leaf=lambda s: isinstance(s, tuple)))
       if name not in self._programs:
         begin = time.perf_counter()
+        self.note("compiling")
         run = _loop(proxies, network, draw, self.rows)
         program = self.spread.program(run, "sssaa" if draw else "assaa").lower(*args).compile()
         analysis = program.memory_analysis()  # takes 0.1 s: once
         self._programs[name] = program, 0 if analysis is None else analysis.temp_size_in_bytes
         self.seconds.compile += time.perf_counter() - begin
+        self.note("")
       program, needed = self._programs[name]
-      if needed * self.streams <= self.memory or not self._fewer_rows():
+      share = self.memory / max(1, needed * self.streams)
+      if share >= 1 or not self._fewer_rows(share):
         return program
 
   def _execute(self, program, args):
@@ -201,11 +207,11 @@ class Engine:
     values = jax.device_get(program(*args))
     return values, self.spread.slowest(time.perf_counter() - begin)
 
-  def _fewer_rows(self) -> bool:
-    """Halves the rows held at a time; False where one is held already."""
+  def _fewer_rows(self, share: float = 0.5) -> bool:
+    """Halves the rows held at a time, or takes that share of them if it is less; False where one is held already."""
     if self.rows == 1:
       return False
-    self.rows = ROWS if self.rows is None else self.rows // 2
+    self.rows = ROWS if self.rows is None else max(1, min(self.rows // 2, int(self.rows * share)))
     log.warning("little memory: per-sample passes now hold %d rows at a time", self.rows)
     return True
 
