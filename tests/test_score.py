@@ -325,6 +325,14 @@ def test_little_memory_lowers_the_rows_and_not_the_numbers(caplog):
   assert len(poor._programs) == again
 
 
+def test_rows_stay_where_fewer_do_not_help():
+  """A proxy of one pass takes what it takes: it is not compiled for every number of rows."""
+  own, params = Engine(memory=1), NETWORK.init_params(jax.random.key(0))
+  found, wanted = (e.measure([ENERGY], NETWORK, params, alphas(), BATCH)[0] for e in (own, engine()))
+  assert own.rows is None and len(own._programs) == 3
+  np.testing.assert_array_equal(found, wanted)
+
+
 def test_compilations_are_told():
   told = []
   own = Engine(note=told.append)

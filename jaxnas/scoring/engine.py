@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -185,6 +186,7 @@ class Engine:
       self.seconds.score += time.perf_counter() - begin - (self.seconds.compile - compiled)
 
   def _program(self, proxies, network, draw, args):
+    first, before = self.rows, math.inf
     while True:
       shapes = jax.tree.map(lambda a: (a.shape, a.dtype), args[1:])
       name = (proxies, network, draw, self.rows, *jax.tree.leaves(shapes, is_leaf=lambda s: isinstance(s, tuple)))
@@ -199,6 +201,11 @@ class Engine:
         self.note("")
       program, needed = self._programs[name]
       share = self.memory / max(1, needed * self.streams)
+      if needed == before:  # there is no per-sample pass in it
+        self.rows = first
+        log.warning("needs %.1f GiB, more than --memory_gb, however few rows", needed * self.streams / 2**30)
+        return program
+      before = needed if self.rows else math.inf
       if share >= 1 or not self._fewer_rows(share):
         return program
 
