@@ -74,7 +74,8 @@ class Progress:
     with self._lock:
       first = self._bar is None and self._last_line == self._start  # what is noted at the beginning may take long
       self._notes = [*self._notes[:level], *[""] * (level - len(self._notes)), text]
-      if self._bar is not None or self._notes != self._notes_on_line:  # a line does not say the same again
+      new = text and self._notes != self._notes_on_line  # a line says neither the same again nor that nothing is noted
+      if self._bar is not None or new:
         self._show(time.monotonic(), first)
 
   def _show(self, now: float, at_once: bool = False) -> None:
