@@ -2,8 +2,9 @@
 
 Two layouts are published: TE-NAS's (C = 1, a normal and a reduction cell, stem to C channels, or no stem and images of
 one channel, for counting linear regions) and the search network of DARTS (C = 16, 8 cells, stem to 3C), NASI's here.
-A cell goes through its nodes in order; what leaves a node is computed for all its edges at once, an operation after the
-other, whatever their weights are. An edge whose weights are all 0 contributes nothing.
+A cell goes through its edges by ascending source, with all operations of each, whatever their weights are; an edge
+whose weights are all 0 contributes nothing. Edges from the two inputs are one loop and edges from the nodes another, so
+that few bodies of code are compiled, and a backward pass computes an edge again rather than keep its intermediates.
 
 Source: Liu et al., "DARTS", ICLR 2019; Chen et al. (TE-NAS), ICLR 2021, and the released code, nasnet_super.
 """
@@ -27,6 +28,7 @@ from jaxnas.spaces.numerics import BatchNormMode, Init
 from jaxnas.spaces.supernet import EXECUTED
 
 SOURCES = tuple(range(NODES[-1]))  # nodes that edges leave
+GROUPS = {"inputs": SOURCES[:FIRST_NODE], "nodes": SOURCES[FIRST_NODE:]}  # edges that leave the one or the other
 CONVS = (*blocks.SEPARABLE, *blocks.DILATED)
 
 
@@ -166,43 +168,54 @@ class Supernet:
       run = functools.partial(block, x, params[name])
       y, found[name] = self._collecting(run, stats and stats[name])
       states.append(y)
-    totals: list[Any] = [0.0] * NUM_NODES
-    for source in SOURCES:
-      name, rows = f"from{source}", leaving(source)
-      stride = 2 if reduction and source < FIRST_NODE else 1
-      own = weights[np.array(rows)]
-      mixed, found[name], patterns = self._leaving(states[source], params[name], own, stats and stats[name], stride)
+    inputs = jnp.stack(states)
+    size = tuple(-(-n // (1 + reduction)) for n in inputs.shape[-2:])
+    nodes = jnp.zeros((NUM_NODES, *inputs.shape[1:-2], *size), inputs.dtype)
+    for name, sources in GROUPS.items():
+      rows = [row for source in sources for row in leaving(source)]
+      own = jax.tree.map(lambda *edges: jnp.concatenate(edges), *(params[f"from{source}"] for source in sources))
+      given = own, weights[np.array(rows)], stats and stats[name]
+      read, stride = (inputs, 1 + reduction) if name == "inputs" else (None, 1)
+      nodes, found[name], patterns = self._edges(read, nodes, rows, *given, stride)
       seen += patterns
-      for y, row in zip(mixed, rows, strict=True):
-        node = EDGES[row][0] - FIRST_NODE
-        totals[node] = totals[node] + y
-      if source >= FIRST_NODE - 1:  # the next node has all its inputs
-        states.append(totals[source - FIRST_NODE + 1])
-    return jnp.concatenate(states[FIRST_NODE:]), found, seen
+    return jnp.concatenate(list(nodes)), found, seen
 
-  def _leaving(self, x, params, weights, stats, stride) -> tuple[list[Maps], Any, list[Array]]:
-    """What each edge that leaves x brings, its operations mixed; `weights` [edges, ops]."""
+  def _edges(self, inputs, nodes, rows, params, weights, stats, stride) -> tuple[Maps, Any, list[Array]]:
+    """The nodes with what these edges bring, one after the other, from the inputs or, if there are none, from nodes."""
+    targets, sources = np.array([EDGES[row] for row in rows], np.int32).T
+    first = 0 if inputs is not None else FIRST_NODE
+    reading = [*CONVS] if stride == 1 else [*CONVS, "skip_connect"]  # operations that begin with a ReLU
+
+    def body(nodes, edge):
+      source, target, own, weight, given = edge
+      x = _at(nodes if inputs is None else inputs, source)
+      y, found, seen = self._mixed(reading, x, own, weight, given, stride)
+      return lax.dynamic_update_index_in_dim(nodes, _at(nodes, target) + y, target, 0), (found, seen)
+
+    edges = (sources - first, targets - FIRST_NODE, params, weights, stats)
+    nodes, (found, seen) = lax.scan(jax.checkpoint(body), nodes, edges)
+    read = jnp.any(jnp.stack([weights[:, OPS.index(op)] for op in reading]) > EXECUTED, 0)
+    for source in sorted(set(sources)):
+      x = (nodes if inputs is None else inputs)[source - first]
+      seen.append((_signs(x) & jnp.any(read[sources == source]))[None])
+    return nodes, found, [bits for own in seen for bits in own]
+
+  def _mixed(self, reading, x, params, weights, stats, stride) -> tuple[Maps, Any, list[Array]]:
+    """What an edge brings: its operations on x, mixed by `weights` [ops]; moments; signs of the second ReLUs."""
     total: Any = 0.0
     found, seen = {}, []
-    reading = [*CONVS] if stride == 1 else [*CONVS, "skip_connect"]  # operations that begin with a ReLU
     for op in reading:
-      column = weights[:, OPS.index(op)]
-      block = functools.partial(self._block, op, x, stride)
-      (y, middle), found[op] = jax.vmap(block)(params[op], stats and stats[op])
-      total = total + column[:, None, None, None, None] * y
+      weight = weights[OPS.index(op)]
+      (y, middle), found[op] = self._block(op, x, stride, params[op], stats and stats[op])
+      total = total + weight * y
       if middle is not None:
-        seen += [_signs(own) & (weight > EXECUTED) for own, weight in zip(middle, column, strict=True)]
-    read = jnp.stack([weights[:, OPS.index(op)] for op in reading])
-    seen.append(_signs(x) & jnp.any(read > EXECUTED))
-    # pooling and identity have no parameters: once for all edges
+        seen.append(_signs(middle) & (weight > EXECUTED))
     free = {"avg_pool_3x3": operations.avg_pool(x, stride), "max_pool_3x3": operations.max_pool(x, stride)}
     if stride == 1:
       free["skip_connect"] = x
-    mixed = []
-    for edge in range(len(weights)):
-      parts = [weights[edge, OPS.index(op)] * y for op, y in free.items()]
-      mixed.append(sum(parts, total[edge]))
-    return mixed, found, seen
+    for op, y in free.items():
+      total = total + weights[OPS.index(op)] * y
+    return total, found, seen
 
   def _block(self, op, x, stride, params, stats):
     """((output, what its second ReLU reads or None), moments) of an operation on one edge."""
@@ -239,6 +252,10 @@ class Supernet:
       )
     if c.batch_norm == "running" and stats is None:
       raise ConfigError("batch_norm='running' needs stats: give what moments() returned")
+
+
+def _at(maps: Float[Array, "S C N H W"], i: Array) -> Maps:
+  return lax.dynamic_index_in_dim(maps, i, 0, keepdims=False)
 
 
 def _signs(x: Maps) -> Bool[Array, "N bits"]:
