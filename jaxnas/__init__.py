@@ -7,16 +7,12 @@ The rooms (`jaxnas.ntk`, `jaxnas.spaces`, `jaxnas.proxies`, ...) are imported on
 import importlib
 from typing import TYPE_CHECKING
 
-from jaxnas import compiler
-
 if TYPE_CHECKING:
   from jaxnas import algorithms, data, errors, ntk, proxies, report, scoring, spaces, tabular
 
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "algorithms", "data", "errors", "ntk", "proxies", "report", "scoring", "spaces", "tabular"]
-
-compiler.protect()  # before anything of JAX is compiled
 
 
 def __getattr__(name: str):

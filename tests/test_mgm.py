@@ -13,7 +13,7 @@ from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, quick,
 from jaxnas import ntk, spaces
 from jaxnas.errors import ConfigError
 from jaxnas.proxies import Reading
-from jaxnas.proxies.evaluation import cross_entropy
+from jaxnas.proxies.evaluation import Evaluation, cross_entropy
 from jaxnas.proxies.mgm import code_score, first_tensors, head_of, in_definition_order, mgm
 from jaxnas.proxies.trace_norm import trace_norm
 
@@ -319,6 +319,24 @@ def test_batches_that_do_not_do(proxy, labels, message):
 def test_outputs_need_no_labels(mode):
   e = evaluation(NETWORK, labels=False)
   assert jax.eval_shape(program((mgm(target="output", batch_norm=mode),), NETWORK), *contents(e))
+
+
+class Pooled:
+  """A linear layer on the mean of each map; the maps, [C, N, H, W] as in DARTS cells, are given as alphas."""
+
+  def with_batch_norm(self, mode):
+    return self
+
+  def logits(self, params, images, alphas):
+    return jnp.tensordot(alphas.mean((2, 3)), params, ((0,), (0,)))
+
+
+def test_outputs_of_means_of_maps():
+  """In float32, and of a size at which jaxlib 0.10.2 on a CPU is wrong where the samples' weights are a constant."""
+  maps = np.random.default_rng(0).normal(size=(256, 16, 4, 4)).astype(np.float32)
+  images, params = np.ones((16, 2, 2, 3), np.float32), np.ones((256, 10), np.float32)
+  gradient = jax.jit(lambda p, x, maps: Evaluation(Pooled(), p, maps, x).output_gradient())(params, images, maps)
+  np.testing.assert_allclose(gradient, np.repeat(maps.mean((1, 2, 3), np.float64)[:, None], 10, 1), atol=1e-6)
 
 
 def test_definition_order_of_darts_puts_the_kernels_of_a_cell_into_it():

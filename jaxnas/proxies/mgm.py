@@ -74,7 +74,7 @@ def _single_image_gradient(evaluation, target):
 
   def mean(params):
     logits = jax.vmap(lambda image: network.logits(params, image[None], evaluation.alphas)[0])(evaluation.images)
-    return cross_entropy(logits, evaluation.labels).mean() if target == "loss" else logits.sum(1).mean()
+    return cross_entropy(logits, evaluation.labels).mean() if target == "loss" else evaluation.mean_output(logits)
 
   return jax.grad(mean)(evaluation.params)
 

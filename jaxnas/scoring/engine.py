@@ -16,7 +16,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from jaxnas import compiler
 from jaxnas.errors import ConfigError
 from jaxnas.proxies import Evaluation, Proxy, Reading
 from jaxnas.scoring.spread import Spread
@@ -62,9 +61,6 @@ class Engine:
     streams: blocks at a time. Default: the cores this process may use, 4 at most, on one CPU device; 1 elsewhere.
     devices: of JAX; default all.
     note: told "compiling" when a program is, which may take minutes, and "" when it is done.
-
-  Raises:
-    ConfigError: a number out of range, or XLA compiles wrong programs (see `compiler`).
   """
 
   def __init__(
@@ -78,7 +74,6 @@ class Engine:
     for name, value in (("block", block), ("streams", streams)):
       if value is not None and value < 1:
         raise ConfigError(f"{name}={value} must be at least 1")
-    compiler.check()
     self.block = block
     self.memory = _memory() if memory is None else memory
     self.spread = Spread(devices)
