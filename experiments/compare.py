@@ -66,7 +66,7 @@ def jobs() -> dict[str, list[str]]:
     "condition_number": [*costly, "--proxies=ntk_condition_number"],
     "regression": [*costly, "--proxies=signal_regression"],
     "knas": ["--algorithm=knas", "--knas_shortlist=40", seeds],
-    "nasi": ["--algorithm=nasi", "--nasi_steps=400", "--nasi_cells=1", seeds],
+    "nasi": ["--algorithm=nasi", "--nasi_steps=400", "--nasi_cells=1", "--nasi_batch=16", seeds],
     "gennas": ["--algorithm=gennas", seeds],
     "tenas_frozen": ["--algorithm=tenas", "--batch_norm=batch_frozen", seeds],
   }
