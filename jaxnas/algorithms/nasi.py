@@ -68,9 +68,7 @@ class NASIConfig:
   nasi_inputs: Literal["data", "gaussian"] = setting("data", "images, or standard Gaussian noise of their shape")
   nasi_xi: float = setting(1.0, "xi, radius of the single step of alpha; no argmax depends on it")
   nasi_channels: int = setting(0, "channels C of NASI's supernet in its first stage; 0: 16")
-  nasi_cells: int = setting(
-    0, "cells of NASI's supernet: N per stage on nb201, in all on darts; 0: nb201 5, darts 8"
-  )
+  nasi_cells: int = setting(0, "cells of NASI's supernet: N per stage on nb201, in all on darts; 0: nb201 5, darts 8")
   nasi_batch_norm: Literal["batch", "batch_frozen"] = setting(
     "batch", "batch normalisation in T~: 'batch' differentiates the mini-batch statistics, 'batch_frozen' does not"
   )
