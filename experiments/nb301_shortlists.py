@@ -25,7 +25,10 @@ flags.DEFINE_integer("draws", 1000, "draws, the same for all proxies with as man
 def ranked(folder: str) -> dict[str, dict[str, float]]:
   """The figure to rank by, by proxy and cell."""
   found: dict[str, dict[str, float]] = {}
-  for line in (pathlib.Path(folder) / "scores.jsonl").read_text().splitlines():
+  path = pathlib.Path(folder) / "scores.jsonl"
+  if not path.is_file():
+    raise app.UsageError(f"{folder}: not a work directory of --algorithm=score (it has no scores.jsonl)")
+  for line in path.read_text().splitlines():
     record = json.loads(line)
     if record.get("kind") == "score":
       found.setdefault(record["proxy"], {})[record["arch"]] = float(record["rank_by"])
@@ -36,6 +39,10 @@ def main(argv: list[str]) -> None:
   """Prints the table."""
   if len(argv) < 2:
     raise app.UsageError("give at least one work directory with scores of cells")
+  if any(not s.isdecimal() or not 1 <= int(s) <= FLAGS.candidates for s in FLAGS.shortlists):
+    raise app.UsageError(
+      f"--shortlists={','.join(FLAGS.shortlists)}: give sizes from 1 to --candidates={FLAGS.candidates}"
+    )
   benchmark, sizes = tabular.open_benchmark(FLAGS.benchmark, "darts"), [int(s) for s in FLAGS.shortlists]
   rows = []
   for proxy, figures in ((p, f) for folder in argv[1:] for p, f in ranked(folder).items()):
