@@ -38,9 +38,15 @@ ONE_PASS = "mgm,grad_norm,snip,plain,l2_norm,params,flops,jacob_cov,naswot,zen,s
 SEARCHES = {  # job -> its title; the result's key and the title of what half or a quarter of the budget found
   "knas": ("KNAS, k=40", "half_arch", "KNAS, k=20"),
   "nasi": ("NASI(4T)", "quarter_arch", "NASI(T)"),
-  "gennas": ("GenNAS, CONF_NB101", "", ""),
+  "gennas": ("GenNAS, CONF_NB101, shortened", "", ""),
   "tenas_frozen": ("TE-NAS, batch_frozen", "", ""),
 }
+GENNAS_SHORT = (  # 50 individuals of 20 steps; published: 450 of 100, hours a seed on a CPU core
+  "--signal_steps=20",
+  "--evolution_population=10",
+  "--evolution_tournament=4",
+  "--evolution_children=40",
+)
 CONTROLS = ("params", "flops")
 DRAWS = 2000
 PUBLISHED = (
@@ -64,10 +70,11 @@ def jobs() -> dict[str, list[str]]:
     "second": [*costly, "--proxies=mgm_output,mgm_layer_mean,grasp"],
     "single_images": [*costly, "--proxies=mgm_code,mgm_truncated,mgm_batch1", "--score_batch=50"],
     "condition_number": [*costly, "--proxies=ntk_condition_number"],
+    "trace_exact": [*costly, "--proxies=trace_norm_exact"],
     "regression": [*costly, "--proxies=signal_regression"],
     "knas": ["--algorithm=knas", "--knas_shortlist=40", seeds],
     "nasi": ["--algorithm=nasi", "--nasi_steps=400", "--nasi_cells=1", "--nasi_batch=16", seeds],
-    "gennas": ["--algorithm=gennas", seeds],
+    "gennas": ["--algorithm=gennas", *GENNAS_SHORT, seeds],
     "tenas_frozen": ["--algorithm=tenas", "--batch_norm=batch_frozen", seeds],
   }
 

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -75,6 +76,8 @@ def run(
   folder: report.Workdir | None = None
   images = train.images(source, settings, open_split) if isinstance(settings, train.TrainingConfig) else None
   with contextlib.ExitStack() as stack:
+    if hosts.leads():
+      _log_to(_Warnings(logging.WARNING), stack)
 
     def opened() -> list[dict[str, Any]]:
       nonlocal folder
@@ -129,8 +132,18 @@ def run(
   return result
 
 
+class _Warnings(logging.Handler):
+  """Prints warnings to standard error, which a progress bar there replaces by one that moves below them."""
+
+  def emit(self, record: logging.LogRecord) -> None:
+    print(f"jaxnas: warning: {record.getMessage()}", file=sys.stderr)
+
+
 def _log_to(handler: logging.Handler, stack: contextlib.ExitStack) -> None:
-  """Sends jaxnas's messages to the work directory's log only; the terminal has the progress and the table."""
+  """Sends jaxnas's messages to `handler` too, and no further."""
+  if log.propagate:
+    stack.callback(setattr, log, "propagate", True)
+    stack.callback(log.setLevel, log.level)
   log.setLevel(logging.INFO)
   log.propagate = False
   log.addHandler(handler)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import Counted
 
 from jaxnas import data, report, spaces, tabular
 from jaxnas.algorithms import indicators, tenas
@@ -75,8 +76,8 @@ def engine():
 def found(engine):
   """A search, its records and its result."""
   config = tenas.TENASConfig(indicators=IndicatorConfig(ntk_batch=4, region_batches=1, region_samples=20), repeats=2)
-  records, done = [], []
-  result = tenas.search(StandIn(), data.load(), config, seed=1, engine=engine, keep=records.append, advance=done.append)
+  records, done = [], Counted()
+  result = tenas.search(StandIn(), data.load(), config, seed=1, engine=engine, keep=records.append, advance=done)
   return config, records, sum(done), result
 
 

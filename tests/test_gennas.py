@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from counting import Counted
 
 from jaxnas import data, spaces
 from jaxnas.algorithms import gennas, gennas_task, score
@@ -29,8 +30,8 @@ def run(**given):
 
 
 def test_search_finds_the_lowest_loss_of_all_that_lived():
-  kept, done = [], []
-  found = run(keep=lambda *r: kept.extend(r), advance=done.append)
+  kept, done = [], Counted()
+  found = run(keep=lambda *r: kept.extend(r), advance=done)
   assert len(found.log) == SMALL.individuals == sum(done)
   losses = {r["arch"]: r["value"] for r in kept}
   assert {one.genome for one in found.log} == set(losses)
@@ -75,8 +76,8 @@ def search_task(**given):
 
 
 def test_task_search_resumes_and_compiles_once():
-  kept, done = [], []
-  found = search_task(keep=lambda r: kept.append(json.loads(json.dumps(r))), advance=done.append)
+  kept, done = [], Counted()
+  found = search_task(keep=lambda r: kept.append(json.loads(json.dumps(r))), advance=done)
   assert sum(done) == SMALL.individuals * TASK.task_archs
   assert [r["id"] for r in kept] == list(range(SMALL.individuals))
   assert found.fitness == max(r["fitness"] for r in kept)

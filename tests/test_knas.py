@@ -13,6 +13,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from counting import Counted
 
 from jaxnas import data, proxies, report, spaces
 from jaxnas.algorithms import knas
@@ -141,18 +142,18 @@ def test_seed_decides(search):
 
 @pytest.mark.parametrize("cut", [0, 17, 40, 43, 45])
 def test_resumes(search, cut):
-  kept, done, evaluated = [], [], []
-  whole = search(PERFECT, keep=lambda *records: kept.extend(records), advance=done.append)
+  kept, done, evaluated = [], Counted(), []
+  whole = search(PERFECT, keep=lambda *records: kept.extend(records), advance=done)
   assert len(kept) == sum(done) == 45
   records = json.loads(json.dumps(kept))[:cut]
   other = [{**r, "seed": 1} for r in json.loads(json.dumps(kept))]  # another seed's do not count
-  again, done = [], []
+  again, done = [], Counted()
   result = search(
     PERFECT,
     evaluate=lambda arch: evaluated.append(arch) or accuracy(arch),
     records=[*other, *records],
     keep=lambda *new: again.extend(new),
-    advance=done.append,
+    advance=done,
   )
   assert same(result, whole)
   assert len(evaluated) == min(5, 45 - cut)

@@ -1,6 +1,8 @@
 """The command line end to end, in subprocesses as a user runs it."""
 
+import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -8,6 +10,8 @@ import sys
 import time
 
 import pytest
+
+from jaxnas import run
 
 SMALL = [
   "--ntk_batch=6",
@@ -198,10 +202,12 @@ def test_knas_by_the_table(cache, shared, tmp_path):
 @pytest.mark.slow
 def test_nasi_small(cache, tmp_path):
   folder = tmp_path / "run"
-  jaxnas(
+  done = jaxnas(
     cache, "--algorithm=nasi", "--nasi_steps=4", "--nasi_batch=4", "--nasi_channels=2", "--nasi_cells=1",
-    "--nasi_nu=10", f"--workdir={folder}",
+    "--nasi_nu=1e6", f"--workdir={folder}",
   )  # fmt: skip
+  idle = "NASI, seed 0: T~ was never above nu"
+  assert done.stderr.count(f"jaxnas: warning: {idle}") == 1 and (folder / "log").read_text().count(idle) == 1
   (row,) = result(folder)["results"]
   assert row["arch"].count("|") == 9 and row["nasi_status"] in ("ok", "disconnected")
   assert result(folder)["summaries"][0]["relaxation"] == "straight_through"
@@ -253,6 +259,21 @@ def test_bad_input_is_one_line_and_exit_code_2(cache, flags, words):
 def test_unwritable_workdir(cache, tmp_path):
   (tmp_path / "file").write_text("not a folder")
   refused(jaxnas(cache, *SMALL, f"--workdir={tmp_path / 'file'}", check=False), "--workdir")
+
+
+def test_warnings_are_shown_and_also_in_the_log(capsys, tmp_path):
+  log, file = logging.getLogger("jaxnas"), logging.FileHandler(tmp_path / "log")
+  with contextlib.ExitStack() as stack:
+    stack.callback(file.close)
+    run._log_to(run._Warnings(logging.WARNING), stack)
+    run._log_to(file, stack)
+    log.info("score 1")
+    logging.getLogger("jaxnas.scoring.engine").warning("now %d rows", 3)
+    assert not log.propagate
+  log.warning("afterwards")
+  assert capsys.readouterr().err == "jaxnas: warning: now 3 rows\n"
+  assert (tmp_path / "log").read_text() == "score 1\nnow 3 rows\n"
+  assert log.propagate and not log.handlers and log.level == logging.NOTSET
 
 
 def test_imports_stay_light():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import Counted
 
 from jaxnas import data, spaces
 from jaxnas.algorithms import nasi
@@ -357,11 +358,11 @@ class StandInDARTS(DARTS):
 
 def run(source, seed=0, records=(), space=StandIn(), **settings):  # noqa: B008
   """(result, records kept, steps that progress was told of)."""
-  kept, done = [], []
+  kept, done = [], Counted()
   config = NASIConfig(**{"nasi_steps": 6, "nasi_batch": 8, **settings})
-  result = nasi.search(space, source, config, seed=seed, records=records, keep=kept.append, advance=done.append)
+  result = nasi.search(space, source, config, seed=seed, records=records, keep=kept.append, advance=done)
   assert sum(done) == nasi.evaluations(config)
-  assert set(done) == {1}
+  assert set(done) == {1} and done.earlier == sum(done) - len(kept)
   return result, kept
 
 

@@ -250,7 +250,8 @@ def test_plain_progress_is_throttled_and_knows_the_rate(monkeypatch):
   now = 100.0
   monkeypatch.setattr("time.monotonic", lambda: now)
   out = io.StringIO()
-  with report.Progress(100, "kernels", label="round 1", stream=out, done=20) as progress:
+  with report.Progress(100, "kernels", label="round 1", stream=out) as progress:
+    progress.advance(20, earlier=True)
     for _ in range(40):
       now += 0.5
       progress.advance(1)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting import Counted
 
 from jaxnas import proxies, scoring, spaces
 from jaxnas.errors import ArchitectureError, ConfigError
@@ -199,23 +200,24 @@ def test_own_weights_differ_between_architectures():
 
 @pytest.mark.parametrize("share", [True, False])
 def test_resumes_from_a_truncated_file(share):
-  kept, done = [], []
+  kept, done = [], Counted()
   given = {"repeats": 2, "share_weights": share}
-  whole = run(keep=lambda *records: kept.extend(records), advance=done.append, **given)
+  whole = run(keep=lambda *records: kept.extend(records), advance=done, **given)
   assert sum(done) == 2 * len(ARCHS)
   assert len(kept) == len(whole)
   assert {r["kind"] for r in kept} == {"score"}
   read = json.loads(json.dumps(kept))
   for cut in (0, 5, 16, 21, len(kept)):  # 5 and 21: in the middle of an architecture's two proxies
-    again, done = [], []
+    again, done = [], Counted()
     foreign = [{"kind": "note"}, {**read[0], "seed": 9, "value": -1.0}, {"algorithm": "knas"}]
-    lines = run(records=[*foreign, *read[:cut]], keep=lambda *r, a=again: a.extend(r), advance=done.append, **given)
+    lines = run(records=[*foreign, *read[:cut]], keep=lambda *r, a=again: a.extend(r), advance=done, **given)
     assert timeless(lines) == timeless(whole)
     assert lines[: cut // 2 * 2] == whole[: cut // 2 * 2]
     assert [(r["arch"], r["proxy"], r["repeat"]) for r in again] == [
       (r["arch"], r["proxy"], r["repeat"]) for r in kept[cut:]
     ]
     assert sum(done) == 2 * len(ARCHS)
+    assert done.earlier == cut // 2  # whole architectures
 
 
 def test_finished_architectures_are_not_measured_again(monkeypatch):

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from counting import Counted
 
 from jaxnas import data, spaces
 from jaxnas.algorithms import indicators, random_search, score, tenas
@@ -32,9 +33,9 @@ def source():
 @pytest.fixture(scope="module")
 def found(source, engine):
   """A search, its records and its result."""
-  records, done = [], []
+  records, done = [], Counted()
   config = tenas.TENASConfig(indicators=SMALL, repeats=2)
-  result = tenas.search(SPACE, source, config, seed=3, engine=engine, keep=records.append, advance=done.append)
+  result = tenas.search(SPACE, source, config, seed=3, engine=engine, keep=records.append, advance=done)
   return config, records, sum(done), result
 
 

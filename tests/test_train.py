@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from counting import Counted
 
 from jaxnas import data, spaces
 from jaxnas.data import ImageSource
@@ -83,8 +84,8 @@ def quick():
 @pytest.fixture(scope="module")
 def whole():
   """An uninterrupted training, what it told, and what it logged."""
-  told, logged = [], []
-  return run(advance=told.append, log=logged.append), told, logged
+  told, logged = Counted(), []
+  return run(advance=told, log=logged.append), told, logged
 
 
 # Recipe
@@ -399,9 +400,9 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(whole, tmp_path, monkeyp
   left = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
   assert any(name.startswith("2.") for name in left) and "2" not in left
   assert [r["epoch"] for r in lines(tmp_path)] == [1, 2]
-  told = []
-  result = run(config, workdir=tmp_path, advance=told.append)
-  assert told[0] == (5 if every == 1 else 1) and sum(told) == 15
+  told = Counted()
+  result = run(config, workdir=tmp_path, advance=told)
+  assert told[0] == (5 if every == 1 else 1) and sum(told) == 15 and told.earlier == told[0]
   assert_same(result, whole[0])
   assert [r["epoch"] for r in lines(tmp_path)] == [1, 2, 3]
 
@@ -412,11 +413,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, tmp_path, caplo
   for file in (tmp_path / "checkpoints" / "3" / "state").rglob("*"):
     if file.is_file():
       file.write_bytes(b"")
-  told = []
-  assert_same(run(workdir=tmp_path, advance=told.append), whole[0])
+  told = Counted()
+  assert_same(run(workdir=tmp_path, advance=told), whole[0])
   assert told[0] == 10 and "checkpoint 3" in caplog.text
   told.clear()
-  assert_same(run(workdir=tmp_path, advance=told.append), whole[0])  # finished: nothing is trained
+  assert_same(run(workdir=tmp_path, advance=told), whole[0])  # finished: nothing is trained
   assert told == [15] and [r["epoch"] for r in lines(tmp_path)] == [1, 2, 3]
 
 
@@ -460,8 +461,8 @@ def test_divergence_is_recorded(tmp_path, monkeypatch):
   assert last["status"] == "diverged" and not math.isfinite(last["train_loss"]) and math.isnan(last["valid_loss"])
   assert last["step"] < 5 and len(result.history) == 1
   assert lines(tmp_path)[0]["status"] == "diverged" and lines(tmp_path)[0]["valid_loss"] == "NaN"
-  told = []
-  assert run(workdir=tmp_path, advance=told.append).status == "diverged"
+  told = Counted()
+  assert run(workdir=tmp_path, advance=told).status == "diverged"
   assert told == [last["step"]]
 
 

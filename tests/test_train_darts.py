@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from counting import Counted
 from tiny_trainable import ALPHAS, Config, TinyTrainable, toy
 
 from jaxnas import main, spaces
@@ -290,8 +291,8 @@ def test_killed_inside_a_checkpoint_it_ends_as_uninterrupted(whole, tmp_path, mo
     patched.setattr(ocp.StandardCheckpointHandler, "finalize", killed)
     with pytest.raises(KeyboardInterrupt):
       run(workdir=tmp_path, architecture="one")
-  told = []
-  result = run(workdir=tmp_path, architecture="one", advance=told.append)
+  told = Counted()
+  result = run(workdir=tmp_path, architecture="one", advance=told)
   assert told[0] == 10 and sum(told) == 20
   assert numbers(result) == numbers(whole)
   jax.tree.map(np.testing.assert_array_equal, result.params, whole.params)

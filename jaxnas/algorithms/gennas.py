@@ -94,7 +94,7 @@ def search(
   engine: Engine | None = None,
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[..., None] = lambda *records: None,
-  advance: Callable[[int], None] = lambda n: None,
+  advance: Callable[..., None] = lambda n, **earlier: None,
 ) -> Result:
   """Runs one search; arguments as of `tenas.search`.
 

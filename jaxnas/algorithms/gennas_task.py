@@ -91,7 +91,7 @@ def search(
   engine: Engine | None = None,
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[..., None] = lambda *records: None,
-  advance: Callable[[int], None] = lambda n: None,
+  advance: Callable[..., None] = lambda n, **earlier: None,
 ) -> Result:
   """Runs one search; arguments as of `tenas.search`. Records hold a task and its fitness each."""
   evolution, engine = config.evolution, engine or Engine()
@@ -99,7 +99,7 @@ def search(
   archs = np.stack([space.parse(text) for text in texts])
   mine = [r for r in records if r.get("algorithm") == "gennas_task" and r["seed"] == seed]
   known = [r["fitness"] for r in sorted(mine, key=lambda r: r["id"])]
-  advance(len(known) * len(archs))
+  advance(len(known) * len(archs), earlier=True)
   rng, births = np.random.RandomState(seed), iter(range(len(known), evolution.individuals))
 
   def evaluate(task: SignalTask) -> float:

@@ -96,7 +96,7 @@ def search(
   engine: Engine | None = None,
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[..., None] = lambda *records: None,
-  advance: Callable[[int], None] = lambda n: None,
+  advance: Callable[..., None] = lambda n, **earlier: None,
   note: Callable[[str], None] = lambda text: None,
 ) -> Result:
   """Runs one search; other arguments as of `tenas.search`.
@@ -130,12 +130,13 @@ def search(
   validation = []
   for number, position in enumerate(shortlist, 1):
     arch = lines[position].arch
-    if arch not in known:
+    earlier = arch in known
+    if not earlier:
       note(f"{FINE[config.knas_fine]} {number}/{len(shortlist)}")
       known[arch] = float(evaluate(arch))
       keep({"algorithm": "knas", "seed": seed, "arch": arch, "validation": known[arch]})
     validation.append(known[arch])
-    advance(1)
+    advance(1, earlier=earlier)
   note("")
   accuracy = np.array(validation, np.float64)
   if np.isnan(accuracy).all():
@@ -174,7 +175,8 @@ def by_training(
   def evaluate(arch: str) -> float:
     columns, done = space.parse(arch), 0
 
-    def advance(n: int) -> None:
+    def advance(n: int, earlier: bool = False) -> None:
+      del earlier
       nonlocal done
       done += n
       epoch = min(1 + done * config.train_epochs // steps, config.train_epochs)

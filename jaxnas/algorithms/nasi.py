@@ -296,7 +296,7 @@ def search(
   engine: Engine | None = None,
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[[dict[str, Any]], None] = lambda record: None,
-  advance: Callable[[int], None] = lambda n: None,
+  advance: Callable[..., None] = lambda n, **earlier: None,
 ) -> Result:
   """Runs one search.
 
@@ -309,7 +309,7 @@ def search(
     records: what an interrupted run of the same search passed to `keep`; not computed again.
     keep: called with each step (calibration included), JSON-able. They hold T~ and dT~/dalpha, so a record serves a
       search with any T, mu and nu.
-    advance: called with 1 after each step.
+    advance: called with 1 after each step, and with `earlier=True` if it is in `records`.
 
   Raises:
     ConfigError: a batch larger than the data set, settings that do not fit the space (see `NASIConfig.on`; a batch
@@ -328,7 +328,8 @@ def search(
   sampling = _Sampling(config.nasi_relaxation, config.nasi_tau, space, config.nasi_reduced)
 
   def measure(phase: str, t: int) -> Step:
-    if (phase, t) not in known:
+    earlier = (phase, t) in known
+    if not earlier:
       noise_key, batch_key = jax.random.split(jax.random.fold_in(keys[phase], t))
       args = (params, alphas, noise_key, *_batch(source, config, batch_key))
       begin = time.perf_counter()
@@ -346,7 +347,7 @@ def search(
         "gradient": gradient.tolist(),
       }
       keep(known[phase, t])
-    advance(1)
+    advance(1, earlier=earlier)
     record = known[phase, t]
     return Step(record["trace_norm"], np.array(record["gradient"], np.float64))
 

@@ -75,7 +75,7 @@ def search(
   engine: Engine | None = None,
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[[dict[str, Any]], None] = lambda record: None,
-  advance: Callable[[int], None] = lambda n: None,
+  advance: Callable[..., None] = lambda n, **earlier: None,
 ) -> Result:
   """Runs one random search; arguments as of `tenas.search`.
 
@@ -117,7 +117,7 @@ def _scored(space, indicator, archs, engine, seed, records, keep, advance) -> tu
     part = archs[start : start + _STEP]
     names = [space.format(a) for a in part]
     if all(name in known for name in names):
-      advance(len(part))
+      advance(len(part), earlier=True)
     else:
       (readings,) = engine.score(
         [indicator.proxy],

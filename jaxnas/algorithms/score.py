@@ -131,7 +131,7 @@ def score(
   engine: Engine | None = None,
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[..., None] = lambda *records: None,
-  advance: Callable[[int], None] = lambda n: None,
+  advance: Callable[..., None] = lambda n, **earlier: None,
 ) -> list[Score]:
   """All scores of one seed; see `scoring.score`, which this calls once per network.
 

@@ -175,7 +175,7 @@ def search(
   engine: Engine | None = None,
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[[dict[str, Any]], None] = lambda record: None,
-  advance: Callable[[int], None] = lambda n: None,
+  advance: Callable[..., None] = lambda n, **earlier: None,
 ) -> Result:
   """Runs one search.
 
@@ -186,7 +186,8 @@ def search(
     engine: compiled programs to share with other searches.
     records: what an interrupted run of the same search passed to `keep`; not measured again.
     keep: called with each finished repeat, JSON-able.
-    advance: called with the number of supernets scored since the last call.
+    advance: called with the number of supernets scored since the last call, and with `earlier=True` if they are in
+      `records`.
   """
   config, engine = indicators.resolve(config, space), engine or Engine()
   known = {(r["round"], r["repeat"]): r for r in records if r.get("algorithm") == "tenas" and r.get("seed") == seed}
@@ -196,7 +197,7 @@ def search(
 
   def measure(number: int, repeat: int, kernel_nets: np.ndarray, region_nets: np.ndarray) -> dict[str, Any]:
     if (number, repeat) in known:
-      advance(len(kernel_nets))
+      advance(len(kernel_nets), earlier=True)
       return known[number, repeat]
     ntk_key, region_key = jax.random.split(repeat_key(number, repeat))
     (counts,) = engine.score(*_order(indicators.regions(space, source, config.indicators, region_key), region_nets))

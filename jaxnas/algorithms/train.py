@@ -157,7 +157,7 @@ def run(
   *,
   seed: int,
   folder: pathlib.Path | None = None,
-  advance: Callable[[int], object] = lambda n: None,
+  advance: Callable[..., object] = lambda n, **earlier: None,
 ) -> Result:
   """Trains `config.genotype` once.
 

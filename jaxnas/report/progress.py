@@ -24,7 +24,6 @@ class Progress:
     unit: what is counted, in the plural.
     label: shown first.
     stream: where to write; standard error if None.
-    done: units that an earlier, interrupted run had done; they do not count in the rate.
     enabled: False for silence; may also be set on the object before it is entered.
     interval: seconds between two lines where there is no terminal.
   """
@@ -36,12 +35,11 @@ class Progress:
     *,
     label: str = "",
     stream: TextIO | None = None,
-    done: int = 0,
     enabled: bool = True,
     interval: float = 5.0,
   ) -> None:
     self.total, self.unit, self.label = total, unit, label
-    self.done = self._first = done
+    self.done = self._earlier = 0
     self.interval = interval
     self._stream = sys.stderr if stream is None else stream
     self.enabled = enabled
@@ -53,17 +51,20 @@ class Progress:
 
   def __enter__(self) -> "Progress":
     self._start = self._last_line = time.monotonic()
-    self._marks = collections.deque([(self._start, self.done)])
+    self._marks = collections.deque([(self._start, 0)])
     if self.enabled and self._stream is not None and self._stream.isatty():
       self._open_bar()
     return self
 
-  def advance(self, n: int = 1) -> None:
-    """Counts `n` more units as done."""
+  def advance(self, n: int = 1, *, earlier: bool = False) -> None:
+    """Counts `n` more units as done; those that an `earlier`, interrupted run had done do not count in the rate."""
     with self._lock:
+      now = time.monotonic()
       self.done += n
-      self._marks.append((time.monotonic(), self.done))
-      self._show(self._marks[-1][0])
+      if earlier:
+        self._earlier += n
+      self._marks.append((now, self.done - self._earlier))
+      self._show(now)
 
   def note(self, text: str, level: int = 0) -> None:
     """Shows `text` behind the numbers until another replaces it; "" takes it away.
@@ -93,9 +94,10 @@ class Progress:
       self._bar.stop()
       self._bar = None
     seconds = time.monotonic() - self._start
-    rate = (self.done - self._first) / seconds if seconds > 0 else 0.0
+    new = self.done - self._earlier
+    speed = self._speed(new / seconds) if new and seconds > 0 else ""
     verb = "" if kind is None else "stopped at "
-    self._line(f"{verb}{self._count()} in {format_duration(seconds)}{self._speed(rate)}")
+    self._line(f"{verb}{self._count()} in {format_duration(seconds)}{speed}")
 
   def _count(self) -> str:
     return f"{self.done}/{self.total} {self.unit}"
@@ -108,7 +110,7 @@ class Progress:
     if last <= then or done <= before:
       return self._count()
     rate = (done - before) / (now - then)  # it falls while a unit takes long
-    left = format_duration(max(self.total - done, 0) / rate)
+    left = format_duration(max(self.total - self.done, 0) / rate)
     return f"{self._count()}{self._speed(rate)}, {left} left"
 
   def _line(self, text: str) -> None:

@@ -51,7 +51,7 @@ def score(
   engine: Engine | None = None,
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[..., None] = lambda *records: None,
-  advance: Callable[[int], None] = lambda n: None,
+  advance: Callable[..., None] = lambda n, **earlier: None,
 ) -> list[Score]:
   """Scores every architecture with every proxy, `repeats` times; lines in the order given.
 
@@ -69,7 +69,8 @@ def score(
     engine: compiled programs to share.
     records: what an interrupted call passed to `keep`; not scored again.
     keep: called with the new lines of a block, one argument each, JSON-able.
-    advance: called with the number of architectures done (in one repeat) since the last call.
+    advance: called with the number of architectures done (in one repeat) since the last call, and with `earlier=True`
+      if they are in `records` (or repeated).
 
   Raises:
     ArchitectureError: an architecture of another space, or malformed.
@@ -89,7 +90,7 @@ def score(
   known = {(r["arch"], r["proxy"], r["repeat"]): _line(r) for r in records if _is_score(r, seed)}
   for repeat in range(repeats):
     wanted = [i for t, i in position.items() if any((t, n, repeat) not in known for n in names)]
-    advance(len(texts) - len(wanted))
+    advance(len(texts) - len(wanted), earlier=True)
     if not wanted:
       continue
     init_key, batch_key, own_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), repeat), 3)

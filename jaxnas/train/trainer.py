@@ -87,7 +87,7 @@ def train(
   seed: int = 0,
   architecture: str | None = None,
   workdir: str | pathlib.Path | None = None,
-  advance: Callable[[int], object] = lambda n: None,
+  advance: Callable[..., object] = lambda n, **earlier: None,
   log: Callable[[dict[str, Any]], object] = lambda record: None,
 ) -> Result:
   """Trains one architecture of `network` from fresh weights and evaluates it after every epoch.
@@ -98,7 +98,8 @@ def train(
     source_train, source_valid: images of one shape and set of classes.
     architecture: its text form; a folder with a training of another one is refused with both.
     workdir: folder for metrics.jsonl and checkpoints; a training that was killed there continues.
-    advance: told the number of steps that were done, those of a continued training at once.
+    advance: told the number of steps that were done, those before a continued training's checkpoint at once and with
+      `earlier=True`.
     log: told every epoch's record when it is done.
 
   Raises:
@@ -119,7 +120,7 @@ def train(
   with checkpoint.opened(workdir, identity) if workdir is not None else contextlib.nullcontext() as store:
     state, history = store.restore(state) if store else (state, [])
     if history:
-      advance(history[-1]["step"])
+      advance(history[-1]["step"], earlier=True)
     while len(history) < config.train_epochs and not (history and history[-1]["status"] == "diverged"):
       state, record = run.epoch(state, len(history), advance)
       history.append(record)
@@ -146,7 +147,7 @@ class _Run:
     share = 1 if mesh is None else mesh.size
     self.eval_batch = -(-min(config.eval_batch, len(source_valid)) // share) * share
 
-  def epoch(self, state: State, done: int, advance: Callable[[int], object]) -> tuple[State, dict[str, Any]]:
+  def epoch(self, state: State, done: int, advance: Callable[..., object]) -> tuple[State, dict[str, Any]]:
     """Epoch number `done` from 0: the new state, and its record."""
     begin = time.perf_counter()
     key = jax.random.fold_in(self.key, _AUGMENT)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxnas.errors import ConfigError
 from jaxnas.spaces.layers import BN_EPSILON
 
 _HIGHEST = lax.Precision.HIGHEST
@@ -26,6 +27,11 @@ Maps = Float[Array, "C N H W"]
 def to_maps(images: Float[Array, "N H W C"]) -> Maps:
   """Images as feature maps."""
   return images.transpose(3, 0, 1, 2)
+
+
+def node(maps: Float[Array, "S C N H W"], i: Array) -> Maps:
+  """The maps of node i, which may be data."""
+  return lax.dynamic_index_in_dim(maps, i, 0, keepdims=False)
 
 
 def pointwise(x: Maps, kernel: Float[Array, "1 1 C D"]) -> Float[Array, "D N H W"]:
@@ -193,8 +199,14 @@ def moments(z: Maps) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
 
 
 def statistics(z: Maps, mode: str, given: tuple[Array, Array] | None) -> tuple[Array, Array]:
-  """Mean and variance [C] that BN in this mode normalises z with; `given` is for mode `running`."""
-  if mode == "running" and given is not None:
+  """Mean and variance [C] that BN in this mode normalises z with; `given` is for mode `running`.
+
+  Raises:
+    ConfigError: mode `running` and none are given.
+  """
+  if mode == "running":
+    if given is None:
+      raise ConfigError("batch_norm='running' needs stats: give what moments() returned")
     return given
   if mode == "identity":
     return jnp.zeros(z.shape[:1], z.dtype), jnp.ones(z.shape[:1], z.dtype)

@@ -120,8 +120,8 @@ def _chosen_slots(states: list[Maps], own: Given, chosen: Chosen, cell_type: int
 
   def body(nodes, slot):
     op, source, target, params, stats, factor = slot
-    from_input = _at(inputs, jnp.minimum(source, FIRST_NODE - 1))
-    from_node = _at(nodes, jnp.maximum(source - FIRST_NODE, 0))
+    from_input = operations.node(inputs, jnp.minimum(source, FIRST_NODE - 1))
+    from_node = operations.node(nodes, jnp.maximum(source - FIRST_NODE, 0))
     own = {"params": params, "stats": stats, "input": from_input if cell_type else None}
     if cell_type:
       branches = [functools.partial(_branch, op, stride, run) for stride in (1, 2) for op in OPS]
@@ -132,7 +132,7 @@ def _chosen_slots(states: list[Maps], own: Given, chosen: Chosen, cell_type: int
       y, seen = choose(branches, op, jnp.where(source < FIRST_NODE, from_input, from_node), own)
     if factor is not None:
       y = y * factor[None, :, None, None]
-    return lax.dynamic_update_index_in_dim(nodes, _at(nodes, target) + y, target, 0), seen
+    return lax.dynamic_update_index_in_dim(nodes, operations.node(nodes, target) + y, target, 0), seen
 
   targets = np.array(TARGETS, np.int32) - FIRST_NODE
   stats = own.stats and own.stats["slots"]
@@ -159,10 +159,6 @@ def _operation(op: str, x: Maps, params: PyTree, stats: PyTree | None, stride: i
   if run.collect == "observation" and "b" in found:
     reads.append(found["a"][0])
   return y, run.finish(found, x, *reads)
-
-
-def _at(maps: Float[Array, "S C N H W"], i: Array) -> Maps:
-  return lax.dynamic_index_in_dim(maps, i, 0, keepdims=False)
 
 
 def _stack(slots: dict[str, PyTree], axis: int) -> PyTree:

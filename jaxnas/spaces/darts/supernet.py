@@ -188,9 +188,9 @@ class Supernet:
 
     def body(nodes, edge):
       source, target, own, weight, given = edge
-      x = _at(nodes if inputs is None else inputs, source)
+      x = operations.node(nodes if inputs is None else inputs, source)
       y, found, seen = self._mixed(reading, x, own, weight, given, stride)
-      return lax.dynamic_update_index_in_dim(nodes, _at(nodes, target) + y, target, 0), (found, seen)
+      return lax.dynamic_update_index_in_dim(nodes, operations.node(nodes, target) + y, target, 0), (found, seen)
 
     edges = (sources - first, targets - FIRST_NODE, params, weights, stats)
     nodes, (found, seen) = lax.scan(jax.checkpoint(body), nodes, edges)
@@ -252,10 +252,6 @@ class Supernet:
       )
     if c.batch_norm == "running" and stats is None:
       raise ConfigError("batch_norm='running' needs stats: give what moments() returned")
-
-
-def _at(maps: Float[Array, "S C N H W"], i: Array) -> Maps:
-  return lax.dynamic_index_in_dim(maps, i, 0, keepdims=False)
 
 
 def _signs(x: Maps) -> Bool[Array, "N bits"]:
