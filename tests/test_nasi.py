@@ -12,8 +12,9 @@ import pytest
 from counting import Counted
 
 from jaxnas import data, spaces
-from jaxnas.algorithms import nasi
-from jaxnas.algorithms.nasi import NASIConfig, Step
+from jaxnas.algorithms import nasi, nasi_ascent
+from jaxnas.algorithms.nasi import NASIConfig
+from jaxnas.algorithms.nasi_ascent import Step
 from jaxnas.errors import ConfigError
 from jaxnas.spaces import DARTS, NB201, NetworkConfig, relaxation
 from jaxnas.spaces.nb201 import Mixture, plain
@@ -230,7 +231,7 @@ def given(trace_norms, gradients):
 def test_three_steps_by_hand():
   """|G| = 5, 10, 2 and gmax = 5, 10, 10; T~ is above nu in the second step only, whose sign flips."""
   steps = given([1.0, 9.0, 2.0], [[[3, 4]], [[10, 0]], [[0, -2]]])
-  found = nasi.ascend(steps, steps=3, nu=5.0, mode="fixed", mu=2.0, xi=6.0)
+  found = nasi_ascent.ascend(steps, steps=3, nu=5.0, mode="fixed", mu=2.0, xi=6.0)
   np.testing.assert_allclose(found.path[:, 0, 0], [[0.6, 0.8], [-0.4, 0.8], [-0.4, 0.6]])
   np.testing.assert_allclose(found.alphas, [[[-0.8, 1.2]]])
   assert [h["gmax"] for h in found.history] == [5, 10, 10]
@@ -240,7 +241,7 @@ def test_three_steps_by_hand():
 def test_bounds_by_hand():
   steps = given([6.0, 1.0, 100.0], np.ones((3, 1, 2)))
   nus = {
-    mode: [h["nu"] for h in nasi.ascend(steps, steps=3, nu=2.0, mode=mode).history]
+    mode: [h["nu"] for h in nasi_ascent.ascend(steps, steps=3, nu=2.0, mode=mode).history]
     for mode in ("adaptive", "fixed", "quantile")
   }
   assert nus == {"adaptive": [2.0, 4.0, 3.0], "fixed": [2.0] * 3, "quantile": [2.0] * 3}
@@ -271,11 +272,11 @@ def test_penalty():
 def test_invariances(seed):
   source, steps = random_steps(seed)
   kwargs = {"steps": steps, "nu": 1.0, "mode": "adaptive", "xi": 0.3}
-  found = nasi.ascend(source, **kwargs)
+  found = nasi_ascent.ascend(source, **kwargs)
   assert 0 < np.linalg.norm(found.alphas) <= 0.3
-  scaled = nasi.ascend(random_steps(seed, scale=1e-6)[0], **kwargs)
+  scaled = nasi_ascent.ascend(random_steps(seed, scale=1e-6)[0], **kwargs)
   np.testing.assert_allclose(scaled.alphas, found.alphas, rtol=1e-10)
-  shorter = nasi.ascend(source, **{**kwargs, "steps": 5})
+  shorter = nasi_ascent.ascend(source, **{**kwargs, "steps": 5})
   np.testing.assert_array_equal(shorter.path, found.path[:5])
   assert shorter.history == found.history[:5]
 
@@ -283,14 +284,14 @@ def test_invariances(seed):
 def test_steps_that_are_not_finite_are_left_out():
   gradients = np.ones((4, 1, 2))
   gradients[1, 0, 0] = np.nan
-  found = nasi.ascend(given([1.0, 5.0, np.inf, 3.0], gradients), steps=4, nu=1.0, mode="adaptive", mu=0.0)
+  found = nasi_ascent.ascend(given([1.0, 5.0, np.inf, 3.0], gradients), steps=4, nu=1.0, mode="adaptive", mu=0.0)
   assert [h["status"] for h in found.history] == ["ok", "non_finite", "non_finite", "ok"]
   assert [h["nu"] for h in found.history] == [1.0] * 4  # 5 and inf do not enter the mean
   np.testing.assert_allclose(found.alphas, np.full((1, 1, 2), 2 / 4 / 2**0.5))
   with pytest.raises(ConfigError, match="not finite in all 4"):
-    nasi.ascend(given([np.nan] * 4, gradients), steps=4, nu=1.0, mode="adaptive")
+    nasi_ascent.ascend(given([np.nan] * 4, gradients), steps=4, nu=1.0, mode="adaptive")
   with pytest.raises(ConfigError, match="is zero in all 4"):
-    nasi.ascend(given([1.0] * 4, np.zeros((4, 1, 2))), steps=4, nu=2.0, mode="fixed")
+    nasi_ascent.ascend(given([1.0] * 4, np.zeros((4, 1, 2))), steps=4, nu=2.0, mode="fixed")
 
 
 @pytest.mark.parametrize("kind", relaxation.RELAXATIONS)
@@ -310,7 +311,7 @@ def test_planted_operations_are_found(kind):
       value, gradient = program(jnp.zeros(SHAPE), params, noise, images, labels)
       return Step(float(value), np.asarray(gradient))
 
-    path = nasi.ascend(step, steps=100, nu=1e6, mode="fixed").path
+    path = nasi_ascent.ascend(step, steps=100, nu=1e6, mode="fixed").path
     found += np.array_equal(SPACE.from_alphas(path[-1]), planted)
   assert found >= 9
 
@@ -562,7 +563,7 @@ def test_planted_cells_are_found():
     value, gradient = program(jnp.zeros(CELLS), params, noise, images, labels)
     return Step(float(value), np.asarray(gradient))
 
-  alphas = nasi.ascend(step, steps=100, nu=1e6, mode="fixed").alphas
+  alphas = nasi_ascent.ascend(step, steps=100, nu=1e6, mode="fixed").alphas
   np.testing.assert_array_equal(nasi.derive(spaces.darts(), alphas), planted)
 
 
