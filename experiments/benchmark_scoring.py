@@ -38,6 +38,9 @@ flags.DEFINE_integer("architectures", 200, "what the engine scores by `functiona
 flags.DEFINE_integer("torch_architectures", 20, "how many of them PyTorch scores", lower_bound=1)
 flags.DEFINE_integer("compiled_architectures", 5, "how many of them are compiled one by one", lower_bound=1)
 flags.DEFINE_integer("exact_architectures", 5, "how many of them either side scores by `batch`", lower_bound=1)
+flags.DEFINE_multi_enum(
+  "task", ["functional", "batch", "one_pass"], ["functional", "batch", "one_pass"], "what to measure; repeat for more"
+)
 flags.DEFINE_integer("batch", 32, "images N", lower_bound=2)
 flags.DEFINE_integer("channels", 16, "channels C of the first stage", lower_bound=1)
 flags.DEFINE_integer("cells", 5, "cells per stage", lower_bound=1)
@@ -106,25 +109,24 @@ def measure(side: str, folder: pathlib.Path) -> dict:
 def score_by_engine(names, network, archs, batch, *, one_by_one: bool) -> list[dict]:
   """`scoring.score`: the first architecture alone, which compiles, then all of them.
 
-  They come in parts that end where the other sides do: within a part, blocks are under way side by side, so that only
-  its sum is exact.
+  They come in parts that end where the other sides do: within a part, blocks of architectures are under way side by
+  side, so that only its sum is exact; an architecture's seconds are its share of its block's.
   """
   from jaxnas import proxies, scoring, spaces
 
   calls, marks = [], []
 
-  def lap(values: list[float], setup: bool) -> None:
+  def lap(found: list[list[float]], setup: bool) -> None:
     marks.append((time.process_time(), time.perf_counter()))
-    cpu, wall = (b - a for a, b in zip(*marks[-2:], strict=True))
-    calls.append({"values": values, "cpu": cpu, "wall": wall, "setup": setup})
+    cpu, wall = ((b - a) / len(found) for a, b in zip(*marks[-2:], strict=True))
+    calls.extend({"values": values, "cpu": cpu, "wall": wall, "setup": setup} for values in found)
 
   class MarkedEngine(scoring.Engine):
     def blocks(self, *args: Any, **kwargs: Any):
-      lap([], setup=True)  # so far the weights were drawn
+      lap([[]], setup=True)  # so far the weights were drawn
       return super().blocks(*args, **kwargs)
 
-  # One architecture a call of the program, so that each is timed; costs the engine a return to the host.
-  engine = MarkedEngine(block=1) if one_by_one else MarkedEngine()
+  engine = MarkedEngine()
   ends = {FLAGS.compiled_architectures, FLAGS.torch_architectures, len(archs)} if one_by_one else {len(archs)}
   ends = sorted({0} | {e for e in ends if e <= len(archs)})
   parts = [(False, archs[start:end]) for start, end in itertools.pairwise(ends)]
@@ -132,7 +134,8 @@ def score_by_engine(names, network, archs, batch, *, one_by_one: bool) -> list[d
     marks[:] = [(time.process_time(), time.perf_counter())]
 
     def keep(*records: dict[str, Any], setup: bool = setup) -> None:
-      lap([r["value"] if r["status"] == "ok" else np.nan for r in records], setup)
+      values = [r["value"] if r["status"] == "ok" else np.nan for r in records]
+      lap([values[i : i + len(names)] for i in range(0, len(values), len(names))], setup)
 
     own = [proxies.get(n) for n in names]
     scoring.score(own, spaces.nb201(), chosen, batch, network=network, engine=engine, keep=keep)
@@ -259,6 +262,8 @@ def report(measure_torch: Callable | None, measure_own: Callable) -> str:
   plan += [f"one_pass pytorch {some}", f"one_pass engine {FLAGS.architectures}"]
   sides = {}
   for name in plan:
+    if name.split()[0] not in FLAGS.task:
+      continue
     if " pytorch " not in name:
       sides[name] = measure_own(name)
     elif measure_torch:
