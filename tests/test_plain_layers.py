@@ -1,4 +1,4 @@
-"""The convolution of single architectures: XLA's own, and its first and second derivatives."""
+"""The layers of single architectures: values, first and second derivatives of the plain formulas."""
 
 import functools
 
@@ -45,6 +45,34 @@ def test_values_and_derivatives_are_those_of_xla(x64, size, stride, height, widt
     assert a.dtype == np.float64
     np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
   assert np.abs(found[2][1]).max() > 0.1
+
+
+def test_batch_norm_and_its_derivatives_are_those_of_the_formula(x64):
+  rng = np.random.default_rng(0)
+  args = [jnp.asarray(rng.normal(2, 3, size)) for size in ((4, 3, 5, 6), 6, 6)]
+  along = [jnp.asarray(rng.normal(size=a.shape)) for a in args]
+  cotangents = jnp.asarray(rng.normal(size=(3, *args[0].shape)))
+
+  def formula(z, scale, bias):
+    mean, variance = (moment((0, 1, 2), keepdims=True) for moment in (z.mean, z.var))
+    return (z - mean) / jnp.sqrt(variance + 1e-5) * scale[None, None, None] + bias[None, None, None]
+
+  def everything(norm):
+    def loss(args):
+      return jnp.sin(norm(*args)).sum()
+
+    def slope(args):
+      return sum(jnp.vdot(g, a) for g, a in zip(jax.grad(loss)(args), along, strict=True))
+
+    def run(args):
+      return norm(*args), jax.grad(loss)(args), jax.grad(slope)(args), jax.vmap(jax.vjp(norm, *args)[1])(cotangents)
+
+    return jax.jit(run, compiler_options=QUICK)(args)
+
+  found, wanted = everything(plain_layers.batch_norm), everything(formula)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    assert a.dtype == np.float64
+    np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11)
 
 
 def test_float32_is_at_full_precision():

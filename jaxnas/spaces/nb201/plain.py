@@ -34,8 +34,7 @@ class PlainNetwork:
   Attributes:
     config: as of `Network`; all operations of every edge exist.
     rows: the kernel gradients will be asked for many cotangents at once (per-sample gradients): they are then products
-      with patches, which share the patches; off, they are XLA's own, which is faster for a single backward pass and can
-      be differentiated forwards too.
+      with patches, which share the patches; off, they are convolutions, which is faster for a single backward pass.
   """
 
   config: NetworkConfig
@@ -255,7 +254,10 @@ class PlainNetwork:
 
   def _normalise(self, z, bn, stats, collect="", seen=None):
     mean, variance = self._statistics(z, bn, stats)
-    y = layers.normalise(z, mean, variance) * bn["scale"][None, None, None] + bn["bias"][None, None, None]
+    if self.config.batch_norm == "batch":
+      y = plain_layers.batch_norm(z, bn["scale"], bn["bias"])
+    else:
+      y = layers.normalise(z, mean, variance) * bn["scale"][None, None, None] + bn["bias"][None, None, None]
     if collect == "unbiased":
       count = z.size // z.shape[-1]
       return y, lax.stop_gradient((mean, variance * (count / max(1, count - 1))))
