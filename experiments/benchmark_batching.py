@@ -28,7 +28,8 @@ from jaxnas import data, report, spaces
 from jaxnas.proxies.evaluation import cross_entropy, sum_of_squares
 from jaxnas.spaces import NetworkConfig, layers, plain_layers
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_OPS, OPS
-from jaxnas.spaces.nb201.plain import STAGES, PlainNetwork, edge_name
+from jaxnas.spaces.nb201.plain import STAGES, PlainNetwork
+from jaxnas.spaces.nb201.plain_cell import edge_name
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("batch", 32, "images N", lower_bound=2)

@@ -21,6 +21,7 @@ from jaxnas.spaces import layers, plain_layers, single
 from jaxnas.spaces.nb201 import costs
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import CONVS, Network, NetworkConfig
+from jaxnas.spaces.nb201.plain_cell import edge_name, run_cell
 from jaxnas.spaces.single import Observation
 
 NONE, POOL = OPS.index("none"), OPS.index("avg_pool_3x3")
@@ -162,53 +163,16 @@ class PlainNetwork:
   def _stage(self, x, params, stats, gates, operations, collect):
     def cell(x, now):
       operations, given = now
-      return self._cell(operations, x, given, collect)
+      first = {k: None if v is None else v[edge_name(EDGES[0])] for k, v in given.items()}
+      return run_cell(self._branches(x, first, collect), operations, x, given)
 
     # The operations of every cell, although they are the same: what a switch over a constant of the loop needs would be
     # computed before the loop, for all branches.
     cells = jnp.broadcast_to(operations, (self.config.cells, len(EDGES)))
     return lax.scan(cell, x, (cells, {"params": params, "stats": stats, "gates": gates}))
 
-  def _cell(self, operations, x, given, collect):
-    """The output of a cell, and what is collected of its edges.
-
-    Its pull-back keeps the nodes alone, and computes the operation of an edge again. The automatic one would keep an
-    input an edge, and what every operation might need.
-    """
-
-    @jax.custom_vjp
-    def run(operations, x, given):
-      return forward(operations, x, given)[:2]
-
-    def forward(operations, x, given):
-      nodes, found = [x, None, None, None], {}
-      for e, (target, source) in enumerate(EDGES):
-        own = _of_edge(e, given)
-        adds = [functools.partial(_add_edge, branch) for branch in self._branches(x, own, collect)]
-        nodes[target], found[edge_name((target, source))] = lax.switch(
-          operations[e], adds, nodes[source], own, nodes[target]
-        )
-      return nodes[-1], found, nodes[:-1]
-
-    def pull(saved, cotangent):
-      operations, nodes, given = saved
-      d_nodes, d_given = [None, None, None, cotangent[0]], {}
-      for e, (target, source) in reversed(list(enumerate(EDGES))):
-        own, name = _of_edge(e, given), edge_name((target, source))
-        pulls = [functools.partial(_pull_edge, branch) for branch in self._branches(x, own, collect)]
-        back = (d_nodes[target], cotangent[1][name])
-        d_nodes[source], d_given[name] = lax.switch(operations[e], pulls, nodes[source], own, back, d_nodes[source])
-      return None, d_nodes[0], {k: None if v is None else {n: d_given[n][k] for n in v} for k, v in given.items()}
-
-    def save(operations, x, given):
-      y, found, nodes = forward(operations, x, given)
-      return (y, found), (operations, nodes, given)
-
-    run.defvjp(save, pull)
-    return run(operations, x, given)
-
   def _branches(self, x, own, collect):
-    """The operations of an edge on maps like x: (maps, own) -> (maps, what its BN shows; zeros where it has none)."""
+    """(maps like x, trees like own) -> (maps, what its BN shows; zeros where it has none), for each operation."""
     nothing = jax.eval_shape(lambda: self._conv(x, own, OPS.index("nor_conv_1x1"), collect)[1])
 
     def without_bn(function):
@@ -301,27 +265,6 @@ def stack(params: PyTree, cells: int) -> PyTree:
     own = [params[f"cells_{first + i}"] for i in range(cells)]
     out[name] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
   return out
-
-
-def edge_name(edge: tuple[int, int]) -> str:
-  return f"edge{edge[0]}_{edge[1]}"
-
-
-def _of_edge(e, given):
-  """This edge's part of what a cell is given: parameters, statistics, gates, or None."""
-  return {k: None if v is None else v[edge_name(EDGES[e])] for k, v in given.items()}
-
-
-def _add_edge(branch, x, own, so_far):
-  """(`so_far` plus the edge's maps, what its BN shows)."""
-  y, found = branch(x, own)
-  return (y if so_far is None else so_far + y), found
-
-
-def _pull_edge(branch, x, own, cotangent, so_far):
-  """(`so_far` plus the cotangent of x, that of own)."""
-  dx, d_own = jax.vjp(branch, x, own)[1](cotangent)
-  return (dx if so_far is None else so_far + dx), d_own
 
 
 def operations_of(alphas):
