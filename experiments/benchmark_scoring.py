@@ -271,6 +271,8 @@ def report(measure_torch: Callable | None, measure_own: Callable) -> str:
   text += table([row(name, side) for name, side in sides.items()])
   engines = {name.split()[0]: side for name, side in sides.items() if " engine " in name}
   text += table([ratios(n, s, engines[n.split()[0]]) for n, s in sides.items() if " engine " not in n])
+  if not FLAGS.memory:
+    return text
   peaks = [measure_own(f"memory engine {count}")["peak MB"] for count in FLAGS.memory]
   listed = ", ".join(f"{p:.0f} MB for {n} architectures" for n, p in zip(FLAGS.memory, peaks, strict=True))
   return text + f"Peak memory of {', '.join(PROXIES['memory'])} on a small network ({MEMORY}): {listed}.\n"

@@ -161,15 +161,11 @@ class PlainNetwork:
     return logits, seen, features
 
   def _stage(self, x, params, stats, gates, operations, collect):
-    def cell(x, now):
-      operations, given = now
+    def cell(x, given):
       first = {k: None if v is None else v[edge_name(EDGES[0])] for k, v in given.items()}
       return run_cell(self._branches(x, first, collect), operations, x, given)
 
-    # The operations of every cell, although they are the same: what a switch over a constant of the loop needs would be
-    # computed before the loop, for all branches.
-    cells = jnp.broadcast_to(operations, (self.config.cells, len(EDGES)))
-    return lax.scan(cell, x, (cells, {"params": params, "stats": stats, "gates": gates}))
+    return lax.scan(cell, x, {"params": params, "stats": stats, "gates": gates})
 
   def _branches(self, x, own, collect):
     """(maps like x, trees like own) -> (maps, what its BN shows; zeros where it has none), for each operation."""

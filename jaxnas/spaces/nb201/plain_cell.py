@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -45,7 +46,7 @@ def _run(branches, operations, x, given):
 
 def _forward(branches, operations, x, given):
   """As `run_cell`, and the nodes before the output."""
-  nodes, found = [x, None, None, None], {}
+  nodes, found = [x, *[jnp.zeros_like(x)] * 3], {}
   adds = [functools.partial(_add, branch) for branch in branches]
   for e, (target, source) in enumerate(EDGES):
     nodes[target], found[edge_name((target, source))] = lax.switch(
@@ -83,7 +84,7 @@ def _of_edge(e, given):
 def _add(branch, x, own, so_far):
   """(`so_far` plus the edge's maps, what it shows)."""
   y, found = branch(x, own)
-  return (y if so_far is None else so_far + y), found
+  return so_far + y, found
 
 
 def _pull_edge(branch, x, own, cotangent, so_far):
