@@ -42,7 +42,7 @@ def records_of(folders: list[str]) -> Records:
 
 def step_of(records: Records, seed: int, t: int) -> Step:
   record = records[seed, "search", t]
-  return Step(record["trace_norm"], np.array(record["gradient"], np.float64))
+  return Step(float(record["trace_norm"]), np.array(record["gradient"], np.float64))
 
 
 def main(argv: list[str]) -> None:
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
   ):
     found = []
     for seed in seeds:
-      norms = [r["trace_norm"] for (s, phase, _), r in records.items() if s == seed and phase == "calibration"]
+      norms = [float(r["trace_norm"]) for (s, phase, _), r in records.items() if s == seed and phase == "calibration"]
       nu = float(np.quantile([n for n in norms if np.isfinite(n)], quantile))
       try:
         ascent = ascend(lambda t, s=seed: step_of(records, s, t), steps=_STEPS.value, nu=nu, mode=mode, mu=mu)
