@@ -26,7 +26,7 @@ from jaxnas.train.augment import cut_out, flip_and_crop, flip_and_resize, jitter
 from jaxnas.train.recipe import drop_probability, optimizer, schedule
 from jaxnas.train.steps import cross_entropy, initial_state, right_answers
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 DARTS = TrainConfig(
   train_epochs=4,
   train_batch=8,

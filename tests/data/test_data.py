@@ -428,7 +428,7 @@ def test_download_prepares_in_another_process(tmp_path, monkeypatch):
 
 
 def run_python(code, path=""):
-  root = pathlib.Path(__file__).resolve().parents[1]
+  root = pathlib.Path(__file__).resolve().parents[2]
   code = f"import sys; sys.path[:0] = [{str(path)!r}, {str(root)!r}]\n" + code
   return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
