@@ -1,4 +1,9 @@
-"""Strict JAX modes, quick compilation and the shared fixtures, for every test."""
+"""Strict JAX modes, quick compilation and reference numbers, for every test.
+
+The numbers that the tests must reproduce are committed in `tests/fixtures/`: every test of them runs in every checkout.
+Data sets and benchmark tables are not ours to give away: tests that read them look in `../shared/data` beside the
+checkout and are skipped, with that reason, where it is not.
+"""
 
 import os
 import pathlib
@@ -13,14 +18,21 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+TESTS = pathlib.Path(__file__).resolve().parent
+SHARED = TESTS.parents[1] / "shared"
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> pathlib.Path:
+  """The committed numbers that the official TE-NAS and GenNAS code produced; each folder's README says how."""
+  return TESTS / "fixtures"
 
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-  """The folder of reference numbers and data beside a developer's checkout; skips without it."""
+  """The folder with `data/` (data sets, benchmark tables) beside a developer's checkout; skips without it."""
   if not SHARED.is_dir():
-    pytest.skip("../shared (reference fixtures and data) is not beside this checkout")
+    pytest.skip("reads data sets or benchmark tables in ../shared/data, which is not beside this checkout")
   return SHARED
 
 

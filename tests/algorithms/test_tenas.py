@@ -39,12 +39,12 @@ def found(source, engine):
   return config, records, sum(done), result
 
 
-def replayed(shared, name, space, **settings):
+def replayed(fixtures, name, space, **settings):
   """Feeds `prune` and `choose_edges` with a trace's indicators, and checks every decision and supernet on the way.
 
   Returns what is left, and the trace.
   """
-  trace = np.load(shared / "fixtures" / "tenas" / f"{name}.npz")
+  trace = np.load(fixtures / "tenas" / f"{name}.npz")
   columns = np.array([space.ops.index(op) for op in trace["op_columns"]])
   rounds = int(trace["n_rounds"])
   visited = []
@@ -90,9 +90,9 @@ def replayed(shared, name, space, **settings):
 
 
 @pytest.mark.parametrize("name", TRACES)
-def test_the_loop_replays_the_official_searches(shared, name):
+def test_the_loop_replays_the_official_searches(fixtures, name):
   """Fed with the traces' indicators, `prune` visits the same supernets and ends with the same architecture."""
-  replayed(shared, name, SPACE)
+  replayed(fixtures, name, SPACE)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_the_loop_replays_the_official_searches(shared, name):
     ("f6_inject_darts_ties_prune3_r1", 3),
   ],
 )
-def test_the_loop_replays_the_official_darts_searches(shared, name, prune_number):
+def test_the_loop_replays_the_official_darts_searches(fixtures, name, prune_number):
   """The same with edges to choose; the columns of operations differ, the order of candidates must not."""
-  replayed(shared, name, DARTS, prune_number=prune_number)
+  replayed(fixtures, name, DARTS, prune_number=prune_number)
 
 
 def test_search_finds_an_architecture(found):

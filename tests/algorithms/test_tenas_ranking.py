@@ -51,8 +51,8 @@ def raw_indicators(get):
 
 
 @pytest.fixture(params=TRACES)
-def trace(request, shared):
-  with np.load(shared / "fixtures" / "tenas" / f"{request.param}.npz") as file:
+def trace(request, fixtures):
+  with np.load(fixtures / "tenas" / f"{request.param}.npz") as file:
     return dict(file)
 
 
@@ -94,8 +94,8 @@ def test_code_replays_trace_from_rounded_changes_and_from_means(trace):
         assert tuple(cands[k] for k in positions) == tuples(get(f"{name}_sorted"))
 
 
-def test_rounding_matches_fixture(shared):
-  with np.load(shared / "fixtures" / "tenas" / "f6_rounding.npz") as fixture:
+def test_rounding_matches_fixture(fixtures):
+  with np.load(fixtures / "tenas" / "f6_rounding.npz") as fixture:
     for precision in (1, 2, 3, 4, 10):
       keys = [tr.significant_digits(x, precision) for x in fixture["x"].tolist()]
       assert keys == fixture[f"precision_{precision}"].tolist()

@@ -15,8 +15,8 @@ from jaxnas.tabular import metrics
 
 
 @pytest.fixture(scope="module")
-def recorded(shared):
-  return json.loads((shared / "fixtures" / "gennas" / "g4_proxy_search.json").read_text())
+def recorded(fixtures):
+  return json.loads((fixtures / "gennas" / "g4_proxy_search.json").read_text())
 
 
 def test_random_tasks_are_the_published(recorded):

@@ -21,8 +21,8 @@ ARCH = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|
 
 
 @pytest.fixture(scope="module")
-def published(shared):
-  folder = shared / "fixtures" / "gennas"
+def published(fixtures):
+  folder = fixtures / "gennas"
   return dict(np.load(folder / "g2_nb201_train.npz")), json.loads((folder / "g2_nb201_train.json").read_text())
 
 
@@ -107,8 +107,8 @@ def test_published_outputs(x64, published, train, name):
     np.testing.assert_allclose(output, data[f"{name}/out{i}"], rtol=0, atol=1e-9)
 
 
-def test_published_parameter_counts(shared):
-  figures = json.loads((shared / "fixtures" / "gennas" / "g2_nb201_params.json").read_text())
+def test_published_parameter_counts(fixtures):
+  figures = json.loads((fixtures / "gennas" / "g2_nb201_params.json").read_text())
   network = SignalNetwork(Backbone(), tuple(figures["last_channels"]))
   for entry in figures["archs"]:
     assert int(network.parameter_count(columns(entry["arch_string"]))) == entry["total_used"], entry["arch_string"]

@@ -16,8 +16,8 @@ from jaxnas.proxies.signal_task import Dots, Signals
 COMBO = signal_task.get("CONF_COMBO")
 
 
-def test_published_figures(shared):
-  published = json.loads((shared / "fixtures" / "gennas" / "configs.json").read_text())
+def test_published_figures(fixtures):
+  published = json.loads((fixtures / "gennas" / "configs.json").read_text())
   ours = {**signal_task.TASKS, **signal_task.SEQUENCE_TASKS}
   for name, document in published.items():
     read = signal_task.sequence_from_json if "dimension" in document else signal_task.from_json

@@ -17,8 +17,8 @@ IMAGES = np.random.default_rng(9).normal(size=(16, 32, 32, 3)).astype(np.float32
 
 
 @pytest.fixture(scope="module")
-def recorded(shared):
-  folder = shared / "fixtures" / "gennas"
+def recorded(fixtures):
+  folder = fixtures / "gennas"
   with np.load(folder / "g1_signals.npz") as arrays:
     return dict(arrays), json.loads((folder / "g1_signals.json").read_text())
 

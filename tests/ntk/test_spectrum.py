@@ -20,8 +20,8 @@ def kernel_of(eigenvalues, dtype=np.float64, seed=0):
 
 @pytest.mark.parametrize("init", ["generic", "torch_default_init", "kaiming_fanout_init"])
 @pytest.mark.parametrize("case", ["full", "pruned_e3_op3", "pruned_e0_op1", "single_path"])
-def test_reference_condition_numbers(shared, init, case):
-  with np.load(shared / "fixtures" / "tenas" / f"f2_ntk_nb201_{init}.npz") as data:
+def test_reference_condition_numbers(fixtures, init, case):
+  with np.load(fixtures / "tenas" / f"f2_ntk_nb201_{init}.npz") as data:
     theta, eigenvalues = data[f"{case}/ntk"], data[f"{case}/eigvals"]
     condition, condition32 = data[f"{case}/cond"], data[f"{case}/cond_float32"]
   got = ntk.spectrum(theta)

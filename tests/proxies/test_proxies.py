@@ -44,8 +44,8 @@ def compiled(measure, network, rows=None):
   return quick(lambda *given: measure(Evaluation(network, *given, rows=rows)))
 
 
-def load(shared, name):
-  with np.load(shared / "fixtures" / "tenas" / f"{name}.npz") as file:
+def load(fixtures, name):
+  with np.load(fixtures / "tenas" / f"{name}.npz") as file:
     return dict(file)
 
 
@@ -83,8 +83,8 @@ def assert_kernel(actual, expected, tolerance):
 
 
 @pytest.fixture(scope="module", params=NTK_TAGS)
-def ntk_reference(request, shared):
-  return load(shared, f"f2_ntk_nb201_{request.param}")
+def ntk_reference(request, fixtures):
+  return load(fixtures, f"f2_ntk_nb201_{request.param}")
 
 
 def reference_kernel(file, case, dtype, proxy, network=NTK_NETWORK):
@@ -127,8 +127,8 @@ def test_unfused_kernel_is_the_reference(x64, ntk_reference, case):
   assert_kernel(theta, ntk_reference[f"{case}/ntk"], 1e-10)
 
 
-def test_permuted_samples_permute_the_kernel(x64, shared):
-  file = load(shared, "f2_ntk_nb201_generic")
+def test_permuted_samples_permute_the_kernel(x64, fixtures):
+  file = load(fixtures, "f2_ntk_nb201_generic")
   order = np.random.default_rng(0).permutation(8)
   file["x_nhwc"] = file["x_nhwc"][order]
   proxy = ntk_condition_number("batch")
@@ -137,9 +137,9 @@ def test_permuted_samples_permute_the_kernel(x64, shared):
   np.testing.assert_allclose(proxy.finish(theta).value, file["full/cond"], rtol=1e-10)
 
 
-def test_disconnected_network_is_singular_not_an_error(shared):
+def test_disconnected_network_is_singular_not_an_error(fixtures):
   """Same program as the reference's, with `none` on every edge: all images have one gradient."""
-  file = load(shared, "f2_ntk_nb201_generic")
+  file = load(fixtures, "f2_ntk_nb201_generic")
   arguments = fixture_params(file, jnp.float32), jnp.asarray(encoding.alphas([0] * 6))
   proxy = ntk_condition_number("batch")
   program = compiled(proxy.measure, NTK_NETWORK)
@@ -208,8 +208,8 @@ def test_frozen_kernel_and_eigenvalues():
 
 
 @pytest.fixture(scope="module", params=REGION_TAGS)
-def region_reference(request, shared):
-  return load(shared, f"f3_regions_nb201_{request.param}")
+def region_reference(request, fixtures):
+  return load(fixtures, f"f3_regions_nb201_{request.param}")
 
 
 def region_params(file, dtype):

@@ -162,9 +162,9 @@ def test_nb301_style_counts_are_a_linear_function_of_ops():
   np.testing.assert_allclose(fit, counts, rtol=1e-10)
 
 
-def test_ops_and_preprocessing_have_the_parameters_of_tenas_supernet(shared):
+def test_ops_and_preprocessing_have_the_parameters_of_tenas_supernet(fixtures):
   """Its network: C = 1, a normal and a reduction cell; every op on every edge, pooling without BN."""
-  fixture = np.load(shared / "fixtures/tenas/f4_ntk_darts_generic.npz")
+  fixture = np.load(fixtures / "tenas/f4_ntk_darts_generic.npz")
   sizes: dict[str, int] = {}
   for key in fixture.files:
     if key.startswith("w/"):

@@ -251,8 +251,8 @@ def test_from_alphas_refuses_other_ops():
   "name",
   ["trace_darts_real", *(f"inject_darts_{n}" for n in ("smooth_prune2_r3", "smooth_prune3_r3", "ties_prune3_r1"))],
 )
-def test_derivation_of_every_round_of_the_tenas_traces(shared, name):
-  trace = np.load(shared / f"fixtures/tenas/f6_{name}.npz")
+def test_derivation_of_every_round_of_the_tenas_traces(fixtures, name):
+  trace = np.load(fixtures / f"tenas/f6_{name}.npz")
   steps = [f"r{i}/" for i in range(int(trace["n_rounds"]))]
   checks = [(f"{s}alphas_after_", f"{s}genotype_after") for s in steps] + [("final_alphas_", "final_genotype")]
   for alphas, genotype in checks:

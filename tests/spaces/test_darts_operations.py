@@ -22,8 +22,8 @@ def draw(seed, *shape):
 
 
 @pytest.fixture(scope="module")
-def ops(shared):
-  return dict(np.load(shared / "fixtures/tenas/f0_ops.npz"))
+def ops(fixtures):
+  return dict(np.load(fixtures / "tenas/f0_ops.npz"))
 
 
 def weights_of(ops, case):

@@ -19,8 +19,8 @@ REGIONS = Supernet(SupernetConfig(stem=False))
 CASES = ("full", "pruned_normal", "single_path_two_edges")
 
 
-def load(shared, name):
-  return dict(np.load(shared / f"fixtures/tenas/{name}.npz"))
+def load(fixtures, name):
+  return dict(np.load(fixtures / f"tenas/{name}.npz"))
 
 
 def weights_of(fixture, dtype=jnp.float64):
@@ -56,8 +56,8 @@ def alphas_of(fixture, case, suffix=""):
 
 
 @pytest.fixture(scope="module", params=["generic", "torch_default_init"])
-def f4(request, shared):
-  return load(shared, f"f4_ntk_darts_{request.param}")
+def f4(request, fixtures):
+  return load(fixtures, f"f4_ntk_darts_{request.param}")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -96,8 +96,8 @@ REGION_CASES = (
 
 
 @pytest.mark.parametrize("init", ["generic", "kaiming_fanin_init"])
-def test_patterns_are_the_reference(x64, shared, init):
-  fixture = load(shared, f"f4_regions_darts_{init}")
+def test_patterns_are_the_reference(x64, fixtures, init):
+  fixture = load(fixtures, f"f4_regions_darts_{init}")
   params = weights_of(fixture)
   run = jax.jit(jax.vmap(REGIONS.patterns, (None, 0, None)))
   for case in set(REGION_CASES) & {f"{kind}/{c}" for kind in ("patch", "gauss") for c in fixture["cases"].tolist()}:

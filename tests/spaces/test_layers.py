@@ -298,8 +298,8 @@ def test_halving_pool_drops_an_odd_last_row(x64, sides):
 
 
 @pytest.fixture(scope="module")
-def ops(shared):
-  with np.load(shared / "fixtures" / "tenas" / "f0_ops.npz") as file:
+def ops(fixtures):
+  with np.load(fixtures / "tenas" / "f0_ops.npz") as file:
     return dict(file)
 
 

@@ -21,8 +21,8 @@ def cells(shared):
 
 
 @pytest.fixture(scope="module")
-def counts(shared):
-  return json.loads((shared / "fixtures" / "gennas" / "g5_nb101_params.json").read_text())["archs"]
+def counts(fixtures):
+  return json.loads((fixtures / "gennas" / "g5_nb101_params.json").read_text())["archs"]
 
 
 def matrix_of(vertices, *edges):
@@ -227,8 +227,8 @@ def test_counts_equal_the_reference_code(counts):
     assert costs.params(arch) == cell["params_full_nb101_stem128_with_classifier10"]
 
 
-def test_uneven_channels_equal_the_reference_code(shared):
-  cell = json.loads((shared / "fixtures" / "gennas" / "g5_nb101_forward.json").read_text())
+def test_uneven_channels_equal_the_reference_code(fixtures):
+  cell = json.loads((fixtures / "gennas" / "g5_nb101_forward.json").read_text())
   matrix, _ = encoding.prune(encoding.from_cell(cell["matrix"], cell["ops"]))
   wanted = cell["vertex_channels"]
   assert channels.vertex_channels(matrix, 8, 8) == wanted["stack0"]

@@ -21,9 +21,9 @@ quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 @pytest.fixture(scope="module")
-def reference(shared):
+def reference(fixtures):
   """(cell, arrays) of the forward fixture."""
-  folder = shared / "fixtures" / "gennas"
+  folder = fixtures / "gennas"
   with np.load(folder / "g5_nb101_forward.npz") as file:
     return json.loads((folder / "g5_nb101_forward.json").read_text()), dict(file)
 

@@ -319,8 +319,8 @@ def test_classes_compute_one_function():
 # Costs
 
 
-def test_costs_equal_the_official_code(shared):
-  with np.load(shared / "fixtures" / "tenas" / "f1_costs.npz") as file:
+def test_costs_equal_the_official_code(fixtures):
+  with np.load(fixtures / "tenas" / "f1_costs.npz") as file:
     reference = {name: file[name] for name in file.files}
   channels, cells = int(reference["C"]), int(reference["N"])
   shapes = list(zip(reference["num_classes"], reference["image_size"], strict=True))

@@ -70,8 +70,8 @@ def single_network(file):
 
 
 @pytest.fixture(scope="module", params=ARCHS)
-def reference(request, shared):
-  with np.load(shared / "fixtures" / "tenas" / f"f1_infer_{request.param}.npz") as file:
+def reference(request, fixtures):
+  with np.load(fixtures / "tenas" / f"f1_infer_{request.param}.npz") as file:
     return dict(file)
 
 
@@ -203,9 +203,9 @@ def test_parameter_counts_of_the_benchmark(arch):
   assert count(network) == costs.params(arch)
 
 
-def test_parameter_count_of_the_supernet(shared):
+def test_parameter_count_of_the_supernet(fixtures):
   assert count(Network(NetworkConfig(3, 1))) == 14_677
-  with np.load(shared / "fixtures" / "tenas" / "f2_ntk_nb201_generic.npz") as file:
+  with np.load(fixtures / "tenas" / "f2_ntk_nb201_generic.npz") as file:
     assert int(file["n_params_without_alpha"]) == 14_677
 
 

@@ -33,8 +33,8 @@ def measures(found):
   )
 
 
-def test_parity_with_the_gennas_fixture(shared):
-  fixture = json.loads((shared / "fixtures/gennas/g3_metrics.json").read_text())
+def test_parity_with_the_gennas_fixture(fixtures):
+  fixture = json.loads((fixtures / "gennas/g3_metrics.json").read_text())
   scores, accuracies = -np.array(fixture["losses"]), np.array(fixture["accuracies"])
   found = metrics.agreement(scores, accuracies)
   assert found.n == len(scores)
