@@ -1,0 +1,204 @@
+"""What a network is: pure functions of parameters, inputs and one architecture as data."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+Mode = Literal["batch", "batch_frozen", "running", "identity"]
+"""Statistics of batch normalisation: `batch` (of the mini-batch, differentiated through), `batch_frozen` (the same, as
+constants, so that samples decouple), `running` (the `stats` given) or `identity` (mean 0, variance 1)."""
+
+Init = Literal["torch_default", "kaiming_fan_out", "kaiming_fan_in"]
+"""Initialisation: uniform within 1 / sqrt(fan in), or normal of gain sqrt 2 by fan out or fan in."""
+
+Collect = Literal["stats", "running_stats", "taps", "observation", "patterns"]
+"""What `Network.apply` returns beside the logits; see `Output`."""
+
+
+class Observation(NamedTuple):
+  """What the forward pass of one batch shows, for proxies without gradients.
+
+  Attributes:
+    features: the input of the global average pooling, [N, H, W, C].
+    agreement: [N, N], how many ReLU units two samples agree in (both active or both not), summed over the ReLUs of all
+      executed convolutions and the last one.
+    log_deviation: [], the sum over executed BN layers of log sqrt(mean over channels of the batch's variance); a layer
+      whose input is constant (a convolution behind a dead node) adds 0.
+  """
+
+  features: Float[Array, "N H W C"]
+  agreement: Float[Array, "N N"]
+  log_deviation: Float[Array, ""]
+
+
+class Output(NamedTuple):
+  """What one pass gives; all but the logits is None where it was not asked for.
+
+  Attributes:
+    logits: [N, K].
+    stats: for "stats", (mean, biased variance) of this batch at every batch normalisation, which a pass in mode
+      `running` takes; for "running_stats" the variance is of n - 1 and both are constants, as running statistics need
+      them. Operations that are not executed have arbitrary finite numbers there.
+    taps: outputs of the network's stages, each [N, H, W, C].
+    observation: see `Observation`.
+    patterns: signs of the outputs of all executed ReLUs; those that are not executed show 0.
+    auxiliary: logits [N, K] of the auxiliary head, of a network that has one in a pass with "running_stats".
+  """
+
+  logits: Float[Array, "N K"]
+  stats: PyTree | None = None
+  taps: tuple[Array, ...] | None = None
+  observation: Observation | None = None
+  patterns: Bool[Array, "N bits"] | None = None
+  auxiliary: Float[Array, "N K"] | None = None
+
+
+class Costs(NamedTuple):
+  """Trainable parameters (no auxiliary head) and multiply-adds of one input."""
+
+  params: Any
+  macs: Any
+
+
+@runtime_checkable
+class Network(Protocol):
+  """One network for every architecture (or supernet) of a shape, which is data.
+
+  Networks are immutable and hashable, and equal if they compute the same: compiled programs are found by them. All
+  methods but `encode` can be traced. `arch` is one row of what `encode` returned, or mixing weights of operations
+  [cells, E, O] for a network that mixes them. Parameters do not depend on batch normalisation's mode, an argument.
+
+  Attributes:
+    classes: K.
+    rows_on_cpu: how many cotangents of a backward pass are best pulled back together on a CPU.
+  """
+
+  classes: int
+  rows_on_cpu: ClassVar[int]
+
+  def encode(self, codes: Int[np.ndarray, "A L"]) -> np.ndarray:
+    """What of these architectures enters a program, [A, ...]; computed on the host."""
+    ...
+
+  def init(self, key: Array) -> PyTree:
+    """Fresh float32 parameters, one tree for all architectures."""
+    ...
+
+  def start(self, params: PyTree, arch: Array) -> PyTree:
+    """Of what `init` drew, the initial values of this architecture, zero in channels that it lacks; often `params`."""
+    ...
+
+  def embed(self, params: PyTree, inputs: Array) -> Array:
+    """The inputs as numbers in which derivatives can be taken; images are returned as they are."""
+    ...
+
+  def apply(
+    self,
+    params: PyTree,
+    inputs: Array,
+    arch: Array,
+    mode: Mode = "batch",
+    *,
+    stats: PyTree | None = None,
+    gates: PyTree | None = None,
+    collect: Sequence[Collect] = (),
+    rows: bool = False,
+  ) -> Output:
+    """One pass.
+
+    Args:
+      inputs: what `embed` returned; images are normalised, [N, H, W, 3].
+      stats: what a pass with "stats" returned; needed in mode `running`.
+      gates: factors on the output of every convolution, see `Single.gates`.
+      collect: what to return beside the logits.
+      rows: a hint that many cotangents will be pulled back through this pass at once (gradients of single samples).
+
+    Raises:
+      ConfigError: `stats` missing in mode `running`, or something to collect that this network does not have.
+      DatasetError: inputs of another shape.
+    """
+    ...
+
+
+@runtime_checkable
+class Single(Network, Protocol):
+  """A network of single architectures, each of which executes its own operations only."""
+
+  def executed(self, arch: Array) -> PyTree:
+    """A tree like the parameters: 1 where they belong to an operation of this architecture, [] or [stacked layers]."""
+    ...
+
+  def used_channels(self, arch: Array) -> PyTree | None:
+    """A tree like the parameters: (channels in, channels out) in use, int32 [2] or [layers, 2]; None: always all."""
+    ...
+
+  def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
+    """`fn` of the kernels (one from each of `trees`) of every convolution and of the classifier, side by side."""
+    ...
+
+  def gates(self, samples: int) -> PyTree:
+    """Ones, [samples, Cout] or [stacked layers, samples, Cout], one leaf for each convolution, for `apply`."""
+    ...
+
+  def costs(self, arch: Array, image_size: int = 32) -> Costs:
+    """As `Space.costs`, of this network, as float32 scalars (rounded above 2^24)."""
+    ...
+
+
+@runtime_checkable
+class TappedNetwork(Network, Protocol):
+  """A network of single architectures with three taps and running statistics, which GenNAS trains on signals."""
+
+  @property
+  def tap_channels(self) -> tuple[int, int, int]:
+    """Channels of the three taps."""
+    ...
+
+  def init_stats(self) -> PyTree:
+    """Running statistics before the first step, as a pass with "running_stats" returns them: mean 0, variance 1."""
+    ...
+
+  def variants(self) -> tuple["TappedNetwork", ...]:
+    """Networks that are faster for some architectures each, or only this one; `variant` says which one to take."""
+    ...
+
+  def variant(self, arch: Array) -> Int[Array, ""]:
+    """The place in `variants()` of this architecture's network, int32."""
+    ...
+
+  def costs(self, arch: Array, image_size: int = 32) -> Costs:
+    """As `Single.costs`."""
+    ...
+
+
+@runtime_checkable
+class TrainableNetwork(Network, Protocol):
+  """A network that can be trained for real: with running statistics, drop path and perhaps an auxiliary head."""
+
+  @property
+  def auxiliary(self) -> bool:
+    """Whether passes with "running_stats" have the logits of an auxiliary head."""
+    ...
+
+  def executed(self, arch: Array) -> PyTree:
+    """As `Single.executed`."""
+    ...
+
+  def init_stats(self) -> PyTree:
+    """As `TappedNetwork.init_stats`."""
+    ...
+
+  def train(
+    self, params: PyTree, inputs: Array, arch: Array, drop_path: Float[Array, ""] | float, key: Array | None
+  ) -> Output:
+    """A pass in mode `batch` with "running_stats" in which operations are left out with probability `drop_path`.
+
+    Each operation but the identity is left out for each sample on its own and the others are divided by
+    1 - drop_path. A `key` of None leaves nothing out.
+
+    Raises:
+      ConfigError: drop path of a network that has none.
+    """
+    ...

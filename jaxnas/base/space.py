@@ -1,0 +1,270 @@
+"""What a search space is: a table of operations, architectures as integer arrays, and networks of them."""
+
+import dataclasses
+import pathlib
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxnas.base.data import Accuracies
+from jaxnas.base.network import Costs, Init, Network, Single, TappedNetwork, TrainableNetwork
+from jaxnas.errors import ConfigError
+
+if TYPE_CHECKING:
+  import flax.linen as nn
+
+Code = Int[np.ndarray, " L"]
+"""An architecture as data. What its L integers mean is its space's own business; a batch of them is [A, L]."""
+
+Weights = Float[np.ndarray, "*A cells E O"]
+"""Mixing weights of the operations of every edge of every cell type: a (pruned) supernet or a soft architecture."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+  """The size of a network, in every space; what a space cannot have it refuses.
+
+  Attributes:
+    channels: C of the first stage; None: as published for the space (`Space.default_config`).
+    cells: per stage (nb201, nb101) or in all (darts); None: as published for the space.
+    classes: K, outputs of the classifier.
+    init: how parameters are drawn.
+    stem: "cifar" (images keep their size) or "imagenet" (an eighth of it enters the cells).
+    auxiliary: whether there is an auxiliary head, which only training uses.
+    shape: what of the architectures cannot be data, see `Space.shape`.
+  """
+
+  channels: int | None = None
+  cells: int | None = None
+  classes: int = 10
+  init: Init = "torch_default"
+  stem: Literal["cifar", "imagenet"] = "cifar"
+  auxiliary: bool = False
+  shape: Hashable = None
+
+  def __post_init__(self):
+    for name, value in (("channels", self.channels), ("cells", self.cells), ("classes", self.classes)):
+      if value is not None and value < 1:
+        raise ConfigError(f"{name}={value} must be at least 1")
+
+  def filled(self, default: "NetworkConfig") -> "NetworkConfig":
+    """These settings with the channels and cells of `default` where they are None."""
+    channels = default.channels if self.channels is None else self.channels
+    cells = default.cells if self.cells is None else self.cells
+    return dataclasses.replace(self, channels=channels, cells=cells)
+
+
+class Picture(NamedTuple):
+  """A PNG file in a folder, and what it shows."""
+
+  file: str
+  caption: str
+
+
+@runtime_checkable
+class Space(Protocol):
+  """A search space. Spaces are immutable, hashable and equal to others of their name.
+
+  Attributes:
+    name: as in --space.
+    ops: names of the operations; an operation's column is its place.
+    default_config: channels and cells that architectures are scored with unless someone says otherwise.
+  """
+
+  name: str
+  ops: tuple[str, ...]
+  default_config: NetworkConfig
+
+  def __len__(self) -> int:
+    """How many architectures there are."""
+    ...
+
+  def parse(self, text: str) -> Code:
+    """The architecture of a text form, also as people paste it; the inverse of `format`.
+
+    Raises:
+      ArchitectureError: the text is none; the message shows where.
+    """
+    ...
+
+  def format(self, code: Code) -> str:
+    """The canonical text form of one architecture."""
+    ...
+
+  def as_codes(self, codes: Any) -> Int[np.ndarray, "*A L"]:
+    """Anything of integers [..., L] (or one text form), checked, in the space's own integer type.
+
+    Raises:
+      ArchitectureError: another shape or type, or no architecture of the space.
+    """
+    ...
+
+  def sample(self, key: jax.Array, n: int, unique: bool = True) -> Int[np.ndarray, "n L"]:
+    """n random architectures; with `unique` a larger draw with the same key begins with a smaller one."""
+    ...
+
+  def mutate(self, key: jax.Array, code: Code) -> Code:
+    """A random neighbour, which differs from `code`."""
+    ...
+
+  def neighbours(self, code: Code) -> Int[np.ndarray, "n L"]:
+    """All architectures that are one change away."""
+    ...
+
+  def is_connected(self, code: Code) -> bool:
+    """Whether some path leads from input to output."""
+    ...
+
+  def canonical(self, code: Code) -> Hashable:
+    """Equal for architectures whose cells compute the same."""
+    ...
+
+  def shape(self, code: Code) -> Hashable:
+    """What of an architecture cannot be data: those of equal shape share programs and parameters; None if all do."""
+    ...
+
+  def costs(self, code: Code, config: NetworkConfig | None = None, image_size: int | None = None) -> Costs:
+    """Exact integers for the network that a config describes, equal to what `module` has.
+
+    Args:
+      config: default: the network that the space's benchmark or paper trains.
+      image_size: side of the images; default: of the data set that the config's stem is for (32 or 224).
+    """
+    ...
+
+  def network(self, config: NetworkConfig) -> Single:
+    """The network that scores single architectures, the architecture being data."""
+    ...
+
+  def module(self, code: Code, config: NetworkConfig) -> "nn.Module":
+    """The network of one architecture in plain Flax: the same function, under parameters that map both ways."""
+    ...
+
+  def published(self, method: str, dataset: str) -> Mapping[str, Any]:
+    """The settings, by field name, that a method's paper used in this space on this data set; empty if none."""
+    ...
+
+  def draw(self, code: Code, folder: pathlib.Path) -> tuple[Picture, ...]:
+    """Draws the cells of an architecture as PNG files into `folder`."""
+    ...
+
+  def read_benchmark(self, path: pathlib.Path) -> Accuracies:
+    """Opens a file or folder of accuracies of this space.
+
+    Raises:
+      BenchmarkError: it is damaged or of another space; says what the space takes.
+    """
+    ...
+
+
+@runtime_checkable
+class Indexed(Space, Protocol):
+  """A space whose benchmark numbers its architectures 0, 1, ..."""
+
+  def from_index(self, index: int) -> Code:
+    """The architecture of a number; ArchitectureError where it is out of range."""
+    ...
+
+  def index_of(self, code: Code) -> int:
+    """The number of an architecture."""
+    ...
+
+  def enumerate_all(self) -> Int[np.ndarray, "A L"]:
+    """All architectures in the order of their numbers."""
+    ...
+
+
+class Mixed(Space, Protocol):
+  """What spaces with weighted edges have in common.
+
+  Attributes:
+    edges: (target, source) of every edge of a cell.
+    cell_types: how many different cells an architecture has.
+    cell_names: of each.
+    none_op: column of the operation `none`.
+    edge_groups: groups of edges that compete (DARTS: those into one node); empty where every edge is kept.
+    edges_kept: how many of each group an architecture keeps.
+  """
+
+  edges: tuple[tuple[int, int], ...]
+  cell_types: int
+  cell_names: tuple[str, ...]
+  none_op: int
+  edge_groups: tuple[tuple[int, ...], ...]
+  edges_kept: int
+
+  def from_weights(self, weights: Weights) -> Int[np.ndarray, "*A L"]:
+    """The architectures of the heaviest operations, by the space's rule where edges compete."""
+    ...
+
+
+@runtime_checkable
+class Prunable(Mixed, Protocol):
+  """A space whose supernet can be pruned operation by operation (TE-NAS).
+
+  Attributes:
+    op_order: columns in the order of the published code, which decides its ties.
+  """
+
+  op_order: tuple[int, ...]
+
+  def supernet(self, config: NetworkConfig) -> Network:
+    """The network with every operation on every edge, mixed by weights, made for the kernel of many samples."""
+    ...
+
+  def region_network(self, config: NetworkConfig) -> Network:
+    """The small supernet on one-channel crops that linear regions are counted on; it collects "patterns".
+
+    Of the config only `classes` and `init` are read.
+    """
+    ...
+
+
+@runtime_checkable
+class Differentiable(Mixed, Protocol):
+  """A space whose supernet is differentiable in its weights, to second order (NASI)."""
+
+  def mixture(self, config: NetworkConfig) -> Network:
+    """The network with every operation on every edge; no custom pull-backs, so that it can be differentiated twice."""
+    ...
+
+  def choices(self, reduced: bool = False) -> Bool[np.ndarray, "cells E O"]:
+    """Which operations a search samples; `reduced`: in the reduced form of the space.
+
+    Raises:
+      ConfigError: `reduced` of a space without such a form.
+    """
+    ...
+
+  def derive(self, alphas: Weights, reduced: bool = False) -> Int[np.ndarray, "*A L"]:
+    """The architectures of NASI's architecture parameters, by the space's rule."""
+    ...
+
+
+@runtime_checkable
+class Tapped(Space, Protocol):
+  """A space that GenNAS searches."""
+
+  def backbone(self, config: NetworkConfig) -> TappedNetwork:
+    """The network that is trained on signals."""
+    ...
+
+  def resample(self, key: jax.Array, code: Code, changes: float) -> Code:
+    """GenNAS's mutation, of `changes` expected changes; the result may be the parent."""
+    ...
+
+
+@runtime_checkable
+class Trainable(Space, Protocol):
+  """A space whose architectures can be trained for real."""
+
+  def trained_network(self, config: NetworkConfig, code: Code | None = None) -> TrainableNetwork:
+    """The network to train, made for the one architecture that it will be trained for if it is given.
+
+    Raises:
+      ConfigError: a setting of the config that networks of this space do not have.
+    """
+    ...

@@ -1,0 +1,151 @@
+"""Names of proxies, spaces, algorithms, benchmarks and data sets, those of the package and of users' own files.
+
+Each is one file that registers itself when it is imported:
+
+    @registry.register("proxy", "my_proxy")
+
+The files of the package are listed in `BUILT_IN` and imported when a name is first asked for. A user's own are known
+after `load_plugins` (the flag --plugins), or without it when their distribution has an entry point in the group
+`jaxnas`, whose value is the module to import.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_args
+
+from jaxnas.errors import ConfigError
+
+Kind = Literal["proxy", "space", "algorithm", "benchmark", "dataset"]
+KINDS: tuple[str, ...] = get_args(Kind)
+GROUP = "jaxnas"  # of entry points
+
+BUILT_IN: dict[str, tuple[str, ...]] = {
+  "proxy": (),
+  "space": (),
+  "algorithm": (),
+  "benchmark": (),
+  "dataset": (),
+}
+
+_made: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in KINDS}
+_opened: set[str] = set()  # kinds whose built-in modules are imported
+
+
+def register(kind: Kind, name: str, make: Callable[..., Any] | None = None) -> Any:
+  """Makes a name known; as a decorator, or with `make` at once.
+
+  Args:
+    kind: what it is.
+    name: as in flags; letters, digits and underscores.
+    make: gives the thing when it is asked for. Of a proxy, a space or an algorithm it takes no arguments, so a class
+      will do; of a benchmark neither, and gives its `Accuracies`; of a data set it is
+      (split, data_dir, download, side) -> `Source`, see `jaxnas.data.load`.
+
+  Raises:
+    ConfigError: an unknown kind, a malformed name, or one that is taken by something else.
+  """
+  if kind not in _made:
+    raise ConfigError(f"kind={kind!r} must be one of {', '.join(KINDS)}")
+  if not name.isidentifier():
+    raise ConfigError(f"{kind} {name!r}: a name has letters, digits and underscores, and begins with no digit")
+  if make is None:
+    return lambda thing: register(kind, name, thing)
+  known = _made[kind].get(name)
+  if known is not None and _origin(known) != _origin(make):
+    raise ConfigError(f"{kind} {name!r} is registered already, by {_origin(known)}; choose another name")
+  _made[kind][name] = make
+  return make
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+  """All names of a kind: those of the package in its own order, then those of plugins."""
+  _open(kind)
+  return tuple(_made[kind])
+
+
+def get(kind: Kind, name: str, flag: str = "") -> Callable[..., Any]:
+  """What was registered under a name.
+
+  Args:
+    flag: what the message calls it, such as "--proxies"; default: the kind.
+
+  Raises:
+    ConfigError: nothing has that name; the message has the nearest ones.
+  """
+  _open(kind)
+  if name not in _made[kind]:
+    raise ConfigError(unknown(f"{flag}={name!r}" if flag else f"{kind} {name!r}", name, names(kind)))
+  return _made[kind][name]
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+  """The message for a name that is not among those known, with what was probably meant."""
+  known = tuple(known)
+  folded = {one.lower(): one for one in reversed(known)}
+  near = [folded[one] for one in difflib.get_close_matches(str(name).lower(), folded, 3, 0.6)]
+  hint = f"did you mean {' or '.join(near)}? " if near else ""
+  return f"{what} is not known; {hint}choose among {', '.join(known)}"
+
+
+def load_plugins(plugins: Iterable[str]) -> None:
+  """Imports users' own files: each a path that ends in .py, or the name of a module.
+
+  Raises:
+    ConfigError: there is none, or importing it fails; says which and why.
+  """
+  for plugin in plugins:
+    path = pathlib.Path(plugin).expanduser()
+    try:
+      if plugin.endswith(".py"):
+        _import_file(path)
+      else:
+        importlib.import_module(plugin)
+    except FileNotFoundError as error:
+      raise ConfigError(f"--plugins={plugin}: there is no such file; give the path of a Python file") from error
+    except ConfigError as error:
+      raise ConfigError(f"--plugins={plugin}: {error}") from error
+    except Exception as error:  # a user's code may raise anything
+      hint = "" if plugin.endswith(".py") else "; a file's path ends in .py"
+      raise ConfigError(f"--plugins={plugin}: importing it raises {type(error).__name__}: {error}{hint}") from error
+
+
+def _import_file(path: pathlib.Path) -> None:
+  """Imports a file under its own name, once."""
+  name = path.stem
+  known = sys.modules.get(name)
+  if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
+    return
+  if known is not None or not name.isidentifier():
+    raise ConfigError(f"{name!r} is the name of another module, or of none; rename the file")
+  spec = importlib.util.spec_from_file_location(name, path.resolve())
+  assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module
+  try:
+    spec.loader.exec_module(module)
+  except BaseException:
+    del sys.modules[name]
+    raise
+
+
+def _open(kind: str) -> None:
+  if kind not in _made:
+    raise ConfigError(f"kind={kind!r} must be one of {', '.join(KINDS)}")
+  if kind in _opened:
+    return
+  _opened.add(kind)
+  for module in BUILT_IN[kind]:
+    importlib.import_module(module)
+  if len(_opened) == 1:
+    load_plugins(point.value for point in importlib.metadata.entry_points(group=GROUP))
+
+
+def _origin(make: Any) -> str:
+  """Where something was defined: importing its file twice is no conflict."""
+  function = getattr(make, "func", make)  # of functools.partial
+  return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(make))}"
