@@ -25,8 +25,9 @@ from absl import app, flags
 from jax import lax
 
 from jaxnas import data, report, spaces
+from jaxnas.nets import layers, plain_layers
 from jaxnas.proxies.evaluation import cross_entropy, sum_of_squares
-from jaxnas.spaces import NetworkConfig, layers, plain_layers
+from jaxnas.spaces import NetworkConfig
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_OPS, OPS
 from jaxnas.spaces.nb201.plain import STAGES, PlainNetwork
 from jaxnas.spaces.nb201.plain_cell import edge_name

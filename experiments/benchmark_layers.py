@@ -1,4 +1,4 @@
-"""Measures the choices behind jaxnas/spaces/layers.py on this machine's CPU: folding, loops, layers per edge.
+"""Measures the choices behind jaxnas/nets/layers.py on this machine's CPU: folding, loops, layers per edge.
 
   python experiments/benchmark_layers.py
 
@@ -14,7 +14,7 @@ from absl import app
 from jax import lax
 
 from jaxnas import report
-from jaxnas.spaces import layers
+from jaxnas.nets import layers
 
 BATCH, COTANGENTS = 72, 4
 

@@ -17,7 +17,7 @@ from absl import app, flags
 from jax import lax
 
 from jaxnas import report
-from jaxnas.spaces import plain_layers
+from jaxnas.nets import plain_layers
 
 _RUNS = flags.DEFINE_integer("runs", 5, "timed runs after the first", lower_bound=1)
 STAGES = ((16, 32), (32, 16), (64, 8))

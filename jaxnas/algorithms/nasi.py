@@ -37,8 +37,8 @@ from jaxnas.algorithms.indicators import setting
 from jaxnas.algorithms.nasi_ascent import Step, ascend
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
+from jaxnas.nets import relaxation
 from jaxnas.scoring import Engine
-from jaxnas.spaces import relaxation
 
 CHANNELS = 16  # of the supernets, where the settings name none
 CALIBRATION = 32  # samples of T~ before the search when no nu is given

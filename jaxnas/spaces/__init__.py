@@ -1,10 +1,10 @@
 """Search spaces: encodings (numpy) and networks (Flax)."""
 
 from jaxnas.errors import ConfigError
+from jaxnas.nets.supernet import active_weights, mixing_weights
 from jaxnas.spaces.darts import DARTS
 from jaxnas.spaces.nb101 import NB101
 from jaxnas.spaces.nb201 import NB201, NetworkConfig
-from jaxnas.spaces.supernet import active_weights, mixing_weights
 
 __all__ = [
   "DARTS",

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.spaces import layers
+from jaxnas.nets import layers
 
 SIDE = 8  # pixels of a target's side
 MOMENTUM = 0.1  # of running statistics: the new batch's share

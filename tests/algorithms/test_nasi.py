@@ -16,7 +16,8 @@ from jaxnas.algorithms import nasi, nasi_ascent
 from jaxnas.algorithms.nasi import NASIConfig
 from jaxnas.algorithms.nasi_ascent import Step
 from jaxnas.errors import ConfigError
-from jaxnas.spaces import DARTS, NB201, NetworkConfig, relaxation
+from jaxnas.nets import relaxation
+from jaxnas.spaces import DARTS, NB201, NetworkConfig
 from jaxnas.spaces.nb201 import Mixture, plain
 
 SPACE = spaces.nb201()

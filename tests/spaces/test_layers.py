@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnas.spaces import layers
+from jaxnas.nets import layers
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import Cell, ConvBN, NetworkConfig, ReductionBlock
 

@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.spaces import layers
+from jaxnas.nets import layers
 from jaxnas.spaces.nb101 import NetworkConfig, PlainNetwork, channels, costs, encoding
 from jaxnas.spaces.nb101.encoding import CONV1, CONV3, OPS, POOL
 from jaxnas.spaces.nb101.normalisation import batch_norm_relu

@@ -10,10 +10,10 @@ import pytest
 from flax import traverse_util
 
 from jaxnas.errors import ConfigError, DatasetError
+from jaxnas.nets.numerics import BATCH_NORMS, INITS
 from jaxnas.spaces.nb201 import costs, encoding
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import ALL_OPS, CONVS, Network, NetworkConfig
-from jaxnas.spaces.numerics import BATCH_NORMS, INITS
 
 # Compiling is most of the time here: LLVM without its expensive passes.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnas.spaces import plain_layers
+from jaxnas.nets import plain_layers
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 # kernel size, stride, height, width

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnas.errors import ConfigError
-from jaxnas.spaces.layers import BN_EPSILON
+from jaxnas.nets.layers import BN_EPSILON
 
 _HIGHEST = lax.Precision.HIGHEST
 Maps = Float[Array, "C N H W"]

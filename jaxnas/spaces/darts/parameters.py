@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.spaces.numerics import INITS
+from jaxnas.nets.numerics import INITS
 
 
 class Stacked(NamedTuple):

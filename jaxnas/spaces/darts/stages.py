@@ -17,12 +17,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from jaxnas.nets.single import choose
 from jaxnas.spaces.darts import blocks, operations
 from jaxnas.spaces.darts.encoding import FIRST_NODE, NODES, NUM_NODES, NUM_OPS, OPS
 from jaxnas.spaces.darts.layout import INPUTS, SLOTS, TARGETS, Part, groups, stride_of
 from jaxnas.spaces.darts.observation import Pass, Seen, agreement, total
 from jaxnas.spaces.darts.operations import Maps
-from jaxnas.spaces.single import choose
 
 _SKIP = OPS.index("skip_connect")
 

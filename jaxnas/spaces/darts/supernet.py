@@ -20,12 +20,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.spaces import numerics
+from jaxnas.nets import numerics
+from jaxnas.nets.numerics import BatchNormMode, Init
+from jaxnas.nets.supernet import EXECUTED
 from jaxnas.spaces.darts import blocks, operations, parameters
 from jaxnas.spaces.darts.encoding import EDGES, FIRST_NODE, NODES, NUM_NODES, NUM_OPS, OPS
 from jaxnas.spaces.darts.operations import Maps
-from jaxnas.spaces.numerics import BatchNormMode, Init
-from jaxnas.spaces.supernet import EXECUTED
 
 SOURCES = tuple(range(NODES[-1]))  # nodes that edges leave
 GROUPS = {"inputs": SOURCES[:FIRST_NODE], "nodes": SOURCES[FIRST_NODE:]}  # edges that leave the one or the other

@@ -25,7 +25,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.spaces import layers, plain_layers, single
+from jaxnas.nets import layers, plain_layers, single
+from jaxnas.nets.single import Observation, choose
 from jaxnas.spaces.nb101 import parameters
 from jaxnas.spaces.nb101.encoding import COLUMNS, INNER_OPS, MAX_VERTICES, OP_COLUMNS, OPS, RANK_COLUMN
 from jaxnas.spaces.nb101.normalisation import batch_norm_relu
@@ -43,7 +44,6 @@ from jaxnas.spaces.nb101.parameters import (
   slot_channels,
 )
 from jaxnas.spaces.nb101.pooling import max_pool, max_pool_2x2
-from jaxnas.spaces.single import Observation, choose
 
 MOMENTUM = 0.1  # of running statistics, as PyTorch counts it
 

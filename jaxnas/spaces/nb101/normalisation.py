@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnas.spaces.layers import BN_EPSILON
+from jaxnas.nets.layers import BN_EPSILON
 
 _FEW_CHANNELS = 16  # below, sums over pixels run faster over whole rows first, on a CPU
 

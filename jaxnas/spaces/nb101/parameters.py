@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxnas.spaces import numerics
+from jaxnas.nets import numerics
+from jaxnas.nets.numerics import BatchNormMode
 from jaxnas.spaces.nb101.encoding import MAX_VERTICES, OP_COLUMNS, RANK_COLUMN
-from jaxnas.spaces.numerics import BatchNormMode
 
 STACKS = ("stack_0", "stack_1", "stack_2")
 INNER = tuple(range(1, MAX_VERTICES - 1))  # slots

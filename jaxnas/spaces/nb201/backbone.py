@@ -18,14 +18,14 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.spaces import layers
+from jaxnas.nets import layers
+from jaxnas.nets.plain_layers import convolve
+from jaxnas.nets.single import choose
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import CONVS
 from jaxnas.spaces.nb201.plain import operations_of, useful
 from jaxnas.spaces.nb201.plain_cell import edge_name
-from jaxnas.spaces.plain_layers import convolve
 from jaxnas.spaces.signal_heads import batch_norm, new_batch_norm, new_statistics, torch_uniform
-from jaxnas.spaces.single import choose
 
 SIZES = {OPS[op]: size for op, size in CONVS.items()}
 

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.spaces import layers, plain_layers
+from jaxnas.nets import layers, plain_layers
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import CONVS, POOL, SKIP, Network, NetworkConfig
 from jaxnas.spaces.nb201.plain import STAGES, stack

@@ -20,10 +20,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.spaces import layers, numerics
+from jaxnas.nets import layers, numerics
+from jaxnas.nets.numerics import BatchNormMode, Init
+from jaxnas.nets.supernet import EXECUTED
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
-from jaxnas.spaces.numerics import BatchNormMode, Init
-from jaxnas.spaces.supernet import EXECUTED
 
 SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
 CONVS = {OPS.index("nor_conv_1x1"): 1, OPS.index("nor_conv_3x3"): 3}  # op column -> kernel size

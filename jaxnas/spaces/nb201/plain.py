@@ -17,12 +17,12 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.spaces import layers, plain_layers, single
+from jaxnas.nets import layers, plain_layers, single
+from jaxnas.nets.single import Observation
 from jaxnas.spaces.nb201 import costs
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import CONVS, Network, NetworkConfig
 from jaxnas.spaces.nb201.plain_cell import edge_name, run_cell
-from jaxnas.spaces.single import Observation
 
 NONE, POOL = OPS.index("none"), OPS.index("avg_pool_3x3")
 STAGES = ("stage_0", "stage_1", "stage_2")

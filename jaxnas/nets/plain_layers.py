@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnas.spaces import layers
+from jaxnas.nets import layers
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 

@@ -1,0 +1,1 @@
+"""The kit that the networks of all spaces are built from: layers, ways of choosing operations, initialisation."""
