@@ -21,6 +21,7 @@ from typing import Any
 from absl import app, flags
 
 from jaxnas import report, spaces, tabular
+from jaxnas.files import write_atomically
 from jaxnas.report import comparison
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
 
@@ -157,8 +158,8 @@ def main(argv) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([header, *rows])
     print("\n" + report.markdown_table(header, rows))
-    report.write_atomically(out / "searches.md", (report.markdown_table(header, rows) + "\n").encode())
-    report.write_atomically(out / "searches.csv", text.getvalue().encode())
+    write_atomically(out / "searches.md", (report.markdown_table(header, rows) + "\n").encode())
+    write_atomically(out / "searches.csv", text.getvalue().encode())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from jaxnas.algorithms.indicators import IndicatorConfig
 from jaxnas.algorithms.random_search import RandomSearchConfig
 from jaxnas.algorithms.tenas import TENASConfig
 from jaxnas.errors import ConfigError
+from jaxnas.files import write_atomically
 
 PUBLISHED = (
   ("TE-NAS, published", "93.90 ± 0.47", "71.24 ± 0.56", "42.38 ± 0.46"),
@@ -127,8 +128,8 @@ def make_table(argv) -> None:
   text = io.StringIO()
   csv.writer(text).writerows([header, *rows])
   os.makedirs(out, exist_ok=True)
-  report.write_atomically(out / "table.md", (table + "\n").encode())
-  report.write_atomically(out / "table.csv", text.getvalue().encode())
+  write_atomically(out / "table.md", (table + "\n").encode())
+  write_atomically(out / "table.csv", text.getvalue().encode())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxnas.errors import ConfigError, JaxnasError
-from jaxnas.report.workdir import decode, encode
+from jaxnas.files import decode, encode
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:

@@ -18,11 +18,13 @@ from jaxnas import algorithms, hosts, report
 from jaxnas.algorithms import gennas, gennas_task, knas, nasi, random_search, score, tenas, train
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
+from jaxnas.files import write_atomically
 from jaxnas.proxies import signal_task
 from jaxnas.report import summary
 from jaxnas.scoring import Engine
 from jaxnas.spaces import NAMES, Space
 from jaxnas.tabular import Benchmark
+from jaxnas.workdir import Workdir, provenance
 
 # Settings that say where things lie or how a run shows itself: it may continue with others.
 MAY_DIFFER = ("workdir", "data_dir", "download", "benchmark", "compilation_cache", "progress", "memory_gb")
@@ -73,7 +75,7 @@ def run(
   _check_space(space, config["algorithm"])
   _refuse_hosts(settings)
   begin = time.perf_counter()
-  folder: report.Workdir | None = None
+  folder: Workdir | None = None
   images = train.images(source, settings, open_split) if isinstance(settings, train.TrainingConfig) else None
   with contextlib.ExitStack() as stack:
     if hosts.leads():
@@ -83,7 +85,7 @@ def run(
       nonlocal folder
       if not workdir:
         return []
-      folder = stack.enter_context(report.Workdir.open(workdir, config, ignore=MAY_DIFFER))
+      folder = stack.enter_context(Workdir.open(workdir, config, ignore=MAY_DIFFER))
       _log_to(folder.log, stack)
       return folder.records()
 
@@ -126,7 +128,7 @@ def run(
     if hosts.leads():
       print(summary.text(result, benchmark))
     if folder:
-      folder.write_json("result.json", {**result, "provenance": report.provenance()})
+      folder.write_json("result.json", {**result, "provenance": provenance()})
       page = summary.write_html(folder, space, result, {**extras[0], "scores": scores}, benchmark)
       print(f"\nEverything is in {folder.path}; open {page}")
   return result
@@ -292,7 +294,7 @@ def _gennas_task(whole: _Run, seed: int):
   )
   task = signal_task.to_json(found.task)
   if whole.folder:
-    report.write_atomically(whole.folder / f"task_seed{seed}.json", (json.dumps(task, indent=1) + "\n").encode())
+    write_atomically(whole.folder / f"task_seed{seed}.json", (json.dumps(task, indent=1) + "\n").encode())
   evolution = {
     "values": [one.fitness for one in found.log],
     "population": whole.settings.evolution.evolution_population,

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the work directory, progress, tables, plots, drawings, the HTML report.
+"""What a run shows and leaves behind: progress, tables, drawings, the HTML report.
 
 matplotlib and rich are imported by the functions that draw, not by importing this room.
 """
@@ -8,13 +8,8 @@ from .genotype_drawing import draw_genotype_cell as draw_genotype_cell
 from .html import Image as Image
 from .html import Section as Section
 from .html import write_report as write_report
-from .plots import plot_pruning_history as plot_pruning_history
-from .plots import plot_spectrum as plot_spectrum
 from .progress import Progress as Progress
 from .progress import format_duration as format_duration
 from .tables import markdown_table as markdown_table
 from .tables import mean_std as mean_std
 from .tables import text_table as text_table
-from .workdir import Workdir as Workdir
-from .workdir import provenance as provenance
-from .workdir import write_atomically as write_atomically

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxnas.figures import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, new_figure, save_png
+
 from ..errors import ArchitectureError
-from .plots import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, new_figure, save_png
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

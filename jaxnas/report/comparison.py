@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxnas.errors import ConfigError
+from jaxnas.files import write_atomically
 from jaxnas.report.correlation_plots import Panel
 from jaxnas.report.tables import markdown_table
-from jaxnas.report.workdir import write_atomically
 from jaxnas.tabular import metrics
 from jaxnas.tabular.table import RANK_DECIMALS, Benchmark
 

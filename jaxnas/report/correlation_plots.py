@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from jaxnas.errors import ConfigError
-from jaxnas.report.plots import BLACK, BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION, Path, new_figure, save_png
+from jaxnas.figures import BLACK, BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION, Path, new_figure, save_png
 from jaxnas.tabular import metrics
 
 if TYPE_CHECKING:

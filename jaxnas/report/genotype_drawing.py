@@ -9,9 +9,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jaxnas.figures import INK, new_figure, save_png
+
 from ..errors import ArchitectureError
 from .cell_drawing import op_colour
-from .plots import INK, new_figure, save_png
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

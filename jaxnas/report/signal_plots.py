@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxnas.errors import ConfigError
-from jaxnas.report.plots import (
+from jaxnas.figures import (
   BLACK,
   BLUE,
   FAINT,
@@ -22,8 +22,8 @@ from jaxnas.report.plots import (
   new_figure,
   save_png,
 )
-from jaxnas.report.plots import log_scale as log_scale
-from jaxnas.report.plots import plain_frame as plain_frame
+from jaxnas.figures import log_scale as log_scale
+from jaxnas.figures import plain_frame as plain_frame
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ from typing import Any
 from jaxtyping import PyTree
 
 from jaxnas.errors import WorkdirError
-from jaxnas.report import Workdir, write_atomically
-from jaxnas.report.workdir import decode, encode
+from jaxnas.files import decode, encode, write_atomically
+from jaxnas.workdir import Workdir
 
 MAY_DIFFER = ("checkpoint_every",)
 _KEPT = 2  # the newest, and one to fall back to should a power cut have spoilt it

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 
 from jaxnas import report
+from jaxnas.algorithms import tenas_plots
 from jaxnas.errors import ArchitectureError, WorkdirError
-from jaxnas.report import cell_drawing, plots
+from jaxnas.report import cell_drawing
+from jaxnas.workdir import Workdir, provenance
 
 CONFIG = {"seed": 0, "batch": 72, "lr": float("inf"), "tenas": {"repeats": 3}, "workdir": "a"}
 EDGES = ["1←0", "2←0", "2←1", "3←0", "3←1", "3←2"]
@@ -30,7 +32,7 @@ CELL = [(0, 1, "nor_conv_3x3"), (0, 2, "nor_conv_3x3"), (1, 2, "nor_conv_1x1"),
 
 @pytest.fixture
 def workdir(tmp_path):
-  with report.Workdir.open(tmp_path / "run", CONFIG) as opened:
+  with Workdir.open(tmp_path / "run", CONFIG) as opened:
     yield opened
 
 
@@ -81,7 +83,7 @@ def test_a_record_that_is_not_json_writes_nothing(workdir):
 
 def test_continues_after_a_cut_at_every_byte_of_the_last_line(tmp_path):
   path = tmp_path / "run"
-  with report.Workdir.open(path, CONFIG) as workdir:
+  with Workdir.open(path, CONFIG) as workdir:
     workdir.append({"i": 0})
     workdir.append({"i": 1, "x": math.inf})
   scores = path / "scores.jsonl"
@@ -89,7 +91,7 @@ def test_continues_after_a_cut_at_every_byte_of_the_last_line(tmp_path):
   first = whole.index(b"\n") + 1
   for cut in range(first, len(whole)):
     scores.write_bytes(whole[:cut])
-    with report.Workdir.open(path, CONFIG) as workdir:
+    with Workdir.open(path, CONFIG) as workdir:
       assert workdir.resumed
       assert workdir.records() == [{"i": 0}]
       workdir.append({"i": 1, "x": math.inf})
@@ -97,24 +99,24 @@ def test_continues_after_a_cut_at_every_byte_of_the_last_line(tmp_path):
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path):
-  with report.Workdir.open(tmp_path, CONFIG) as workdir:
+  with Workdir.open(tmp_path, CONFIG) as workdir:
     for i in range(3):
       workdir.append({"i": i})
   scores = tmp_path / "scores.jsonl"
   damaged = scores.read_bytes().replace(b'{"i": 1}', b'{"i": 1')
   scores.write_bytes(damaged)
   with pytest.raises(WorkdirError, match="line 2 of") as error:
-    report.Workdir.open(tmp_path, CONFIG)
+    Workdir.open(tmp_path, CONFIG)
   one_line(error)
   assert scores.read_bytes() == damaged
 
 
 def test_other_settings_are_refused_and_listed(tmp_path):
-  report.Workdir.open(tmp_path, CONFIG).close()
+  Workdir.open(tmp_path, CONFIG).close()
   other = {**CONFIG, "seed": 1, "tenas": {"repeats": 5}, "new": "x", "workdir": "b"}
   del other["batch"]
   with pytest.raises(WorkdirError) as error:
-    report.Workdir.open(tmp_path, other)
+    Workdir.open(tmp_path, other)
   text = one_line(error)
   for part in (
     "--seed: was 0, now 1",
@@ -127,51 +129,51 @@ def test_other_settings_are_refused_and_listed(tmp_path):
     assert part in text
   assert "--lr" not in text
   assert "--workdir: was" not in text
-  with report.Workdir.open(tmp_path, {**CONFIG, "workdir": "b"}) as again:  # The lock was let go.
+  with Workdir.open(tmp_path, {**CONFIG, "workdir": "b"}) as again:  # The lock was let go.
     assert again.resumed
 
 
 def test_provenance_does_not_count_as_a_setting(tmp_path):
-  report.Workdir.open(tmp_path, CONFIG).close()
+  Workdir.open(tmp_path, CONFIG).close()
   file = tmp_path / "config.json"
   saved = json.loads(file.read_text())
   versions = {"jax", "jaxlib", "flax", "numpy", "jaxnas", "python", "revision"}
   machine = {"os", "date", "platform", "device_kind", "device_count"}
   assert saved["provenance"].keys() >= versions | machine
   file.write_text(json.dumps({**saved, "provenance": {"jax": "0.0"}}))
-  report.Workdir.open(tmp_path, CONFIG).close()
+  Workdir.open(tmp_path, CONFIG).close()
 
 
 def test_provenance_without_git(monkeypatch):
   monkeypatch.setenv("PATH", "")
-  assert report.provenance()["revision"] is None
+  assert provenance()["revision"] is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"config": 3}'])
 def test_a_foreign_config_is_refused(tmp_path, text):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(WorkdirError, match=r"config\.json") as error:
-    report.Workdir.open(tmp_path, CONFIG)
+    Workdir.open(tmp_path, CONFIG)
   one_line(error)
 
 
 def test_scores_of_unknown_settings_are_refused(tmp_path):
   (tmp_path / "scores.jsonl").write_text('{"i": 0}\n')
   with pytest.raises(WorkdirError, match=r"no config\.json"):
-    report.Workdir.open(tmp_path, CONFIG)
+    Workdir.open(tmp_path, CONFIG)
 
 
 def test_a_second_run_in_the_folder_is_told_the_pid(workdir):
   with pytest.raises(WorkdirError, match=f"in use by another run \\(pid {os.getpid()}\\)") as error:
-    report.Workdir.open(workdir.path, CONFIG)
+    Workdir.open(workdir.path, CONFIG)
   one_line(error)
 
 
 def test_a_killed_run_lets_go_and_keeps_its_scores(tmp_path):
   code = (
     "import sys, time\n"
-    "from jaxnas import report\n"
-    "w = report.Workdir.open(sys.argv[1], {'seed': 0})\n"
+    "from jaxnas.workdir import Workdir\n"
+    "w = Workdir.open(sys.argv[1], {'seed': 0})\n"
     "w.append({'i': 0})\n"
     "print('ready', flush=True)\n"
     "time.sleep(60)\n"
@@ -181,11 +183,11 @@ def test_a_killed_run_lets_go_and_keeps_its_scores(tmp_path):
     assert child.stdout is not None
     assert child.stdout.readline() == b"ready\n"
     with pytest.raises(WorkdirError, match=f"pid {child.pid}"):
-      report.Workdir.open(tmp_path, {"seed": 0})
+      Workdir.open(tmp_path, {"seed": 0})
   finally:
     child.send_signal(signal.SIGKILL)
     child.communicate()
-  with report.Workdir.open(tmp_path, {"seed": 0}) as workdir:
+  with Workdir.open(tmp_path, {"seed": 0}) as workdir:
     assert workdir.records() == [{"i": 0}]
 
 
@@ -221,7 +223,7 @@ def test_a_file_in_the_folders_place(tmp_path):
   (tmp_path / "file").write_text("")
   for path in (tmp_path / "file", tmp_path / "file" / "below"):
     with pytest.raises(WorkdirError, match="another --workdir") as error:
-      report.Workdir.open(path, CONFIG)
+      Workdir.open(path, CONFIG)
     one_line(error)
 
 
@@ -231,7 +233,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
 
   monkeypatch.setattr(os, "open", refuse)  # A read-only folder does not stop root.
   with pytest.raises(WorkdirError, match=r"Permission denied.*that can be written") as error:
-    report.Workdir.open(tmp_path, CONFIG)
+    Workdir.open(tmp_path, CONFIG)
   one_line(error)
 
 
@@ -335,7 +337,7 @@ def test_tables_refuse_ragged_rows():
 
 
 def test_pruning_history_says_when_each_op_went():
-  found = plots._pruned_in(history())
+  found = tenas_plots._pruned_in(history())
   assert found[0, 5, 1] == 1
   assert found[0, 5, 3] == 3
   assert found[0, 5, 4] is None
@@ -351,21 +353,21 @@ def test_pruning_history_is_drawn(tmp_path, bad):
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     names = {"edge_names": EDGES, "op_names": OPS}
-    file = report.plot_pruning_history(rounds, tmp_path / "h.png", **names, title="κ")
+    file = tenas_plots.plot_pruning_history(rounds, tmp_path / "h.png", **names, title="κ")
   assert min(png_size(file)) > 500
 
 
 def test_an_empty_history_is_refused(tmp_path):
   with pytest.raises(ValueError, match="no round"):
-    report.plot_pruning_history([], tmp_path / "h.png", edge_names=EDGES, op_names=OPS)
+    tenas_plots.plot_pruning_history([], tmp_path / "h.png", edge_names=EDGES, op_names=OPS)
 
 
 @pytest.mark.parametrize("values", [[1.0, 9.0, 3.0], [5.0], [2.0, 0.0, -1e-9, math.nan], [0.0]])
 def test_spectrum_is_drawn(tmp_path, values):
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    file = report.plot_spectrum({"a": np.array(values), "b": np.ones(4)}, tmp_path / "s.png")
-    report.plot_spectrum({"a": np.array(values)}, tmp_path / "s.png")
+    file = tenas_plots.plot_spectrum({"a": np.array(values), "b": np.ones(4)}, tmp_path / "s.png")
+    tenas_plots.plot_spectrum({"a": np.array(values)}, tmp_path / "s.png")
   assert min(png_size(file)) > 500
 
 

@@ -12,7 +12,7 @@ import pytest
 from counting import Counted
 
 from jaxnas import data, report, spaces, tabular
-from jaxnas.algorithms import indicators, tenas
+from jaxnas.algorithms import indicators, tenas, tenas_plots
 from jaxnas.algorithms.indicators import IndicatorConfig
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
 from jaxnas.scoring import Engine
@@ -205,7 +205,7 @@ def test_in_groups_the_code_compares_kernels_with_the_supernet_before_all_groups
 
 def test_the_history_of_groups_is_drawn(found, tmp_path):
   names = [f"{target}←{source}" for target, source in SPACE.edges]
-  file = report.plot_pruning_history(
+  file = tenas_plots.plot_pruning_history(
     found[3].history, tmp_path / "h.png", edge_names=names, op_names=SPACE.ops, cell_names=SPACE.cell_names
   )
   assert min(png_size(file)) > 900

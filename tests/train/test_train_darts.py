@@ -19,8 +19,8 @@ from tiny_trainable import ALPHAS, Config, TinyTrainable, toy
 
 from jaxnas import main, spaces
 from jaxnas.algorithms import train as algorithm
+from jaxnas.algorithms.training_plots import plot_training
 from jaxnas.errors import ArchitectureError, ConfigError, DatasetError, WorkdirError
-from jaxnas.report.training_plots import plot_training
 from jaxnas.train import TrainConfig, evaluate, seen_shape, train, trained_costs, trained_network, trainer
 from jaxnas.train.augment import cut_out, flip_and_crop, flip_and_resize, jitter_colors, middle, normalise, shift_hue
 from jaxnas.train.recipe import drop_probability, optimizer, schedule

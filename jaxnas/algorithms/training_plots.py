@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxnas.errors import ConfigError
-from jaxnas.report.plots import (
+from jaxnas.figures import (
   BLACK,
   BLUE,
   GREEN,

@@ -1,30 +1,33 @@
-"""Plots of a search as PNG files. Colours are Okabe and Ito's, apart for the colour-blind too.
+"""How TE-NAS's search went, as PNG files: what was pruned when, and spectra of kernels."""
 
-Figures are made without pyplot: no global state, no window, no display needed.
-"""
-
-import io
 import math
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from .workdir import write_atomically
+from jaxnas.figures import (
+  BLACK,
+  BLUE,
+  GREEN,
+  INK,
+  ORANGE,
+  PURPLE,
+  SKY,
+  VERMILION,
+  Colour,
+  Path,
+  log_scale,
+  new_figure,
+  plain_frame,
+  save_png,
+)
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
-  from matplotlib.figure import Figure
 
-Path = str | os.PathLike[str]
-Colour = tuple[float, float, float]
-
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
-VERMILION, SKY, BLACK = "#D55E00", "#56B4E9", "#000000"
-INK, FAINT = "#333333", "#B8B8B8"
 _EARLY, _LATE = np.array([0.89, 0.93, 0.97]), np.array([0.20, 0.42, 0.68])
 _EDGE_GONE = (0.97, 0.80, 0.58)
 _MARKERS = "osD^vP"
@@ -151,22 +154,6 @@ def plot_spectrum(
   return save_png(figure, path)
 
 
-def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
-  """A figure of that many inches that belongs to nobody else."""
-  from matplotlib.figure import Figure
-
-  return Figure(figsize=(width, height), dpi=150, layout=layout, facecolor="white")
-
-
-def save_png(figure: "Figure", path: Path) -> pathlib.Path:
-  """Writes a figure as PNG, whole or not at all, the same bytes for the same figure."""
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-  buffer = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-  return write_atomically(path, buffer.getvalue())
-
-
 def _pruned_in(history: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int, int], int | None]:
   """(cell, edge, op) -> the round that pruned it, None if it was kept, for every candidate."""
   found: dict[tuple[int, int, int], int | None] = {}
@@ -222,25 +209,3 @@ def _draw_repeats(axis: "Axes", rounds: list[int], values: list[Sequence[float]]
       )  # fmt: skip
   axis.plot(rounds, medians, color=colour, linewidth=1.5, marker="_", markersize=17, markeredgewidth=2)
   plain_frame(axis)
-
-
-def log_scale(axis: "Axes") -> None:
-  """A logarithmic y axis with readable labels even where it spans less than a decade."""
-  from matplotlib.ticker import LogLocator, MaxNLocator
-
-  if not any(np.isfinite(line.get_ydata()).any() for line in axis.lines):
-    axis.set_ylim(1, 10)  # Nothing to draw; a logarithmic axis must have some range all the same.
-  axis.set_yscale("log")
-  low, high = axis.get_ylim()
-  if high / low < 50:
-    narrow = MaxNLocator(5) if high / low < 6 else LogLocator(subs=(1, 2, 5))
-    axis.yaxis.set_major_locator(narrow)
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
-    axis.yaxis.set_minor_formatter(lambda *_: "")
-
-
-def plain_frame(axis: "Axes") -> None:
-  axis.spines[["top", "right"]].set_visible(False)
-  axis.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
-  axis.set_axisbelow(True)
-  axis.tick_params(labelsize=9)

@@ -2,18 +2,14 @@
 
 A run may be killed at any byte. Scores are appended one JSON line at a time and forced to disk;
 every other file is written beside its place and renamed into it, so it is whole or absent.
-
-JSON has no NaN and no infinity: non-finite floats are written as the strings "NaN", "Infinity" and
-"-Infinity" and come back as floats (so a string with exactly one of these texts does too).
+See `files` for how non-finite floats are written.
 """
 
-import contextlib
 import datetime
 import errno
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import pathlib
 import platform
@@ -24,15 +20,14 @@ from typing import Any
 import jax
 
 import jaxnas
-
-from ..errors import WorkdirError
+from jaxnas.errors import WorkdirError
+from jaxnas.files import decode, encode, plain, refusing, write_atomically
 
 try:
   import fcntl
 except ImportError:  # Windows has no flock: two runs in one folder go unnoticed there.
   fcntl = None
 
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -80,7 +75,7 @@ class Workdir:
     self = cls()
     self.path = pathlib.Path(path).expanduser()
     try:
-      with _refusing(self.path):
+      with refusing(self.path):
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
         self.resumed = _claim(self.path, config, ignore)
@@ -102,7 +97,7 @@ class Workdir:
       TypeError: a record is not JSON-able.
     """
     line = b"".join(encode(record).encode() + b"\n" for record in records)
-    with _refusing(self.path / "scores.jsonl"):
+    with refusing(self.path / "scores.jsonl"):
       before = os.fstat(self._scores).st_size
       try:
         while line:
@@ -121,7 +116,7 @@ class Workdir:
       WorkdirError: any other line is damaged; the message gives its number.
     """
     file = self.path / "scores.jsonl"
-    with _refusing(file):
+    with refusing(file):
       lines = file.read_bytes().splitlines(keepends=True)
     found, end = [], 0
     for number, line in enumerate(lines, start=1):
@@ -133,7 +128,7 @@ class Workdir:
         )
       if record is None:
         logging.getLogger(__name__).warning("line %d of %s was cut short; removed", number, file)
-        with _refusing(file):
+        with refusing(file):
           os.ftruncate(self._scores, end)
       else:
         found.append(record)
@@ -188,64 +183,6 @@ def provenance() -> dict[str, Any]:
   }
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> pathlib.Path:
-  """Writes a file beside its place, forces it to disk, renames it; returns its path.
-
-  Raises:
-    WorkdirError: it could not be written; a file that stood there before is untouched.
-  """
-  path = pathlib.Path(path)
-  part = path.with_name(f".{path.name}.part")
-  with _refusing(path):
-    try:
-      with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(part, path)
-    except BaseException:
-      with contextlib.suppress(OSError):  # Of two failures, the first is the one to report.
-        part.unlink(missing_ok=True)
-      raise
-  return path
-
-
-def encode(value: Any, indent: int | None = None) -> str:
-  """JSON text of a value made of dicts, sequences, numbers, strings, paths and arrays."""
-  return json.dumps(_plain(value), indent=indent, allow_nan=False)
-
-
-def decode(text: str | bytes) -> Any:
-  """The value of a text that `encode` wrote (tuples and arrays come back as lists)."""
-  return _restore(json.loads(text))
-
-
-def _plain(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {str(key): _plain(item) for key, item in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_plain(item) for item in value]
-  if value is None or isinstance(value, (str, bool, int)):
-    return value
-  if isinstance(value, float):
-    if math.isnan(value):
-      return "NaN"
-    return float(value) if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
-  if isinstance(value, os.PathLike):
-    return os.fspath(value)
-  if hasattr(value, "tolist"):
-    return _plain(value.tolist())
-  raise TypeError(f"a {type(value).__name__} cannot be written as JSON: {value!r}")
-
-
-def _restore(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {key: _restore(item) for key, item in value.items()}
-  if isinstance(value, list):
-    return [_restore(item) for item in value]
-  return _NON_FINITE.get(value, value) if isinstance(value, str) else value
-
-
 def _record(line: bytes) -> dict[str, Any] | None:
   """The record on one line; None if the line is not whole."""
   if not line.endswith(b"\n"):
@@ -259,7 +196,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 def _read_json(file: pathlib.Path) -> Any:
   try:
-    with _refusing(file):
+    with refusing(file):
       return decode(file.read_bytes()) if file.exists() else None
   except ValueError as error:
     raise WorkdirError(f"--workdir: {file} is not valid JSON ({error}); delete it or give another --workdir") from error
@@ -293,7 +230,7 @@ def _claim(path: pathlib.Path, config: dict[str, Any], ignore: Sequence[str]) ->
 
 def _differences(was: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
   """(key, old value, new value) of what differs; keys inside a dict are joined by dots."""
-  before, after = _flat(_plain(was)), _flat(_plain(now))
+  before, after = _flat(plain(was)), _flat(plain(now))
   for key in sorted(before.keys() | after.keys()):
     if key not in before or key not in after or before[key] != after[key]:
       old, new = (json.dumps(s[key]) if key in s else "not set" for s in (before, after))
@@ -328,22 +265,6 @@ def _lock(path: pathlib.Path) -> int:
     os.close(descriptor)
     raise
   return descriptor
-
-
-@contextlib.contextmanager
-def _refusing(path: pathlib.Path) -> Iterator[None]:
-  """Turns an OSError into the one line that says what would not be written, why, what to do."""
-  try:
-    yield
-  except OSError as error:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-      fix = "free some space and start again with the same flags: the run continues"
-    elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-      fix = "something else stands in its place; give another --workdir"
-    else:
-      fix = "give a --workdir that can be written"
-    reason = error.strerror or str(error)
-    raise WorkdirError(f"--workdir: cannot write {path} ({reason}); {fix}") from error
 
 
 def _revision(checkout: pathlib.Path) -> str | None:

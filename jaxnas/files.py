@@ -1,0 +1,93 @@
+"""Files that are whole or absent, and JSON with every float: for all rooms.
+
+JSON has no NaN and no infinity: non-finite floats are written as the strings "NaN", "Infinity" and
+"-Infinity" and come back as floats (so a string with exactly one of these texts does too).
+"""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from jaxnas.errors import WorkdirError
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> pathlib.Path:
+  """Writes a file beside its place, forces it to disk, renames it; returns its path.
+
+  Raises:
+    WorkdirError: it could not be written; a file that stood there before is untouched.
+  """
+  path = pathlib.Path(path)
+  part = path.with_name(f".{path.name}.part")
+  with refusing(path):
+    try:
+      with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(part, path)
+    except BaseException:
+      with contextlib.suppress(OSError):  # Of two failures, the first is the one to report.
+        part.unlink(missing_ok=True)
+      raise
+  return path
+
+
+def encode(value: Any, indent: int | None = None) -> str:
+  """JSON text of a value made of dicts, sequences, numbers, strings, paths and arrays."""
+  return json.dumps(plain(value), indent=indent, allow_nan=False)
+
+
+def decode(text: str | bytes) -> Any:
+  """The value of a text that `encode` wrote (tuples and arrays come back as lists)."""
+  return _restore(json.loads(text))
+
+
+def plain(value: Any) -> Any:
+  """The same value of JSON's own types."""
+  if isinstance(value, dict):
+    return {str(key): plain(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [plain(item) for item in value]
+  if value is None or isinstance(value, (str, bool, int)):
+    return value
+  if isinstance(value, float):
+    if math.isnan(value):
+      return "NaN"
+    return float(value) if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  if hasattr(value, "tolist"):
+    return plain(value.tolist())
+  raise TypeError(f"a {type(value).__name__} cannot be written as JSON: {value!r}")
+
+
+def _restore(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _restore(item) for key, item in value.items()}
+  if isinstance(value, list):
+    return [_restore(item) for item in value]
+  return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+@contextlib.contextmanager
+def refusing(path: pathlib.Path) -> Iterator[None]:
+  """Turns an OSError into the one line that says what would not be written, why, what to do."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      fix = "free some space and start again with the same flags: the run continues"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+      fix = "something else stands in its place; give another --workdir"
+    else:
+      fix = "give a --workdir that can be written"
+    reason = error.strerror or str(error)
+    raise WorkdirError(f"--workdir: cannot write {path} ({reason}); {fix}") from error
