@@ -19,10 +19,10 @@ import numpy as np
 from absl import app, flags
 
 from jaxnas import proxies, scoring, spaces
-from jaxnas.proxies import signal_task
-from jaxnas.proxies.signal_regression import WIDTHS, Training, pad, pose
+from jaxnas.gennas import tasks
+from jaxnas.gennas.heads import SignalNetwork
+from jaxnas.gennas.regression import WIDTHS, Training, pad, pose
 from jaxnas.scoring import Batch, Engine
-from jaxnas.spaces.signal_heads import SignalNetwork
 from jaxnas.tabular import metrics
 
 FLAGS = flags.FLAGS
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
   stored = np.load(folder / "nb201_sample40_task.npz")
   training, space = Training(), spaces.nb201()
   images = stored["images"]
-  problem = pose(signal_task.get("CONF_NB101"), images, jax.random.key(FLAGS.seed), training)
+  problem = pose(tasks.get("CONF_NB101"), images, jax.random.key(FLAGS.seed), training)
   batch = Batch(images, problem._replace(targets=pad(tuple(stored[f"target{i}"] for i in range(3)))))
   network = SignalNetwork(space.backbone(), WIDTHS)
   nodes = record["archs"][: FLAGS.count]  # op codes node by node

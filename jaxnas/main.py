@@ -25,8 +25,6 @@ from absl import logging as absl_logging
 
 from jaxnas import algorithms, data, hosts, run, spaces, tabular
 from jaxnas.algorithms import indicators
-from jaxnas.algorithms.gennas import GenNASConfig
-from jaxnas.algorithms.gennas_task import GenNASTaskConfig
 from jaxnas.algorithms.knas import KNASConfig
 from jaxnas.algorithms.nasi import NASIConfig
 from jaxnas.algorithms.random_search import RandomSearchConfig
@@ -34,6 +32,8 @@ from jaxnas.algorithms.score import ScoreConfig
 from jaxnas.algorithms.tenas import TENASConfig
 from jaxnas.algorithms.train import TrainingConfig
 from jaxnas.errors import ConfigError, JaxnasError
+from jaxnas.gennas.search import GenNASConfig
+from jaxnas.gennas.task_search import GenNASTaskConfig
 from jaxnas.settings import recorded
 
 FLAGS = flags.FLAGS

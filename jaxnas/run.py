@@ -15,11 +15,13 @@ import jax
 import numpy as np
 
 from jaxnas import algorithms, hosts, report
-from jaxnas.algorithms import gennas, gennas_task, knas, nasi, random_search, score, tenas, train
+from jaxnas.algorithms import knas, nasi, random_search, score, tenas, train
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.files import write_atomically
-from jaxnas.proxies import signal_task
+from jaxnas.gennas import search as gennas
+from jaxnas.gennas import task_search as gennas_task
+from jaxnas.gennas import tasks
 from jaxnas.report import summary
 from jaxnas.scoring import Engine
 from jaxnas.spaces import NAMES, Space
@@ -292,7 +294,7 @@ def _gennas_task(whole: _Run, seed: int):
   found = gennas_task.search(
     whole.space, whole.source, whole.settings, seed=seed, benchmark=whole.benchmark, **whole.runtime
   )
-  task = signal_task.to_json(found.task)
+  task = tasks.to_json(found.task)
   if whole.folder:
     write_atomically(whole.folder / f"task_seed{seed}.json", (json.dumps(task, indent=1) + "\n").encode())
   evolution = {

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from jaxnas import data, proxies, scoring
-from jaxnas.algorithms import indicators, regression
+from jaxnas.algorithms import indicators
 from jaxnas.algorithms.indicators import IndicatorConfig, setting
-from jaxnas.algorithms.regression import RegressionConfig, TaskConfig
 from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.gennas.settings import RegressionConfig, TaskConfig, regression
 from jaxnas.scoring import Batch, Engine, Score
 from jaxnas.spaces import DARTS, NB201, Space
 from jaxnas.tabular import Benchmark
@@ -169,11 +169,11 @@ def score(
 
     lines += scoring.score([given.proxy], space, archs, crops, seed, network=given.network, **shared)
   if "signal_regression" in config.names:
-    given = regression.regression(space, source, config.regression, config.signal.task, jax.random.key(seed))
+    given = regression(space, source, config.regression, config.signal.task, jax.random.key(seed))
 
     def problem(repeat: int, key: jax.Array) -> Batch:
       del repeat
-      return regression.regression(space, source, config.regression, config.signal.task, key).batch
+      return regression(space, source, config.regression, config.signal.task, key).batch
 
     own: dict[str, Any] = {**shared, "share_weights": False}
     lines += scoring.score([given.proxy], space, archs, problem, seed, network=given.network, **own)

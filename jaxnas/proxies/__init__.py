@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 
 from jaxnas.errors import ConfigError
+from jaxnas.gennas.regression import signal_regression
 from jaxnas.proxies.evaluation import Evaluation
 from jaxnas.proxies.fisher import fisher
 from jaxnas.proxies.flops import flops
@@ -19,7 +20,6 @@ from jaxnas.proxies.ntk_condition_number import ntk_condition_number
 from jaxnas.proxies.params import params
 from jaxnas.proxies.plain import plain
 from jaxnas.proxies.proxy import Proxy, Reading
-from jaxnas.proxies.signal_regression import signal_regression
 from jaxnas.proxies.snip import snip
 from jaxnas.proxies.synflow import synflow
 from jaxnas.proxies.trace_norm import trace_norm

@@ -7,13 +7,13 @@ from typing import Any
 from jaxnas.algorithms.tenas_plots import plot_pruning_history, plot_spectrum
 from jaxnas.algorithms.training_plots import plot_training
 from jaxnas.errors import ArchitectureError
+from jaxnas.gennas.plots import plot_evolution, plot_loss_curves, plot_targets
 from jaxnas.report import comparison as comparing
 from jaxnas.report.cell_drawing import draw_cell, draw_vertex_cell
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
 from jaxnas.report.genotype_drawing import draw_genotype_cell
 from jaxnas.report.html import Image, Section, write_report
 from jaxnas.report.progress import format_duration
-from jaxnas.report.signal_plots import plot_evolution, plot_loss_curves, plot_targets
 from jaxnas.report.tables import mean_std, text_table
 from jaxnas.workdir import Workdir
 

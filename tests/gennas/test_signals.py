@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import signal_task, signals
-from jaxnas.proxies.signal_task import Dots, Resize, Signals, SignalTask, Sines
+from jaxnas.gennas import signals, tasks
+from jaxnas.gennas.tasks import Dots, Resize, Signals, SignalTask, Sines
 
 BETAS = (0.3, 0.105, 0.42, 0.38, 0.016, 0.2, 0.1, 0.25, 0.5, 0.05)
 IMAGES = np.random.default_rng(9).normal(size=(16, 32, 32, 3)).astype(np.float32)
@@ -95,8 +95,8 @@ def test_stages_are_sums_in_the_published_order(recorded):
     if basis in facts["levels"]:
       total = total + np.float32(facts["levels"][basis]) * arrays[f"compose/{basis}"]
   np.testing.assert_allclose(total, arrays["compose/total"], atol=1e-5)
-  stage = signal_task.get("CONF_NB101").stages[1]
-  assert signal_task.dot_count(stage.dot_gaussian.partial) == facts["dot_count"]
+  stage = tasks.get("CONF_NB101").stages[1]
+  assert tasks.dot_count(stage.dot_gaussian.partial) == facts["dot_count"]
   assert {b: getattr(stage, b).level for b in signals.ORDER if getattr(stage, b)} == facts["levels"]
 
 
@@ -149,7 +149,7 @@ def test_draws():
 @pytest.mark.parametrize("name", ["CONF_NB101", "CONF_DARTS", "CONF_RESNET", "CONF_COMBO"])
 def test_targets_have_the_published_statistics(recorded, name):
   """Shape, spread and extremes; means and extremes of `resize` depend on the images, which are not in the record."""
-  task = signal_task.get(name)
+  task = tasks.get(name)
   got = signals.targets(task, IMAGES, jax.random.key(3))
   assert tuple(t.shape[3] for t in got) == task.channels
   for target, stage, facts in zip(got, task.stages, recorded[1]["target_statistics_8_seeds"][name], strict=True):
@@ -174,4 +174,4 @@ def test_targets_refuse():
   with pytest.raises(ConfigError, match=r"feature\.1\.dot\.partial: got 0\.015; pass a number from 1/64"):
     signals.targets(bad, IMAGES, jax.random.key(0))
   with pytest.raises(ConfigError, match=r"images: got shape \(32, 32, 3\)"):
-    signals.targets(signal_task.get("CONF_COMBO"), IMAGES[0], jax.random.key(0))
+    signals.targets(tasks.get("CONF_COMBO"), IMAGES[0], jax.random.key(0))

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxnas.errors import ConfigError
+from jaxnas.gennas.heads import MOMENTUM
 from jaxnas.spaces.darts.layout import NetworkConfig
 from jaxnas.spaces.darts.plain import PlainNetwork
-from jaxnas.spaces.signal_heads import MOMENTUM
 
 
 @dataclasses.dataclass(frozen=True)

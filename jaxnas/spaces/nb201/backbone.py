@@ -18,6 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError
+from jaxnas.gennas.heads import batch_norm, new_batch_norm, new_statistics, torch_uniform
 from jaxnas.nets import layers
 from jaxnas.nets.plain_layers import convolve
 from jaxnas.nets.single import choose
@@ -25,7 +26,6 @@ from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import CONVS
 from jaxnas.spaces.nb201.plain import operations_of, useful
 from jaxnas.spaces.nb201.plain_cell import edge_name
-from jaxnas.spaces.signal_heads import batch_norm, new_batch_norm, new_statistics, torch_uniform
 
 SIZES = {OPS[op]: size for op, size in CONVS.items()}
 

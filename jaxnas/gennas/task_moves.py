@@ -1,7 +1,7 @@
 """Random proxy tasks and their mutations, the moves of GenNAS's search for the task itself.
 
 The draws come from numpy's legacy generator, in the published order, so that the same seed gives the published tasks.
-A task drawn here may be out of range (dots in less than one cell), see `signal_task.validate`.
+A task drawn here may be out of range (dots in less than one cell), see `tasks.validate`.
 
 Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 2021, section 3.3, and its code.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxnas.errors import ConfigError
-from jaxnas.proxies.signal_task import Dots, Resize, SequenceTask, Signals, SignalTask, Sines
+from jaxnas.gennas.tasks import Dots, Resize, SequenceTask, Signals, SignalTask, Sines
 
 BATCH_SIZES = (16,)
 NOISE_TYPES = ("gaussian", "uniform")

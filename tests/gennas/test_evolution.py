@@ -7,10 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from jaxnas.algorithms import ageing_evolution, signal_task_search
-from jaxnas.algorithms.ageing_evolution import Individual, best, evolve
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import signal_task
+from jaxnas.gennas import evolution, task_moves, tasks
+from jaxnas.gennas.evolution import Individual, best, evolve
 from jaxnas.tabular import metrics
 
 
@@ -21,35 +20,33 @@ def recorded(fixtures):
 
 def test_random_tasks_are_the_published(recorded):
   for entry in recorded["generate"]:
-    task = signal_task_search.random_task(np.random.RandomState(entry["seed"]))
-    assert signal_task.to_json(task) == entry["config"]
+    task = task_moves.random_task(np.random.RandomState(entry["seed"]))
+    assert tasks.to_json(task) == entry["config"]
   for entry in recorded["generate_nlp"]:
-    task = signal_task_search.random_sequence_task(np.random.RandomState(entry["seed"]))
-    assert signal_task.to_json(task) == entry["config"]
+    task = task_moves.random_sequence_task(np.random.RandomState(entry["seed"]))
+    assert tasks.to_json(task) == entry["config"]
 
 
 def test_mutations_are_the_published(recorded):
   for entry in recorded["mutate"]:
-    parent, rng = signal_task.get(entry["parent"]), np.random.RandomState(entry["seed"])
-    child = signal_task_search.mutate_task(parent, rng, entry["keep_probability"])
-    assert signal_task.to_json(child) == entry["child"]
+    parent, rng = tasks.get(entry["parent"]), np.random.RandomState(entry["seed"])
+    child = task_moves.mutate_task(parent, rng, entry["keep_probability"])
+    assert tasks.to_json(child) == entry["child"]
   for entry in recorded["mutate_nlp"]:
-    parent, rng = signal_task.get_sequence(entry["parent"]), np.random.RandomState(entry["seed"])
-    child = signal_task_search.mutate_sequence_task(parent, rng, entry["keep_probability"])
-    assert signal_task.to_json(child) == entry["child"]
+    parent, rng = tasks.get_sequence(entry["parent"]), np.random.RandomState(entry["seed"])
+    child = task_moves.mutate_sequence_task(parent, rng, entry["keep_probability"])
+    assert tasks.to_json(child) == entry["child"]
 
 
 def test_mutation_statistics(recorded):
   facts = recorded["mutation_statistics_p0.8_parent_CONF_NB101"]
-  parent, rng = signal_task.get("CONF_NB101"), np.random.RandomState(0)
-  children = [signal_task_search.mutate_task(parent, rng) for _ in range(2000)]
+  parent, rng = tasks.get("CONF_NB101"), np.random.RandomState(0)
+  children = [task_moves.mutate_task(parent, rng) for _ in range(2000)]
   noise = np.mean([(c.noise_type, c.noise_level) != (parent.noise_type, parent.noise_level) for c in children])
   first = np.mean([c.channel_multipliers[0] != 1.0 for c in children])
   changed = np.mean(
     [
-      sum(
-        getattr(a, b) != getattr(z, b) for a, z in zip(c.stages, parent.stages, strict=True) for b in signal_task.ORDER
-      )
+      sum(getattr(a, b) != getattr(z, b) for a, z in zip(c.stages, parent.stages, strict=True) for b in tasks.ORDER)
       for c in children
     ]
   )
@@ -65,29 +62,29 @@ def test_fitness_of_the_published_search_is_our_correlation(recorded):
 
 
 def test_keep_all_or_nothing():
-  parent = signal_task.get("CONF_COMBO")
-  assert signal_task_search.mutate_task(parent, np.random.RandomState(0), 1.0) == parent
-  assert signal_task_search.mutate_task(parent, np.random.RandomState(0), 0.0).stages != parent.stages
+  parent = tasks.get("CONF_COMBO")
+  assert task_moves.mutate_task(parent, np.random.RandomState(0), 1.0) == parent
+  assert task_moves.mutate_task(parent, np.random.RandomState(0), 0.0).stages != parent.stages
   with pytest.raises(ConfigError, match=r"keep: got 1\.5"):
-    signal_task_search.mutate_task(parent, np.random.RandomState(0), 1.5)
+    task_moves.mutate_task(parent, np.random.RandomState(0), 1.5)
 
 
 def test_weights_of_the_loss_are_inherited():
-  parent = signal_task.from_json({**signal_task.to_json(signal_task.get("CONF_COMBO")), "train_weights": [1, 1, 1]})
-  assert signal_task_search.mutate_task(parent, np.random.RandomState(0), 0.0).loss_weights == (1, 1, 1)
+  parent = tasks.from_json({**tasks.to_json(tasks.get("CONF_COMBO")), "train_weights": [1, 1, 1]})
+  assert task_moves.mutate_task(parent, np.random.RandomState(0), 0.0).loss_weights == (1, 1, 1)
 
 
 def levels_minus_noise(task):
   """The stand-in for the rank correlation in the recorded trace."""
-  levels = [getattr(s, b).level for s in task.stages for b in signal_task_search._BASES if getattr(s, b)]
+  levels = [getattr(s, b).level for s in task.stages for b in task_moves._BASES if getattr(s, b)]
   return sum(levels) - task.noise_level
 
 
 def replay(facts, **how):
   rng = np.random.RandomState(facts["seed"])
   return evolve(
-    lambda: signal_task_search.random_task(rng),
-    lambda task: signal_task_search.mutate_task(task, rng, facts["keep_probability"]),
+    lambda: task_moves.random_task(rng),
+    lambda task: task_moves.mutate_task(task, rng, facts["keep_probability"]),
     how.pop("fitness", levels_minus_noise),
     population=facts["population"],
     tournament=facts["tournament"],
@@ -102,7 +99,7 @@ def test_trace_is_the_published(recorded):
   facts = recorded["evolution_trace"]
   log = replay(facts)
   expected = facts["initial"] + [step["child"] for step in facts["trace"]]
-  assert [signal_task.to_json(i.genome) for i in log] == [e["config"] for e in expected]
+  assert [tasks.to_json(i.genome) for i in log] == [e["config"] for e in expected]
   assert [i.id for i in log] == [e["id"] for e in expected]
   np.testing.assert_allclose([i.fitness for i in log], [e["fitness"] for e in expected], rtol=1e-14)
   children = log[facts["population"] :]
@@ -185,4 +182,4 @@ def test_one_individual_and_no_children():
   assert [i.genome for i in integers(float, population=1, tournament=1, children=0)] == [
     i.genome for i in integers(float, population=1, tournament=1, children=5)[:1]
   ]
-  assert ageing_evolution.best(integers(float, children=0), maximise=True).parent is None
+  assert evolution.best(integers(float, children=0), maximise=True).parent is None

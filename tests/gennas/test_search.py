@@ -11,11 +11,13 @@ import pytest
 from counting import Counted
 
 from jaxnas import data, spaces
-from jaxnas.algorithms import gennas, gennas_task, score
-from jaxnas.algorithms.gennas import EvolutionConfig, GenNASConfig
-from jaxnas.algorithms.gennas_task import GenNASTaskConfig
-from jaxnas.algorithms.regression import RegressionConfig, TaskConfig
+from jaxnas.algorithms import score
 from jaxnas.errors import ConfigError
+from jaxnas.gennas import search as gennas
+from jaxnas.gennas import task_search as gennas_task
+from jaxnas.gennas.search import EvolutionConfig, GenNASConfig
+from jaxnas.gennas.settings import RegressionConfig, TaskConfig
+from jaxnas.gennas.task_search import GenNASTaskConfig
 from jaxnas.scoring import Engine
 
 SPACE, SOURCE = spaces.nb201(), data.load("synthetic")

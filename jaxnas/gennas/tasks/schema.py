@@ -5,7 +5,7 @@ import reprlib
 from typing import Any
 
 from jaxnas.errors import ConfigError
-from jaxnas.proxies.signal_task.records import BASES, NOISE_TYPES, WEIGHTS, SequenceTask, Signals, SignalTask, validate
+from jaxnas.gennas.tasks.records import BASES, NOISE_TYPES, WEIGHTS, SequenceTask, Signals, SignalTask, validate
 
 
 def from_json(document: Any, source: str = "task", *, check: bool = True) -> SignalTask:

@@ -9,12 +9,12 @@ from jaxtyping import Array
 from jaxnas import data, proxies
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import signal_task
-from jaxnas.proxies.signal_regression import WIDTHS, Training, pose, signal_regression
-from jaxnas.proxies.signal_task import SignalTask
+from jaxnas.gennas import tasks
+from jaxnas.gennas.heads import SignalNetwork
+from jaxnas.gennas.regression import WIDTHS, Training, pose, signal_regression
+from jaxnas.gennas.tasks import SignalTask
 from jaxnas.scoring import Batch
 from jaxnas.settings import setting
-from jaxnas.spaces.signal_heads import SignalNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,18 +22,18 @@ class TaskConfig:
   """Which task."""
 
   signal_task: str = setting(
-    "CONF_NB101", f"what to regress on: {', '.join(signal_task.TASKS)}, or the path of a configuration in JSON"
+    "CONF_NB101", f"what to regress on: {', '.join(tasks.names())}, or the path of a configuration in JSON"
   )
 
   def __post_init__(self):
     try:
-      signal_task.get(self.signal_task)
+      tasks.get(self.signal_task)
     except ConfigError as error:
       raise ConfigError(f"--signal_task: {error}") from error
 
   @property
   def task(self) -> SignalTask:
-    return signal_task.get(self.signal_task)
+    return tasks.get(self.signal_task)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,10 +21,10 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import signal_task, signals
+from jaxnas.gennas import signals, tasks
+from jaxnas.gennas.tasks import SignalTask
 from jaxnas.proxies.evaluation import Evaluation
 from jaxnas.proxies.proxy import Proxy, Reading
-from jaxnas.proxies.signal_task import SignalTask
 
 WIDTHS = (96, 96, 96)  # of the heads: the widest target that a task can ask for, so that one program serves all tasks
 
@@ -88,7 +88,7 @@ def pose(
   """Draws the targets and the noise of a task for a batch of normalised images.
 
   Raises:
-    ConfigError: the task is out of range, see `signal_task.validate`.
+    ConfigError: the task is out of range, see `tasks.validate`.
   """
   training = training or Training()
   target_key, noise_key, evaluation_key = jax.random.split(key, 3)
@@ -102,8 +102,8 @@ def pose(
     pad(targets),
     per_channel(task.loss_weights),
     per_channel(task.eval_weights),
-    signal_task.noise(task, noise_key, (training.steps, *images.shape)),
-    signal_task.noise(task, evaluation_key, (training.steps // training.interval, *images.shape)),
+    tasks.noise(task, noise_key, (training.steps, *images.shape)),
+    tasks.noise(task, evaluation_key, (training.steps // training.interval, *images.shape)),
   )
 
 

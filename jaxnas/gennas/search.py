@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxnas import scoring
-from jaxnas.algorithms.ageing_evolution import Individual, best, evolve
-from jaxnas.algorithms.regression import RegressionConfig, TaskConfig, regression
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
+from jaxnas.gennas.evolution import Individual, best, evolve
+from jaxnas.gennas.settings import RegressionConfig, TaskConfig, regression
 from jaxnas.scoring import Engine
 from jaxnas.settings import setting
 

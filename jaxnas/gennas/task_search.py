@@ -17,14 +17,14 @@ import jax
 import numpy as np
 
 from jaxnas import scoring
-from jaxnas.algorithms.ageing_evolution import Individual, best, evolve
-from jaxnas.algorithms.gennas import EvolutionConfig
-from jaxnas.algorithms.regression import RegressionConfig, regression
-from jaxnas.algorithms.signal_task_search import mutate_task, random_task
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import signal_task
-from jaxnas.proxies.signal_task import SignalTask
+from jaxnas.gennas import tasks
+from jaxnas.gennas.evolution import Individual, best, evolve
+from jaxnas.gennas.search import EvolutionConfig
+from jaxnas.gennas.settings import RegressionConfig, regression
+from jaxnas.gennas.task_moves import mutate_task, random_task
+from jaxnas.gennas.tasks import SignalTask
 from jaxnas.scoring import Engine
 from jaxnas.settings import setting
 from jaxnas.tabular import Benchmark, metrics
@@ -105,7 +105,7 @@ def search(
   def evaluate(task: SignalTask) -> float:
     key = jax.random.fold_in(jax.random.key(seed), next(births))
     try:
-      signal_task.validate(task)
+      tasks.validate(task)
     except ConfigError:
       advance(len(archs))
       return 0.0
@@ -131,7 +131,7 @@ def search(
         "id": one.id,
         "fitness": one.fitness,
         "parent": one.parent,
-        "task": signal_task.to_json(one.genome),
+        "task": tasks.to_json(one.genome),
       }
     )
 

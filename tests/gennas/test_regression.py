@@ -9,11 +9,11 @@ import pytest
 
 from jaxnas import spaces
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import signal_task
-from jaxnas.proxies.signal_regression import WIDTHS, Curve, Problem, Training, pose, regress, signal_regression
+from jaxnas.gennas import tasks
+from jaxnas.gennas.heads import SignalNetwork
+from jaxnas.gennas.regression import WIDTHS, Curve, Problem, Training, pose, regress, signal_regression
 from jaxnas.scoring import Batch, Engine
 from jaxnas.spaces.nb201.backbone import Backbone
-from jaxnas.spaces.signal_heads import SignalNetwork
 
 SPACE = spaces.nb201()
 SMALL = SignalNetwork(Backbone(channels=4, cells=1), WIDTHS)
@@ -116,7 +116,7 @@ def test_published_parameter_counts(fixtures):
 
 # In the engine
 
-TASK = signal_task.get("CONF_NB101")
+TASK = tasks.get("CONF_NB101")
 QUICK = Training(steps=4, interval=2)
 ENGINE = Engine(block=2)
 
@@ -148,7 +148,7 @@ def test_scores_depend_on_the_draws_and_not_on_company():
 def test_one_program_for_all_tasks():
   """Other channels, other noise: the same shapes; and channels that a task does not have do not enter."""
   images = batch().images
-  problems = [pose(signal_task.get(name), images, jax.random.key(0), QUICK) for name in ("CONF_NB101", "CONF_RESNET")]
+  problems = [pose(tasks.get(name), images, jax.random.key(0), QUICK) for name in ("CONF_NB101", "CONF_RESNET")]
   shapes = [jax.tree.map(np.shape, p) for p in problems]
   assert shapes[0] == shapes[1]
   channels = [int((w > 0).sum()) for w in problems[0].weights]

@@ -20,8 +20,8 @@ from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import signal_task
-from jaxnas.proxies.signal_task import GRID, ORDER, Dots, Signals, SignalTask, Sines
+from jaxnas.gennas import tasks
+from jaxnas.gennas.tasks import GRID, ORDER, Dots, Signals, SignalTask, Sines
 
 PHASES = 32  # maps of one frequency and direction; a block of the bank holds two directions
 _COLOURS = 1000  # numbers that `resize` permutes to choose colour planes
@@ -154,9 +154,9 @@ def targets(
     images: normalised and augmented, without noise; only `resize` looks at them.
 
   Raises:
-    ConfigError: the task is out of range, see `signal_task.validate`; the images are not [B, h, w, colours].
+    ConfigError: the task is out of range, see `tasks.validate`; the images are not [B, h, w, colours].
   """
-  signal_task.validate(task)
+  tasks.validate(task)
   if images.ndim != 4:
     raise ConfigError(f"images: got shape {images.shape}; pass [B, h, w, colours]")
   keys = jax.random.split(key, len(task.stages))
@@ -193,7 +193,7 @@ def _waves(key: Array, basis: str, signal: Sines, samples: int, channels: int) -
 
 
 def _dots(key: Array, basis: str, signal: Dots, samples: int, channels: int) -> Float32[Array, "G 8 8 C"]:
-  maps = dot(*draw_dots(key, samples, channels, signal_task.dot_count(signal.partial)))
+  maps = dot(*draw_dots(key, samples, channels, tasks.dot_count(signal.partial)))
   return dot_gaussian(maps) if basis == "dot_gaussian" else maps
 
 

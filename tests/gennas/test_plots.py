@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxnas.errors import ArchitectureError, ConfigError
-from jaxnas.report import cell_drawing, signal_plots
+from jaxnas.gennas import plots
+from jaxnas.report import cell_drawing
 
 NAN, INF = math.nan, math.inf
 LABELS = ["input", "conv3x3", "maxpool3x3", "output"]
@@ -51,20 +52,20 @@ def targets(*widths):
 
 
 def test_targets_are_drawn(tmp_path):
-  wide = signal_plots.plot_targets(targets(96, 96, 96), (64, 48, 16), tmp_path / "t.png", title="CONF")
-  narrow = signal_plots.plot_targets(targets(96, 96, 96), (64, 48, 16), tmp_path / "n.png", title="CONF", count=2)
+  wide = plots.plot_targets(targets(96, 96, 96), (64, 48, 16), tmp_path / "t.png", title="CONF")
+  narrow = plots.plot_targets(targets(96, 96, 96), (64, 48, 16), tmp_path / "n.png", title="CONF", count=2)
   assert png_size(wide)[0] > png_size(narrow)[0] >= 500
   assert png_size(wide)[1] == png_size(narrow)[1] >= 500
 
 
 def test_only_the_first_image_and_the_tasks_channels_are_drawn(tmp_path):
   given = targets(12, 12, 12)
-  before = signal_plots.plot_targets(given, (8, 3, 1), tmp_path / "a.png").read_bytes()
+  before = plots.plot_targets(given, (8, 3, 1), tmp_path / "a.png").read_bytes()
   for stage, number in zip(given, (8, 3, 1), strict=True):
     stage[1], stage[..., number:] = 7, NAN
-  assert signal_plots.plot_targets(given, (8, 3, 1), tmp_path / "b.png").read_bytes() == before
+  assert plots.plot_targets(given, (8, 3, 1), tmp_path / "b.png").read_bytes() == before
   given[2][0, 0, 0, 0] += 1
-  assert signal_plots.plot_targets(given, (8, 3, 1), tmp_path / "b.png").read_bytes() != before
+  assert plots.plot_targets(given, (8, 3, 1), tmp_path / "b.png").read_bytes() != before
 
 
 def test_a_stage_shares_one_symmetric_scale(tmp_path, monkeypatch):
@@ -79,14 +80,14 @@ def test_a_stage_shares_one_symmetric_scale(tmp_path, monkeypatch):
   given = [np.zeros((1, 8, 8, 2)) for _ in range(3)]
   given[0][0, 0, 0] = -3, 1
   given[1][0, 0, 0] = INF, 2
-  signal_plots.plot_targets(given, (2, 2, 2), tmp_path / "t.png")
+  plots.plot_targets(given, (2, 2, 2), tmp_path / "t.png")
   assert limits == [(-3, 3)] * 2 + [(-2, 2)] * 2 + [(-1, 1)] * 2
 
 
 @pytest.mark.parametrize("value", [0.0, NAN, INF])
 def test_targets_without_a_range_are_drawn(tmp_path, value):
   given = [np.full((1, 8, 8, 4), value, np.float32)] * 3
-  assert min(png_size(signal_plots.plot_targets(given, (4, 4, 4), tmp_path / "t.png"))) > 400
+  assert min(png_size(plots.plot_targets(given, (4, 4, 4), tmp_path / "t.png"))) > 400
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_targets_without_a_range_are_drawn(tmp_path, value):
 )
 def test_wrong_targets_are_refused(tmp_path, given, channels, more, message):
   with pytest.raises(ConfigError, match=message):
-    signal_plots.plot_targets(given, channels, tmp_path / "t.png", **more)
+    plots.plot_targets(given, channels, tmp_path / "t.png", **more)
   assert not (tmp_path / "t.png").exists()
 
 
@@ -113,7 +114,7 @@ def test_wrong_targets_are_refused(tmp_path, given, channels, more, message):
 
 def test_loss_curves_are_drawn_against_the_step(tmp_path, drawn):
   curves = {"a": [9.0, 4.0, 3.0], "b": [INF, 5.0, NAN], "c": [-1.0, 0.0, 2.0]}
-  file = signal_plots.plot_loss_curves(curves, 10, tmp_path / "l.png", title="losses")
+  file = plots.plot_loss_curves(curves, 10, tmp_path / "l.png", title="losses")
   assert min(png_size(file)) > 500
   assert drawn["a"] == [([10, 20, 30], [9, 4, 3])]
   [(steps, losses)] = drawn["b (2 of 3 left out)"]
@@ -124,12 +125,12 @@ def test_loss_curves_are_drawn_against_the_step(tmp_path, drawn):
 
 @pytest.mark.parametrize("curve", [[3.0], [NAN], [INF, -INF], [1e38, 1e-30], [2.0, 2.0]])
 def test_loss_curves_of_few_or_odd_points(tmp_path, curve):
-  assert min(png_size(signal_plots.plot_loss_curves({"a": curve}, 1, tmp_path / "l.png"))) > 500
+  assert min(png_size(plots.plot_loss_curves({"a": curve}, 1, tmp_path / "l.png"))) > 500
 
 
 def test_of_many_curves_the_best_are_named(tmp_path, drawn):
   curves = {str(i): [50.0, 20.0 - i] for i in range(17)} | {"lost": [50.0, NAN]}
-  signal_plots.plot_loss_curves(curves, 5, tmp_path / "l.png")
+  plots.plot_loss_curves(curves, 5, tmp_path / "l.png")
   assert {label for label in drawn if label not in ("_", "4 others")} == {str(i) for i in range(3, 17)}
   assert len(drawn["4 others"]) == 1 and len(drawn["_"]) == 3
 
@@ -140,7 +141,7 @@ def test_of_many_curves_the_best_are_named(tmp_path, drawn):
 )
 def test_wrong_curves_are_refused(tmp_path, curves, interval, message):
   with pytest.raises(ConfigError, match=message):
-    signal_plots.plot_loss_curves(curves, interval, tmp_path / "l.png")
+    plots.plot_loss_curves(curves, interval, tmp_path / "l.png")
 
 
 # Evolution.
@@ -152,7 +153,7 @@ def test_wrong_curves_are_refused(tmp_path, curves, interval, message):
 )
 def test_best_so_far(tmp_path, drawn, maximise, best):
   losses = [NAN, 5.0, 3.0, 4.0, INF, 2.0, 7.0]
-  file = signal_plots.plot_evolution(losses, 3, tmp_path / "e.png", title="search", ylabel="fitness", maximise=maximise)
+  file = plots.plot_evolution(losses, 3, tmp_path / "e.png", title="search", ylabel="fitness", maximise=maximise)
   assert min(png_size(file)) > 500
   np.testing.assert_array_equal(drawn["best so far"][0][1], best)
   assert drawn["individual"] == [([2, 3, 4, 6, 7], [5, 3, 4, 2, 7])]
@@ -162,22 +163,22 @@ def test_best_so_far(tmp_path, drawn, maximise, best):
 @pytest.mark.parametrize("losses", [[3.0], [NAN], [INF, -INF], [2.0, 2.0], [1e38, 1e-3], [0.0, -4.0, 1e6]])
 @pytest.mark.parametrize("maximise", [False, True])
 def test_evolutions_of_few_or_odd_points(tmp_path, losses, maximise):
-  file = signal_plots.plot_evolution(losses, 50, tmp_path / "e.png", maximise=maximise)
+  file = plots.plot_evolution(losses, 50, tmp_path / "e.png", maximise=maximise)
   assert min(png_size(file)) > 500
 
 
 def test_a_whole_evolution_is_the_same_bytes_again(tmp_path):
   losses = np.random.default_rng(0).lognormal(1, 1, 450)
-  one = signal_plots.plot_evolution(losses, 50, tmp_path / "1.png").read_bytes()
-  assert one == signal_plots.plot_evolution(losses, 50, tmp_path / "2.png").read_bytes()
-  assert one != signal_plots.plot_evolution(losses, 60, tmp_path / "2.png").read_bytes()
+  one = plots.plot_evolution(losses, 50, tmp_path / "1.png").read_bytes()
+  assert one == plots.plot_evolution(losses, 50, tmp_path / "2.png").read_bytes()
+  assert one != plots.plot_evolution(losses, 60, tmp_path / "2.png").read_bytes()
 
 
 def test_wrong_evolutions_are_refused(tmp_path):
   with pytest.raises(ConfigError, match="no individual"):
-    signal_plots.plot_evolution([], 50, tmp_path / "e.png")
+    plots.plot_evolution([], 50, tmp_path / "e.png")
   with pytest.raises(ConfigError, match="population=0"):
-    signal_plots.plot_evolution([1.0], 0, tmp_path / "e.png")
+    plots.plot_evolution([1.0], 0, tmp_path / "e.png")
 
 
 # Cells with operations on vertices.

@@ -1,13 +1,13 @@
 """The proxy task of GenNAS: which signals the network regresses at its three stages, and how noisy its images are.
 
-A task is a frozen, hashable record that is read from and written to the published JSON schema; the published tasks are
-here as figures.
+A task is a frozen, hashable record that is read from and written to the published JSON schema; the published
+tasks are data beside this file.
 
 Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 2021, section 3, and its code.
 """
 
-from jaxnas.proxies.signal_task.published import SEQUENCE_TASKS, TASKS, get, get_sequence, single
-from jaxnas.proxies.signal_task.records import (
+from jaxnas.gennas.tasks.published import get, get_sequence, names, sequence_names
+from jaxnas.gennas.tasks.records import (
   FREQUENCIES,
   GRID,
   LAST_CHANNELS,
@@ -24,7 +24,7 @@ from jaxnas.proxies.signal_task.records import (
   noise,
   validate,
 )
-from jaxnas.proxies.signal_task.schema import from_json, sequence_from_json, to_json
+from jaxnas.gennas.tasks.schema import from_json, sequence_from_json, to_json
 
 __all__ = [
   "FREQUENCIES",
@@ -33,8 +33,6 @@ __all__ = [
   "LENGTH",
   "NOISE_TYPES",
   "ORDER",
-  "SEQUENCE_TASKS",
-  "TASKS",
   "Dots",
   "Resize",
   "SequenceTask",
@@ -45,9 +43,10 @@ __all__ = [
   "from_json",
   "get",
   "get_sequence",
+  "names",
   "noise",
   "sequence_from_json",
-  "single",
+  "sequence_names",
   "to_json",
   "validate",
 ]

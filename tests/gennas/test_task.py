@@ -10,79 +10,78 @@ import numpy as np
 import pytest
 
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import signal_task
-from jaxnas.proxies.signal_task import Dots, Signals
+from jaxnas.gennas import tasks
+from jaxnas.gennas.tasks import Dots, Signals
 
-COMBO = signal_task.get("CONF_COMBO")
+COMBO = tasks.get("CONF_COMBO")
 
 
 def test_published_figures(fixtures):
   published = json.loads((fixtures / "gennas" / "configs.json").read_text())
-  ours = {**signal_task.TASKS, **signal_task.SEQUENCE_TASKS}
+  ours = {n: tasks.get(n) for n in tasks.names()} | {n: tasks.get_sequence(n) for n in tasks.sequence_names()}
   for name, document in published.items():
-    read = signal_task.sequence_from_json if "dimension" in document else signal_task.from_json
+    read = tasks.sequence_from_json if "dimension" in document else tasks.from_json
     assert read(document) == ours[name]
     if "dimension" in document:
       for stage in document["feature"].values():
         assert stage.pop("resize", None) is None  # some say null; we leave it out
-    assert json.dumps(signal_task.to_json(ours[name])) == json.dumps(document)  # the order of the keys too
+    assert json.dumps(tasks.to_json(ours[name])) == json.dumps(document)  # the order of the keys too
   assert set(ours) - set(published) == {n for n in ours if n.startswith("single_")}
 
 
 def test_every_task_is_valid_hashable_and_round_trips(tmp_path):
-  for name, task in signal_task.TASKS.items():
+  for name in tasks.names():
+    task = tasks.get(name)
     path = tmp_path / f"{name}.json"
-    path.write_text(json.dumps(signal_task.to_json(task)))
-    assert signal_task.get(str(path)) == task == signal_task.get(name)
-    assert {task: 1}[signal_task.get(str(path))] == 1
+    path.write_text(json.dumps(tasks.to_json(task)))
+    assert tasks.get(str(path)) == task == tasks.get(name)
+    assert {task: 1}[tasks.get(str(path))] == 1
   path = tmp_path / "nlp.json"
-  path.write_text(json.dumps(signal_task.to_json(signal_task.get_sequence("CONF_NLP"))))
-  assert signal_task.get_sequence(str(path)).dimension == 48
+  path.write_text(json.dumps(tasks.to_json(tasks.get_sequence("CONF_NLP"))))
+  assert tasks.get_sequence(str(path)).dimension == 48
 
 
 def test_channels_and_weights():
-  assert signal_task.get("CONF_NB101").channels == (64, 48, 16)
+  assert tasks.get("CONF_NB101").channels == (64, 48, 16)
   assert COMBO.loss_weights == COMBO.eval_weights == (0.25, 0.5, 1.0)
-  document = {**signal_task.to_json(COMBO), "train_weights": [1, 0, 2.5], "eval_weights": [0, 0, 1]}
-  task = signal_task.from_json(document)
+  document = {**tasks.to_json(COMBO), "train_weights": [1, 0, 2.5], "eval_weights": [0, 0, 1]}
+  task = tasks.from_json(document)
   assert task.loss_weights == (1, 0, 2.5) and task.eval_weights == (0, 0, 1)
-  assert signal_task.to_json(task) == document
+  assert tasks.to_json(task) == document
 
 
-@pytest.mark.parametrize("basis", signal_task.ORDER)
+@pytest.mark.parametrize("basis", tasks.ORDER)
 def test_single(basis):
-  task = signal_task.single(basis)
-  assert task == signal_task.get(f"single_{basis}") and task.channels == (64, 64, 64)
+  task = tasks.get(f"single_{basis}")
+  assert task.channels == (64, 64, 64)
   for signals in task.stages:
-    assert [b for b in signal_task.ORDER if getattr(signals, b)] == [basis]
+    assert [b for b in tasks.ORDER if getattr(signals, b)] == [basis]
 
 
 def test_bands():
-  ranges = [signal_task.single("sin1d", band).stages[0].sin1d.range for band in ("low", "mid", "high")]
+  ranges = [tasks.get(f"single_sin1d{band}").stages[0].sin1d.range for band in ("_low", "_mid", "")]
   assert ranges[1][0] == 0.125 and ranges[1][-1] == 0.35 and ranges[2][-1] == 0.4875
   assert ranges[2] == COMBO.stages[0].sin1d.range
   assert list(sum(ranges, ())) == sorted(sum(ranges, ()))
-  with pytest.raises(ConfigError, match="basis: got 'wave'"):
-    signal_task.single("wave")
-  with pytest.raises(ConfigError, match="band: got 'ultra'"):
-    signal_task.single("sin1d", "ultra")
+  for band in ("_low", "_mid", ""):
+    assert tasks.get(f"single_sin2d{band}").stages[2].sin2d == tasks.get(f"single_sin1d{band}").stages[2].sin1d
 
 
 def test_noise():
   shape, key = (16, 32, 32, 3), jax.random.key(0)
   uniform = dataclasses.replace(COMBO, noise_type="uniform", noise_level=0.4)
-  values = np.asarray(signal_task.noise(uniform, key, shape))
+  values = np.asarray(tasks.noise(uniform, key, shape))
   assert values.shape == shape and values.dtype == jnp.float32
   assert -0.4 <= float(values.min()) < -0.39 and 0.39 < float(values.max()) <= 0.4
   np.testing.assert_allclose(float(values.std()), 0.4 / 3**0.5, rtol=0.02)
   gaussian = dataclasses.replace(COMBO, noise_level=0.4)
-  np.testing.assert_allclose(np.asarray(signal_task.noise(gaussian, key, shape)).std(), 0.4, rtol=0.02)
-  np.testing.assert_array_equal(signal_task.noise(COMBO, key, shape), 0)
+  np.testing.assert_allclose(np.asarray(tasks.noise(gaussian, key, shape)).std(), 0.4, rtol=0.02)
+  np.testing.assert_array_equal(tasks.noise(COMBO, key, shape), 0)
 
 
 def changed(path: str, value):
   """CONF_NB101's document with one value replaced, or one key added, or (with ...) removed."""
-  document = copy.deepcopy(signal_task.to_json(signal_task.get("CONF_NB101")))
+  document = copy.deepcopy(tasks.to_json(tasks.get("CONF_NB101")))
   *parents, last = path.split(".")
   here = document
   for name in parents:
@@ -127,7 +126,7 @@ def changed(path: str, value):
 )
 def test_refused_with_its_key(path, value, message):
   with pytest.raises(ConfigError) as caught:
-    signal_task.from_json(changed(path, value), "my.json")
+    tasks.from_json(changed(path, value), "my.json")
   text = str(caught.value)
   key = f"my.json: {path}"
   assert text.startswith((f"{key}: ", f"{key} ")) and message in text and "\n" not in text
@@ -135,17 +134,17 @@ def test_refused_with_its_key(path, value, message):
 
 def test_a_drawn_task_that_is_out_of_range_can_be_read_unchecked():
   task = dataclasses.replace(COMBO, stages=(Signals(dot=Dots(1.0, 0.001, True)), Signals(), Signals()))
-  assert signal_task.from_json(signal_task.to_json(task), check=False) == task
+  assert tasks.from_json(tasks.to_json(task), check=False) == task
   with pytest.raises(ConfigError, match=r"task: feature\.0\.dot\.partial"):
-    signal_task.validate(task)
+    tasks.validate(task)
 
 
 def test_not_a_task(tmp_path):
   for get, name, message in (
-    (signal_task.get, "CONF_NB102", "task 'CONF_NB102': neither a readable file .* nor one of CONF_NB101, "),
-    (signal_task.get, str(tmp_path), "neither a readable file"),
-    (signal_task.get, "CONF_NLP", "CONF_NLP: got a task of sequences"),
-    (signal_task.get_sequence, "CONF_COMBO", "CONF_COMBO: got a task of images"),
+    (tasks.get, "CONF_NB102", "task 'CONF_NB102': neither a readable file .* nor one of CONF_NB101, "),
+    (tasks.get, str(tmp_path), "neither a readable file"),
+    (tasks.get, "CONF_NLP", "CONF_NLP: got a task of sequences"),
+    (tasks.get_sequence, "CONF_COMBO", "CONF_COMBO: got a task of images"),
   ):
     with pytest.raises(ConfigError, match=message):
       get(name)
@@ -153,4 +152,4 @@ def test_not_a_task(tmp_path):
     path = tmp_path / "bad.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=message):
-      signal_task.get(str(path))
+      tasks.get(str(path))
