@@ -63,20 +63,12 @@ class Costs(NamedTuple):
 
 
 @runtime_checkable
-class Network(Protocol):
-  """One network for every architecture (or supernet) of a shape, which is data.
+class Parametrised(Protocol):
+  """What the engine asks of whatever proxies measure: architectures as data, and weights.
 
-  Networks are immutable and hashable, and equal if they compute the same: compiled programs are found by them. All
-  methods but `encode` can be traced. `arch` is one row of what `encode` returned, or mixing weights of operations
-  [cells, E, O] for a network that mixes them. Parameters do not depend on batch normalisation's mode, an argument.
-
-  Attributes:
-    classes: K.
-    rows_on_cpu: how many cotangents of a backward pass are best pulled back together on a CPU.
+  Such objects are immutable and hashable, and equal if they compute the same: compiled programs are found by them. All
+  methods but `encode` can be traced.
   """
-
-  classes: int
-  rows_on_cpu: ClassVar[int]
 
   def encode(self, codes: Int[np.ndarray, "A L"]) -> np.ndarray:
     """What of these architectures enters a program, [A, ...]; computed on the host."""
@@ -89,6 +81,22 @@ class Network(Protocol):
   def start(self, params: PyTree, arch: Array) -> PyTree:
     """Of what `init` drew, the initial values of this architecture, zero in channels that it lacks; often `params`."""
     ...
+
+
+@runtime_checkable
+class Network(Parametrised, Protocol):
+  """One network for every architecture (or supernet) of a shape, which is data.
+
+  `arch` is one row of what `encode` returned, or mixing weights of operations [cells, E, O] for a network that mixes
+  them. Parameters do not depend on batch normalisation's mode, an argument.
+
+  Attributes:
+    classes: K.
+    rows_on_cpu: how many cotangents of a backward pass are best pulled back together on a CPU.
+  """
+
+  classes: int
+  rows_on_cpu: ClassVar[int]
 
   def embed(self, params: PyTree, inputs: Array) -> Array:
     """The inputs as numbers in which derivatives can be taken; images are returned as they are."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxnas.base.data import Batch, Source
-from jaxnas.base.network import Mode, Network, Observation, Single
+from jaxnas.base.network import Mode, Observation, Parametrised, Single
 from jaxnas.base.space import Space
 
 S = TypeVar("S")  # a settings dataclass
@@ -46,7 +46,7 @@ class Inputs(NamedTuple):
     own_weights: whether each architecture has weights of its own, drawn from its text form, rather than shared ones.
   """
 
-  network: Network
+  network: Parametrised
   batch: Batch
   own_weights: bool = False
 
