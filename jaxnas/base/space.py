@@ -50,6 +50,17 @@ class NetworkConfig:
       if value is not None and value < 1:
         raise ConfigError(f"{name}={value} must be at least 1")
 
+  @property
+  def size(self) -> tuple[int, int]:
+    """(channels, cells).
+
+    Raises:
+      ConfigError: one of them is open.
+    """
+    if self.channels is None or self.cells is None:
+      raise ConfigError(f"channels={self.channels}, cells={self.cells}: give both, or take `filled`")
+    return self.channels, self.cells
+
   def filled(self, default: "NetworkConfig") -> "NetworkConfig":
     """These settings with the channels and cells of `default` where they are None."""
     channels = default.channels if self.channels is None else self.channels

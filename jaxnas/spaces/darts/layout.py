@@ -15,7 +15,7 @@ from jaxnas.nets import numerics
 from jaxnas.nets.numerics import BatchNormMode, Init
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding
 from jaxnas.spaces.darts.costs import CellShape
-from jaxnas.spaces.darts.parameters import stacked
+from jaxnas.nets.parameters import stacked
 
 STAGE, REDUCE = "stage_", "reduce_"  # beginnings of the parts' names
 SLOTS = tuple(f"node{node}_input{i}" for node in encoding.NODES for i in range(2))

@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.nets import single
+from jaxnas.nets import parameters, single
 from jaxnas.nets.single import Observation
-from jaxnas.spaces.darts import auxiliary, costs, encoding, layout, operations, parameters
+from jaxnas.spaces.darts import auxiliary, costs, encoding, layout, operations
 from jaxnas.spaces.darts.blocks import gated, relu
 from jaxnas.spaces.darts.layout import SLOTS, STAGE, NetworkConfig
 from jaxnas.spaces.darts.observation import Pass, total, unit_moments

@@ -20,10 +20,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.nets import numerics
+from jaxnas.nets import numerics, parameters
 from jaxnas.nets.numerics import BatchNormMode, Init
 from jaxnas.nets.supernet import EXECUTED
-from jaxnas.spaces.darts import blocks, operations, parameters
+from jaxnas.spaces.darts import blocks, operations
 from jaxnas.spaces.darts.encoding import EDGES, FIRST_NODE, NODES, NUM_NODES, NUM_OPS, OPS
 from jaxnas.spaces.darts.operations import Maps
 

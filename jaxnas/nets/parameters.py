@@ -1,10 +1,10 @@
-"""Fresh parameters of DARTS networks from a tree of their shapes.
+"""Fresh parameters of a network from a tree of their shapes.
 
 Source of the initialisations: PyTorch's defaults, and He et al., 2015 (fan in or fan out, gain sqrt 2, not truncated).
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
+from jaxnas.base import Init
 from jaxnas.errors import ConfigError
-from jaxnas.nets.numerics import INITS
 
 
 class Stacked(NamedTuple):
@@ -28,6 +28,17 @@ def stacked(shapes: PyTree, copies: int) -> PyTree:
   return jax.tree.map(lambda shape: Stacked(shape, copies), shapes, is_leaf=_is_shape)
 
 
+def bn_shapes(channels: int) -> PyTree:
+  """Of a batch normalisation."""
+  return {"scale": (channels,), "bias": (channels,)}
+
+
+def check_init(init: str) -> None:
+  """ConfigError for an unknown initialisation."""
+  if init not in get_args(Init):
+    raise ConfigError(f"init={init!r} must be one of {', '.join(get_args(Init))}")
+
+
 def draw(shapes: PyTree, init: str, key: Array) -> PyTree:
   """Float32 parameters of these shapes (tuples or `Stacked`), by the names of the leaves.
 
@@ -37,20 +48,20 @@ def draw(shapes: PyTree, init: str, key: Array) -> PyTree:
   Raises:
     ConfigError: an unknown `init`.
   """
-  if init not in INITS:
-    raise ConfigError(f"init={init!r} must be one of {', '.join(INITS)}")
+  check_init(init)
   leaves, tree = jax.tree_util.tree_flatten_with_path(shapes, is_leaf=_is_shape)
   names = [[p.key for p in path] for path, _ in leaves]
   whole = [(s.copies, *s.shape) if isinstance(s, Stacked) else s for _, s in leaves]
   single = [s.shape if isinstance(s, Stacked) else s for _, s in leaves]
   deviations = [_deviation(name, shape, init, shapes) for name, shape in zip(names, single, strict=True)]
   total = sum(math.prod(w) for w, d in zip(whole, deviations, strict=True) if d)
-  length = 1 << (total - 1).bit_length()  # one draw of a round length: XLA compiles each anew, about a second
+  traced = isinstance(key, Tracer)
+  # One draw, of a round length: XLA compiles each length anew, about a second. A longer draw begins with a shorter one.
+  length = total if traced else 1 << (total - 1).bit_length()
   if init == "torch_default":
     values = jax.random.uniform(key, (length,), jnp.float32, -1, 1)
   else:
     values = jax.random.normal(key, (length,), jnp.float32)
-  traced = isinstance(key, Tracer)
   values = values if traced else np.asarray(values)  # cut on the host: on a device every shape is a program of its own
   full = jnp.full if traced else np.full
   out, start = [], 0

@@ -1,0 +1,209 @@
+"""One pass of a network: how batch normalisation normalises in it, and what it shows of the batch.
+
+The maps of a network have their channels last ([N, H, W, C]) or first ([C, N, H, W]); a `Pass` knows their axis.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jaxnas.base import Collect, Mode
+from jaxnas.errors import ConfigError, DatasetError
+from jaxnas.nets.layers import BN_EPSILON
+
+Moments = tuple[Float[Array, " C"], Float[Array, " C"]]  # mean, variance
+Observed = tuple[Float[Array, "N N"], Float[Array, ""]]  # agreement, log deviation: see `base.Observation`
+
+
+class Seen(NamedTuple):
+  """What a part of a network shows in a pass; each is None where it is not collected.
+
+  Attributes:
+    stats: the moments of its batch normalisations, a tree.
+    observed: (agreement, log deviation), their sums; agreements of shape [1, 1] are zeros.
+  """
+
+  stats: PyTree = None
+  observed: Observed | None = None
+
+  def plus(self, *others: "Seen") -> "Seen":
+    """These statistics, and the sums of what all of them observed."""
+    return self._replace(observed=_total([self, *others]))
+
+  def over_layers(self) -> "Seen":
+    """Of what `lax.scan` stacked: statistics as they are, the sum of what the layers observed."""
+    return self._replace(observed=jax.tree.map(lambda leaf: leaf.sum(0), self.observed))
+
+
+def together(parts: Mapping[str, Seen]) -> Seen:
+  """What several parts show: their statistics by name, and the sums of what they observed."""
+  return Seen({name: part.stats for name, part in parts.items()}, _total(list(parts.values())))
+
+
+def _total(parts: Sequence[Seen]) -> Observed | None:
+  observed = [part.observed for part in parts if part.observed is not None]
+  return jax.tree.map(lambda *values: sum(values[1:], values[0]), *observed) if observed else None
+
+
+class Pass(NamedTuple):
+  """How one pass normalises, and what it collects.
+
+  Attributes:
+    mode: of batch normalisation.
+    collect: see `base.Output`.
+    axis: of the channels in maps, 0 or -1.
+    rows: whether many cotangents will be pulled back through it at once.
+  """
+
+  mode: Mode
+  collect: tuple[Collect, ...] = ()
+  axis: int = -1
+  rows: bool = False
+
+  @property
+  def keeps_stats(self) -> bool:
+    """Whether the moments of the batch are collected."""
+    return "stats" in self.collect or "running_stats" in self.collect
+
+  @property
+  def observes(self) -> bool:
+    """Whether agreements and deviations are collected."""
+    return "observation" in self.collect
+
+  def statistics(self, z: Array, given: Moments | None) -> Moments:
+    """Mean and variance that z is normalised with: those of the batch, or the `given` ones in mode `running`."""
+    if self.mode == "running":
+      assert given is not None  # `begin` has seen to it
+      return given
+    if self.mode == "identity":
+      channels = z.shape[self.axis]
+      return jnp.zeros((channels,), z.dtype), jnp.ones((channels,), z.dtype)
+    own = moments(z, self.axis)
+    return own if self.mode == "batch" else lax.stop_gradient(own)
+
+  def normalise(self, z: Array, bn: PyTree, given: Moments | None) -> tuple[Array, Seen]:
+    """BN of the maps z with its `scale` and `bias`, and what it shows."""
+    seen = self.statistics(z, given)
+    return self.affine(z, seen, bn), self.of_bn(z, seen)
+
+  def affine(self, z: Array, seen: Moments, bn: PyTree) -> Array:
+    """(z - mean) / sqrt(variance + eps) * scale + bias, per channel."""
+    mean, variance = seen
+    gain = bn["scale"] * lax.rsqrt(variance + jnp.asarray(BN_EPSILON, variance.dtype))
+    return (z - self.channels(mean)) * self.channels(gain) + self.channels(bn["bias"])
+
+  def of_bn(self, z: Array, seen: Moments, counts: Bool[Array, " C"] | None = None) -> Seen:
+    """What a BN shows that normalised z by these moments; `counts`: which channels the architecture has (None: all)."""
+    stats, observed = None, None
+    if "running_stats" in self.collect:
+      count = z.size // z.shape[self.axis]
+      stats = lax.stop_gradient((seen[0], seen[1] * (count / max(1, count - 1))))
+    elif self.keeps_stats:
+      stats = seen
+    if self.observes:
+      observed = jnp.zeros((1, 1), jnp.float32), _log_deviation(seen[1], counts)
+    return Seen(stats, observed)
+
+  def of_relu(self, x: Array, counts: Bool[Array, " C"] | None = None) -> Seen:
+    """What a ReLU shows that reads x, or returns it; `counts` as of `of_bn`."""
+    return Seen(None, (self.agreement(x, counts), jnp.zeros((), x.dtype)) if self.observes else None)
+
+  def of_nothing(self, x: Array) -> Seen:
+    """What shows nothing of maps like x, of the shape of what does."""
+    samples = x.shape[0 if self.axis else 1]
+    return Seen(None, (jnp.zeros((samples, samples), jnp.float32), jnp.zeros((), x.dtype)) if self.observes else None)
+
+  def agreement(self, x: Array, counts: Bool[Array, " C"] | None = None) -> Float[Array, "N N"]:
+    """In how many units two samples are both positive or both not."""
+    x = jnp.moveaxis(x, 0, 1) if self.axis == 0 else x
+    code = jnp.where(x > 0, 1.0, -1.0).astype(jnp.float32)  # a product is 1 where two agree, and -1 where not
+    units: Any = float(x[0].size)
+    if counts is not None:
+      units = (counts.sum(dtype=jnp.int32) * (x[0].size // len(counts))).astype(jnp.float32)
+      code = jnp.where(counts[None, None, None], code, 0)
+    code = code.reshape(len(x), -1)
+    return 0.5 * (units + code @ code.T)
+
+  def channels(self, vector: Float[Array, " C"]) -> Array:
+    """A vector of channels in the rank of maps."""
+    return vector[None, None, None] if self.axis else vector[:, None, None, None]
+
+
+def begin(
+  mode: Mode, collect: Sequence[Collect], stats: PyTree | None, *, able: Sequence[Collect], axis: int = -1, rows=False
+) -> Pass:
+  """The `Pass` of a network that can collect what is in `able`.
+
+  Raises:
+    ConfigError: an unknown mode, something else to collect, or no `stats` in mode `running`.
+  """
+  if mode not in get_args(Mode):
+    raise ConfigError(f"mode={mode!r} must be one of {', '.join(get_args(Mode))}")
+  for what in collect:
+    if what not in able:
+      raise ConfigError(f"collect={what!r}: this network has {', '.join(able)}")
+  if mode == "running" and stats is None:
+    raise ConfigError("mode='running' needs stats: give those that a pass with collect=('stats',) returned")
+  return Pass(mode, tuple(collect), axis, rows)
+
+
+def moments(z: Array, axis: int = -1) -> Moments:
+  """Mean and biased variance over samples and pixels; `axis` is that of the channels, 0 or -1."""
+  others = (0, 1, 2) if axis else (1, 2, 3)
+  mean = z.mean(others)
+  centred = z - (mean[None, None, None] if axis else mean[:, None, None, None])
+  return mean, jnp.square(centred).mean(others)
+
+
+def _log_deviation(variance: Float[Array, " C"], counts: Bool[Array, " C"] | None) -> Float[Array, ""]:
+  """log sqrt of the mean variance; 0 for a constant input."""
+  mean = variance.mean()
+  if counts is not None:
+    mean = jnp.where(counts, variance, 0).sum() / counts.sum(dtype=jnp.int32).astype(variance.dtype)
+  return jnp.where(mean > 0, 0.5 * jnp.log(jnp.where(mean > 0, mean, 1)), 0)
+
+
+def unit_moments(seen: PyTree) -> PyTree:
+  """A tree like collected moments (or their shapes): means 0 and variances 1, float32, where running ones start."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: jnp.full(leaf.shape, float(path[-1].idx), jnp.float32), seen
+  )
+
+
+def with_gates(params: PyTree, gates: PyTree | None) -> PyTree:
+  """The parameters with each layer's factors beside its kernels, as `gate`."""
+  if gates is None:
+    return params
+  if not isinstance(gates, dict):
+    return {**params, "gate": gates}
+  return {name: with_gates(own, gates.get(name)) for name, own in params.items()}
+
+
+def gated(z: Array, layer: PyTree, axis: int = -1) -> Array:
+  """A convolution's output times its factors for each sample and channel, [N, C], where the layer has a `gate`."""
+  if "gate" not in layer:
+    return z
+  gate = layer["gate"]
+  return z * (gate[:, None, None] if axis else gate.T[:, :, None, None])
+
+
+def linear(features: Float[Array, "N C"], params: PyTree) -> Float[Array, "N K"]:
+  """The linear layer of a classifier."""
+  y = jnp.matmul(features, params["kernel"], precision=lax.Precision.HIGHEST)
+  return y + params["bias"][None]
+
+
+def check_images(images: Array, channels: int = 3, least: int = 4) -> None:
+  """Checks the shape of a network's inputs.
+
+  Raises:
+    DatasetError: not [N, H, W, channels], or smaller than `least` pixels.
+  """
+  if images.ndim != 4 or images.shape[-1] != channels or min(images.shape[1:3]) < least:
+    raise DatasetError(
+      f"images of shape {images.shape}: expected (N, H, W, {channels}) with H and W of at least {least}"
+    )
