@@ -27,7 +27,7 @@ from jax import lax
 from jaxnas import data, report, spaces
 from jaxnas.nets import layers, plain_layers
 from jaxnas.proxies.evaluation import cross_entropy, sum_of_squares
-from jaxnas.spaces import NetworkConfig
+from jaxnas.spaces.nb201 import NetworkConfig
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_OPS, OPS
 from jaxnas.spaces.nb201.plain import STAGES, PlainNetwork
 from jaxnas.spaces.nb201.plain_cell import edge_name
@@ -188,7 +188,7 @@ def main(argv) -> None:
   groups = sorted(int(g) if g.isdecimal() else 0 for g in FLAGS.groups)
   if not groups or any(g < NUM_OPS or g % NUM_OPS or groups[-1] % g for g in groups):
     raise app.UsageError(f"--groups={','.join(FLAGS.groups)}: multiples of {NUM_OPS} that divide the largest")
-  space, source = spaces.nb201(), data.load("synthetic")
+  space, source = spaces.get("nb201"), data.load("synthetic")
   images, labels = (jnp.asarray(a) for a in data.plain_batch(source, jax.random.key(0), FLAGS.batch))
   network = space.plain_network(NetworkConfig(FLAGS.channels, FLAGS.cells, source.classes, init="torch_default"))
   params = network.init_params(jax.random.key(1))

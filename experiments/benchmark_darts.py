@@ -36,7 +36,7 @@ def clocks() -> np.ndarray:
 
 def indicator_costs(mode: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
   """(compilation, one supernet): CPU and wall seconds each."""
-  space, source = spaces.darts(), data.load("synthetic")
+  space, source = spaces.get("darts"), data.load("synthetic")
   config = indicators.resolve(indicators.IndicatorConfig(batch_norm=mode), space)
   measure = indicators.condition_number if kind == "kernel" else indicators.regions
   one = measure(space, source, config, jax.random.key(0))
@@ -88,7 +88,7 @@ def main(argv) -> None:
   del argv
   header, *rows = layer_costs()
   print(report.markdown_table(header, rows))
-  space = spaces.darts()
+  space = spaces.get("darts")
   evaluations = tenas.evaluations(space, tenas.TENASConfig())
   official = OFFICIAL_FULL_COST * (FLAGS.official_kernel + FLAGS.official_regions)
   regions_compile, regions = indicator_costs("batch", "regions")

@@ -36,13 +36,13 @@ def main(argv: list[str]) -> None:
   folder = pathlib.Path(FLAGS.reference)
   record = json.loads((folder / "nb201_sample40.json").read_text())
   stored = np.load(folder / "nb201_sample40_task.npz")
-  training, space = Training(), spaces.nb201()
+  training, space = Training(), spaces.get("nb201")
   images = stored["images"]
   problem = pose(tasks.get("CONF_NB101"), images, jax.random.key(FLAGS.seed), training)
   batch = Batch(images, problem._replace(targets=pad(tuple(stored[f"target{i}"] for i in range(3)))))
   network = SignalNetwork(space.backbone(), WIDTHS)
   nodes = record["archs"][: FLAGS.count]  # op codes node by node
-  archs = space.as_archs([[op for node in cell for op in node] for cell in nodes])
+  archs = space.as_codes([[op for node in cell for op in node] for cell in nodes])
   marks, macs = [], [float(space.macs(a)) for a in archs]
   engine = Engine(block=1)
 

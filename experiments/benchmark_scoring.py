@@ -66,10 +66,10 @@ def write_inputs(folder: pathlib.Path) -> None:
 
   from jaxnas import data, spaces
 
-  space, source = spaces.nb201(), data.load("synthetic")
+  space, source = spaces.get("nb201"), data.load("synthetic")
   images, labels = data.plain_batch(source, jax.random.key(0), FLAGS.batch)
   archs = space.sample(jax.random.key(0), max(FLAGS.architectures, 20 * CHECKED))
-  connected = archs[[bool(space.has_path(a)) for a in archs]][:CHECKED]
+  connected = archs[[bool(space.is_connected(a)) for a in archs]][:CHECKED]
   init_key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[0]  # `scoring.score`'s, of seed 0
   for name, cells, chosen in (("exchange", FLAGS.cells, archs), ("check", 1, connected)):
     network = space.network(_config(FLAGS.channels, cells, source.classes))
@@ -81,7 +81,7 @@ def write_inputs(folder: pathlib.Path) -> None:
 
 
 def _config(channels: int, cells: int, classes: int):
-  from jaxnas.spaces import NetworkConfig
+  from jaxnas.spaces.nb201 import NetworkConfig
 
   return NetworkConfig(channels, cells, classes, init="torch_default")
 
@@ -99,8 +99,8 @@ def measure(side: str, folder: pathlib.Path) -> dict:
   if task == "memory":
     channels, cells = MEMORY["channels"], MEMORY["cells"]
     images = images[:, : MEMORY["pixels"], : MEMORY["pixels"]]
-    archs = np.resize(spaces.nb201().enumerate_all(), (int(count), len(archs[0])))
-  network = spaces.nb201().plain_network(_config(channels, cells, classes))
+    archs = np.resize(spaces.get("nb201").enumerate_all(), (int(count), len(archs[0])))
+  network = spaces.get("nb201").plain_network(_config(channels, cells, classes))
   score = {"engine": score_by_engine, "compiled": score_compiled}[kind]
   calls = score(PROXIES[task], network, archs, Batch(images, exchange["labels"]), one_by_one=task != "memory")
   return {"calls": calls, "threads": len(os.sched_getaffinity(0))}
@@ -138,7 +138,7 @@ def score_by_engine(names, network, archs, batch, *, one_by_one: bool) -> list[d
       lap([values[i : i + len(names)] for i in range(0, len(values), len(names))], setup)
 
     own = [proxies.get(n) for n in names]
-    scoring.score(own, spaces.nb201(), chosen, batch, network=network, engine=engine, keep=keep)
+    scoring.score(own, spaces.get("nb201"), chosen, batch, network=network, engine=engine, keep=keep)
   return calls if one_by_one else []
 
 
@@ -153,7 +153,7 @@ def score_compiled(names, network, archs, batch, *, one_by_one: bool) -> list[di
   params = network.init_params(jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[0])
   calls = []
   for arch in archs if one_by_one else ():
-    alphas = spaces.nb201().alphas(arch[None])[0]
+    alphas = spaces.get("nb201").alphas(arch[None])[0]
 
     def kernel(params, images, labels, alphas=alphas):
       return proxy.measure(Evaluation(network, params, alphas, images, labels))

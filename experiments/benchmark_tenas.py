@@ -63,7 +63,7 @@ def measure(mode: str, folder: str) -> dict:
       self.compile_cpu += time.process_time() - begin
       return program
 
-  space, source = spaces.nb201(), data.load("synthetic")
+  space, source = spaces.get("nb201"), data.load("synthetic")
   config = indicators.IndicatorConfig(batch_norm=mode, ntk_batch=FLAGS.batch)
   proxy, *net, x = indicators.condition_number(space, source, config, jax.random.key(0))
   leaves = jax.tree_util.tree_leaves_with_path(net[1])

@@ -103,7 +103,7 @@ def scores_of(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 def searches(out: pathlib.Path, names: list[str], benchmark) -> list[list[str]]:
   """Rows of the table of searches, controls included."""
-  space, rows = spaces.nb201(), []
+  space, rows = spaces.get("nb201"), []
 
   def row(title: str, archs: list[str]) -> list[str]:
     found = [[benchmark.accuracy(a, d) for a in archs] for d in benchmark.datasets]

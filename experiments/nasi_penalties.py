@@ -47,7 +47,7 @@ def step_of(records: Records, seed: int, t: int) -> Step:
 
 def main(argv: list[str]) -> None:
   """Prints the table."""
-  space, benchmark = spaces.nb201(), tabular.open_benchmark(_BENCHMARK.value)
+  space, benchmark = spaces.get("nb201"), tabular.open_benchmark(_BENCHMARK.value)
   records = records_of(argv[1:])
   seeds = sorted({seed for seed, phase, t in records if phase == "search" and t == _STEPS.value})
   seeds = [s for s in seeds if (s, "calibration", 1) in records]
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
         ascent = ascend(lambda t, s=seed: step_of(records, s, t), steps=_STEPS.value, nu=nu, mode=mode, mu=mu)
       except ConfigError:  # every gradient was switched off
         continue
-      found.append(space.format(space.from_alphas(ascent.alphas)))
+      found.append(space.format(space.from_weights(ascent.alphas)))
     accuracies = [[benchmark.accuracy(a, d) for a in found] for d in benchmark.datasets]
     rows.append(
       [mode, f"{mu:g}", f"{quantile:g}", str(len(found)), *(report.mean_std(a, digits=2) for a in accuracies)]

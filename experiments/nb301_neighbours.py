@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
   """Prints the table."""
   if len(argv) < 2:
     raise app.UsageError("give at least one work directory of a search in the DARTS space")
-  space = spaces.darts()
+  space = spaces.get("darts")
   benchmark = tabular.open_benchmark(FLAGS.benchmark, "darts")
   accuracies = benchmark.accuracies("cifar10", "valid")
   records = [triples(space, text) for text in benchmark.archs]

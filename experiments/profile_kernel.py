@@ -16,13 +16,14 @@ import jax
 from absl import app
 
 from jaxnas import proxies, report, spaces
+from jaxnas.spaces.nb201 import NetworkConfig
 
 
 def main(argv) -> None:
   """Prints two tables."""
   del argv
-  space = spaces.nb201()
-  network = space.network(spaces.NetworkConfig(channels=3, cells=1))
+  space = spaces.get("nb201")
+  network = space.network(NetworkConfig(channels=3, cells=1))
   params = network.init_params(jax.random.key(0))
   images = jax.random.normal(jax.random.key(1), (72, 32, 32, 3))
   alphas = jax.numpy.full((1, 6, 5), 0.25).at[:, :, space.none_op].set(0)

@@ -106,7 +106,7 @@ def make_table(argv) -> None:
   if not flags.FLAGS.benchmark:
     raise app.UsageError("--benchmark is needed: the table is made of its accuracies")
   main.cache_compilations(flags.FLAGS.compilation_cache)
-  space, out = spaces.nb201(), pathlib.Path(_OUT.value)
+  space, out = spaces.get("nb201"), pathlib.Path(_OUT.value)
   benchmark = tabular.open_benchmark(flags.FLAGS.benchmark)
   seeds = tuple(int(s) for s in flags.FLAGS.seeds)
   rows = [

@@ -49,7 +49,7 @@ CONFIGS: dict[str, Any] = {
 }
 
 flags.DEFINE_enum("algorithm", "tenas", algorithms.NAMES, "what to run")
-flags.DEFINE_enum("space", "nb201", spaces.NAMES, "search space")
+flags.DEFINE_enum("space", "nb201", spaces.names(), "search space")
 flags.DEFINE_enum(
   "dataset",
   "synthetic",

@@ -10,6 +10,7 @@ after `load_plugins` (the flag --plugins), or without it when their distribution
 """
 
 import difflib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -26,7 +27,7 @@ GROUP = "jaxnas"  # of entry points
 
 BUILT_IN: dict[str, tuple[str, ...]] = {
   "proxy": (),
-  "space": (),
+  "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts"),
   "algorithm": (),
   "benchmark": (),
   "dataset": (),
@@ -65,7 +66,13 @@ def register(kind: Kind, name: str, make: Callable[..., Any] | None = None) -> A
 def names(kind: Kind) -> tuple[str, ...]:
   """All names of a kind: those of the package in its own order, then those of plugins."""
   _open(kind)
-  return tuple(_made[kind])
+  order = BUILT_IN[kind]  # a test or a user may have imported them in another
+
+  def place(name: str) -> int:
+    module = _function(_made[kind][name]).__module__
+    return order.index(module) if module in order else len(order)
+
+  return tuple(sorted(_made[kind], key=place))
 
 
 def get(kind: Kind, name: str, flag: str = "") -> Callable[..., Any]:
@@ -147,5 +154,9 @@ def _open(kind: str) -> None:
 
 def _origin(make: Any) -> str:
   """Where something was defined: importing its file twice is no conflict."""
-  function = getattr(make, "func", make)  # of functools.partial
-  return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(make))}"
+  function = _function(make)
+  return f"{function.__module__}.{getattr(function, '__qualname__', repr(make))}"
+
+
+def _function(make: Any) -> Any:
+  return make.func if isinstance(make, functools.partial) else make

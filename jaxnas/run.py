@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnas import algorithms, hosts, report
+from jaxnas import algorithms, hosts, report, spaces
 from jaxnas.algorithms import knas, nasi, random_search, score, tenas, train
+from jaxnas.base import Space
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.files import write_atomically
@@ -24,7 +25,6 @@ from jaxnas.gennas import task_search as gennas_task
 from jaxnas.gennas import tasks
 from jaxnas.report import summary
 from jaxnas.scoring import Engine
-from jaxnas.spaces import NAMES, Space
 from jaxnas.tabular import Benchmark
 from jaxnas.workdir import Workdir, provenance
 
@@ -156,9 +156,9 @@ def _log_to(handler: logging.Handler, stack: contextlib.ExitStack) -> None:
 
 def _check_space(space: Space, algorithm: str) -> None:
   """Refuses a space that the algorithm does not search."""
-  known = _SPACES.get(algorithm, NAMES)
+  known = _SPACES.get(algorithm, spaces.names())
   if space.name not in known:
-    names = [name for name in algorithms.NAMES if space.name in _SPACES.get(name, NAMES)]
+    names = [name for name in algorithms.NAMES if space.name in _SPACES.get(name, spaces.names())]
     raise ConfigError(
       f"--algorithm={algorithm} does not search --space={space.name}; take --space={' or '.join(known)}, or one of the "
       f"algorithms {', '.join(names)}"

@@ -11,7 +11,8 @@ from jaxnas import data, proxies
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.settings import setting
-from jaxnas.spaces import DARTS, NB201
+from jaxnas.spaces.darts import DARTS
+from jaxnas.spaces.nb201 import NB201
 
 
 @dataclasses.dataclass(frozen=True)

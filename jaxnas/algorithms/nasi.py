@@ -192,10 +192,10 @@ def choices(space: Any, reduced: bool = False) -> Bool[np.ndarray, "cells E O"]:
 def derive(space: Any, alphas: Float[np.ndarray, "*A cells E O"], reduced: bool = False) -> Int8[np.ndarray, "*A L"]:
   """The architectures of alpha*: the argmax of every edge, or the rule of DARTS on the softmax over what is sampled."""
   if not space.edge_groups:
-    return space.from_alphas(alphas)
+    return space.from_weights(alphas)
   logits = np.where(choices(space, reduced), alphas, -np.inf)
   weights = np.exp(logits - logits.max(-1, keepdims=True, initial=np.finfo(np.float64).min))
-  return space.from_alphas(weights / np.maximum(weights.sum(-1, keepdims=True), 1), reduced=reduced)
+  return space.from_weights(weights / np.maximum(weights.sum(-1, keepdims=True), 1), reduced=reduced)
 
 
 def evaluations(config: NASIConfig) -> int:
@@ -285,7 +285,7 @@ def search(
   steps = np.arange(1, config.nasi_steps + 1)
   archs = derive(space, found.path * (config.nasi_xi / steps)[:, None, None, None], config.nasi_reduced)
   archs[(found.path == 0).all((1, 2, 3))] = -1
-  status = "ok" if space.has_path(archs[-1]) else "disconnected"
+  status = "ok" if space.is_connected(archs[-1]) else "disconnected"
   summary = {**_summary(config, nu, found.history), "status": status}
   log.info("NASI, seed %d: %s", seed, summary)
   for warning in summary["warnings"]:

@@ -17,7 +17,8 @@ from jaxnas.algorithms import indicators
 from jaxnas.algorithms.indicators import IndicatorConfig, setting
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Batch, Engine
-from jaxnas.spaces import DARTS, NB201
+from jaxnas.spaces.darts import DARTS
+from jaxnas.spaces.nb201 import NB201
 
 CRITERIA = ("ntk_condition_number", "linear_regions", "valid_12ep", "first")
 _STEP = 24  # architectures between two records

@@ -14,7 +14,9 @@ from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.gennas.settings import RegressionConfig, TaskConfig, regression
 from jaxnas.scoring import Batch, Engine, Score
-from jaxnas.spaces import DARTS, NB201, Space
+from jaxnas.spaces.darts import DARTS
+from jaxnas.spaces.nb101 import NB101
+from jaxnas.spaces.nb201 import NB201
 from jaxnas.tabular import Benchmark
 
 # Linear regions are counted on TE-NAS's one-channel network, and regression trains a network with heads: neither can
@@ -80,7 +82,7 @@ class ScoreConfig:
     return len(own) + (len(own) < len(self.names))
 
 
-def resolve(space: Space, archs: tuple[str, ...], benchmark: Benchmark | None = None) -> np.ndarray:
+def resolve(space: NB201 | NB101 | DARTS, archs: tuple[str, ...], benchmark: Benchmark | None = None) -> np.ndarray:
   """Op columns [A, E] of what `--archs` says.
 
   Raises:
@@ -112,7 +114,7 @@ def resolve(space: Space, archs: tuple[str, ...], benchmark: Benchmark | None = 
         one = space.from_index(int(text))
       else:
         one = space.parse(text)
-      if not space.has_path(one):
+      if not space.is_connected(one):
         raise ArchitectureError(
           f"--archs={text!r}: no path from input to output, so its output does not depend on the images; "
           "put another operation than 'none' on the edges of some path"
@@ -122,7 +124,7 @@ def resolve(space: Space, archs: tuple[str, ...], benchmark: Benchmark | None = 
 
 
 def score(
-  space: Space,
+  space: NB201 | NB101 | DARTS,
   source: ImageSource,
   config: ScoreConfig,
   *,

@@ -39,7 +39,8 @@ from jaxnas.algorithms.tenas_ranking import (
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Batch, Engine
-from jaxnas.spaces import DARTS, NB201
+from jaxnas.spaces.darts import DARTS
+from jaxnas.spaces.nb201 import NB201
 
 Active = Bool[np.ndarray, "cells E O"]
 Indicate = Callable[[int, np.ndarray, np.ndarray, list[Candidate]], Indicators]
@@ -238,7 +239,7 @@ def search(
 
   left, steps = prune(space, indicate, config)
   left, groups = choose_edges(space, left, indicate, config, first=len(steps) + 1)
-  arch = space.from_alphas(spaces.active_weights(left))
+  arch = space.from_weights(spaces.active_weights(left))
   indicator = indicators.condition_number(space, source, config.indicators, repeat_key(0, 0))
   ends = spaces.active_weights(np.stack([initial_active(space), left]))
   (theta,) = engine.measure(*_order(indicator, ends))

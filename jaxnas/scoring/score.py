@@ -135,7 +135,7 @@ def as_architectures(space: Any, architectures: Any) -> np.ndarray:
     architectures = [
       space.parse(a) if isinstance(a, str) else space.from_index(a) if np.ndim(a) == 0 else a for a in architectures
     ]
-  archs = space.as_archs(architectures)
+  archs = space.as_codes(architectures)
   if archs.ndim != 2 or not len(archs):
     raise ArchitectureError(
       f"architectures of shape {archs.shape}: expected [A, {archs.shape[-1]}] with A of at least 1"

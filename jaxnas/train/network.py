@@ -3,10 +3,10 @@
 from typing import Any
 
 from jaxnas.errors import ConfigError
-from jaxnas.spaces import NetworkConfig
 from jaxnas.spaces.darts import costs as darts_costs
 from jaxnas.spaces.darts.plain import NetworkConfig as DARTSConfig
 from jaxnas.spaces.darts.plain import PlainNetwork
+from jaxnas.spaces.nb201 import NetworkConfig
 from jaxnas.train.protocol import Trainable
 from jaxnas.train.recipe import TrainConfig
 
@@ -18,7 +18,7 @@ def trained_network(space: Any, config: TrainConfig, classes: int, arch: Any | N
 
   Args:
     space: `NB201` or `DARTS`.
-    arch: the only architecture that it will be trained for (as `space.as_archs` takes it): in the DARTS space the
+    arch: the only architecture that it will be trained for (as `space.as_codes` takes it): in the DARTS space the
       network is then made for it and quicker to compile. In NB201 one network serves all.
 
   Raises:
@@ -28,7 +28,7 @@ def trained_network(space: Any, config: TrainConfig, classes: int, arch: Any | N
     raise ConfigError(f"--space={space.name} has no networks to train; take one of {', '.join(SPACES)}")
   size: dict[str, Any] = {"channels": config.train_channels, "cells": config.train_cells, "classes": classes}
   if space.name == "darts":
-    genotype = None if arch is None else tuple(space.as_archs(arch).tolist())
+    genotype = None if arch is None else tuple(space.as_codes(arch).tolist())
     extra = {"stem": config.train_stem, "auxiliary": config.auxiliary > 0, "genotype": genotype}
     return PlainNetwork(DARTSConfig(**size, **extra, init=config.train_init))
   for name, default in (("drop_path", 0), ("auxiliary", 0), ("train_stem", "cifar")):

@@ -24,7 +24,7 @@ from jaxnas.scoring import Engine
 from jaxnas.spaces.nb201 import costs
 from jaxnas.train import TrainConfig
 
-SPACE = spaces.nb201()
+SPACE = spaces.get("nb201")
 WEIGHTS = np.array([3.0, 1.0, 4.0, 1.5, 9.0], np.float32)  # of the operations; sums over edges are exact
 EDGE_WEIGHTS = np.array([1.0, 32.0, 2.0, 128.0, 8.0, 512.0], np.float32)
 
@@ -208,7 +208,7 @@ def test_trainings_are_noted(trainings, search, source, tmp_path):
 
 def test_trainings_of_darts(trainings, source, tmp_path):
   """Folders are named by a checksum of the genotype; the network is that of the recipe, made for the genotype."""
-  space, config = spaces.darts(), TrainConfig(train_epochs=1, train_channels=2, train_cells=3)
+  space, config = spaces.get("darts"), TrainConfig(train_epochs=1, train_channels=2, train_cells=3)
   evaluate = knas.by_training(space, source, config, seed=0, folder=tmp_path)
   archs = space.sample(jax.random.key(0), 2)
   assert np.isnan(evaluate(space.format(archs[0]))) and evaluate(space.format(archs[1])) == 20.0
@@ -220,7 +220,7 @@ def test_trainings_of_darts(trainings, source, tmp_path):
   with pytest.raises(ConfigError, match="--train_batch=25001 is larger than the 25000"):
     knas.by_training(space, source, TrainConfig(train_batch=25_001), seed=0)
   with pytest.raises(ConfigError, match="--space=nb101"):
-    knas.by_training(spaces.nb101(), source, config, seed=0)
+    knas.by_training(spaces.get("nb101"), source, config, seed=0)
 
 
 class Clock:

@@ -17,10 +17,10 @@ from jaxnas.algorithms.nasi import NASIConfig
 from jaxnas.algorithms.nasi_ascent import Step
 from jaxnas.errors import ConfigError
 from jaxnas.nets import relaxation
-from jaxnas.spaces import DARTS, NB201, NetworkConfig
-from jaxnas.spaces.nb201 import Mixture, plain
+from jaxnas.spaces.darts import DARTS
+from jaxnas.spaces.nb201 import NB201, Mixture, NetworkConfig, plain
 
-SPACE = spaces.nb201()
+SPACE = spaces.get("nb201")
 SHAPE = (1, 6, 5)
 CELLS = (2, 14, 8)  # DARTS
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -180,7 +180,7 @@ def tanh_params(key, inputs, shape=SHAPE, hidden=4, classes=3, size=None, dtype=
 
 def sampled_trace_norm(alphas, params, noise, images, labels, kind, allowed=False):
   """T~ of a sample, of DARTS's operations if `allowed`; `size` is a constant of the network, not a parameter."""
-  mask = nasi.choices(spaces.darts()) if allowed else None
+  mask = nasi.choices(spaces.get("darts")) if allowed else None
   trained = {k: v for k, v in params.items() if k != "size"}
 
   def loss(p, w):
@@ -313,7 +313,7 @@ def test_planted_operations_are_found(kind):
       return Step(float(value), np.asarray(gradient))
 
     path = nasi_ascent.ascend(step, steps=100, nu=1e6, mode="fixed").path
-    found += np.array_equal(SPACE.from_alphas(path[-1]), planted)
+    found += np.array_equal(SPACE.from_weights(path[-1]), planted)
   assert found >= 9
 
 
@@ -503,11 +503,11 @@ def test_search_on_the_real_network(source):
 
 def test_what_is_sampled():
   assert nasi.choices(SPACE).all()
-  allowed = nasi.choices(spaces.darts())
+  allowed = nasi.choices(spaces.get("darts"))
   assert allowed.shape == CELLS
-  assert not allowed[..., spaces.darts().none_op].any() and allowed.sum() == 2 * 14 * 7
-  reduced = nasi.choices(spaces.darts(), reduced=True)
-  kept = [e for e, (target, source) in enumerate(spaces.darts().edges) if source >= target - 2]
+  assert not allowed[..., spaces.get("darts").none_op].any() and allowed.sum() == 2 * 14 * 7
+  reduced = nasi.choices(spaces.get("darts"), reduced=True)
+  kept = [e for e, (target, source) in enumerate(spaces.get("darts").edges) if source >= target - 2]
   assert len(kept) == 8
   np.testing.assert_array_equal(reduced[:, kept], allowed[:, kept])
   assert reduced.sum() == 2 * 8 * 7
@@ -515,7 +515,7 @@ def test_what_is_sampled():
 
 def test_cells_by_hand():
   """Node 5 (edges 9 to 13) of the normal cell: the strongest operations are those of its sources 1 and 4."""
-  space, alphas = spaces.darts(), np.zeros((3, *CELLS))
+  space, alphas = spaces.get("darts"), np.zeros((3, *CELLS))
   alphas[0, 0, 9:14, 4] = [0.2, 0.5, 0.3, 0.1, 0.4]
   alphas[0, 0, 10, 0] = 9.0  # `none` was never sampled: whatever stands there does not count
   alphas[0, 0, 11] = 0.8  # no operation of this edge is stronger than its others
@@ -552,8 +552,8 @@ def test_search_of_darts(source, reduced):
 
 def test_planted_cells_are_found():
   """As above, with one operation of larger activations on two edges of every node."""
-  planted = spaces.darts().sample(jax.random.key(1), 1)[0]
-  size = np.maximum(1, 3 * spaces.darts().alphas(planted))
+  planted = spaces.get("darts").sample(jax.random.key(1), 1)[0]
+  size = np.maximum(1, 3 * spaces.get("darts").alphas(planted))
   program = jax.jit(jax.value_and_grad(functools.partial(sampled_trace_norm, kind="soft", allowed=True)))
   rng = np.random.default_rng(0)
   params = tanh_params(jax.random.key(2), 8, CELLS, size=size)
@@ -565,14 +565,14 @@ def test_planted_cells_are_found():
     return Step(float(value), np.asarray(gradient))
 
   alphas = nasi_ascent.ascend(step, steps=100, nu=1e6, mode="fixed").alphas
-  np.testing.assert_array_equal(nasi.derive(spaces.darts(), alphas), planted)
+  np.testing.assert_array_equal(nasi.derive(spaces.get("darts"), alphas), planted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["batch", "batch_frozen"])
 def test_gradient_through_the_darts_supernet(x64, mode):
   """As through the mixture, of a reduction cell."""
-  network = spaces.darts().mixture(1, 1, 3, "torch_default")
+  network = spaces.get("darts").mixture(1, 1, 3, "torch_default")
   params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), network.init_params(jax.random.key(0)))
   rng = np.random.default_rng(0)
   images, labels = jnp.asarray(rng.normal(size=(2, 8, 8, 3))), jnp.asarray(rng.integers(0, 3, 2))
@@ -590,8 +590,8 @@ def test_gradient_through_the_darts_supernet(x64, mode):
 def test_search_on_the_darts_supernet(source):
   """Three cells: a normal one and two reduction cells."""
   settings = {"nasi_channels": 1, "nasi_cells": 3, "nasi_nu": 10.0, "nasi_steps": 2, "nasi_batch": 4}
-  result, kept = run(Cut(source), space=spaces.darts(), **settings)
-  allowed = nasi.choices(spaces.darts())
+  result, kept = run(Cut(source), space=spaces.get("darts"), **settings)
+  allowed = nasi.choices(spaces.get("darts"))
   for record in kept:
     gradient = np.array(record["gradient"])
     assert np.isfinite(gradient).all()
@@ -621,16 +621,16 @@ class Cut:
 
 def test_settings_of_a_space():
   config = NASIConfig()
-  for space, cells in ((SPACE, 5), (spaces.darts(), 8)):
+  for space, cells in ((SPACE, 5), (spaces.get("darts"), 8)):
     own = config.on(space)
     assert (own.nasi_channels, own.nasi_cells) == (16, cells)
     assert own.on(space) == own
   named = NASIConfig(nasi_channels=3, nasi_cells=2, nasi_reduced=True)
-  assert named.on(spaces.darts()) == named
+  assert named.on(spaces.get("darts")) == named
   with pytest.raises(ConfigError, match="--nasi_reduced has no meaning with --space=nb201"):
     named.on(SPACE)
   with pytest.raises(ConfigError, match="--space=nb101"):
-    config.on(spaces.nb101())
+    config.on(spaces.get("nb101"))
 
 
 def test_statistics_that_a_network_does_not_give(source):

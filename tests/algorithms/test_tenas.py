@@ -14,7 +14,7 @@ from jaxnas.algorithms.tenas_ranking import Indicators
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.scoring import Batch, Engine
 
-SPACE, DARTS = spaces.nb201(), spaces.darts()
+SPACE, DARTS = spaces.get("nb201"), spaces.get("darts")
 SMALL = IndicatorConfig(ntk_batch=6, ntk_channels=2, region_batches=2, region_samples=40)
 TRACES = ("f5_trace_nb201_released", "f5_trace_nb201_intended", "f6_inject_nb201_smooth_r3", "f6_inject_nb201_ties_r3")
 
@@ -85,7 +85,7 @@ def replayed(fixtures, name, space, **settings):
     if step.group is not None:
       assert step.group == (int(trace[f"{name}/cell_type"]), tuple(range(*trace[f"{name}/edge_range"])))
   np.testing.assert_array_equal(left, alphas("final_alphas"))
-  arch = space.from_alphas(spaces.active_weights(left))
+  arch = space.from_weights(spaces.active_weights(left))
   np.testing.assert_array_equal(arch, space.parse(str(trace["final_genotype"])))
 
 

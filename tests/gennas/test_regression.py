@@ -15,7 +15,7 @@ from jaxnas.gennas.regression import WIDTHS, Curve, Problem, Training, pose, reg
 from jaxnas.scoring import Batch, Engine
 from jaxnas.spaces.nb201.backbone import Backbone
 
-SPACE = spaces.nb201()
+SPACE = spaces.get("nb201")
 SMALL = SignalNetwork(Backbone(channels=4, cells=1), WIDTHS)
 ARCH = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
 

@@ -20,7 +20,7 @@ from jaxnas.gennas.settings import RegressionConfig, TaskConfig
 from jaxnas.gennas.task_search import GenNASTaskConfig
 from jaxnas.scoring import Engine
 
-SPACE, SOURCE = spaces.nb201(), data.load("synthetic")
+SPACE, SOURCE = spaces.get("nb201"), data.load("synthetic")
 TINY = RegressionConfig(signal_steps=2, signal_interval=1, signal_batch=4, signal_channels=4, signal_cells=1)
 SMALL = EvolutionConfig(evolution_population=4, evolution_tournament=2, evolution_children=5)
 CONFIG = GenNASConfig(SMALL, TINY)
@@ -143,7 +143,7 @@ def test_benchmark_architectures_can_be_named():
   with pytest.raises(ConfigError, match="needs --benchmark"):
     score.resolve(SPACE, ("benchmark",))
   with pytest.raises(ConfigError, match="nb101 is too large to list"):
-    score.resolve(spaces.nb101(), ("all",))
+    score.resolve(spaces.get("nb101"), ("all",))
 
 
 FLAGS = [f"--{f.name}={getattr(TINY, f.name)}" for f in dataclasses.fields(TINY)]
@@ -176,7 +176,7 @@ def test_command_line_refuses():
 def test_nb101_search():
   """The same search on NAS-Bench-101, one population and two children."""
   config = GenNASConfig(EvolutionConfig(2, 1, 2), dataclasses.replace(TINY, signal_channels=4))
-  found = gennas.search(spaces.nb101(), SOURCE, config, seed=0)
+  found = gennas.search(spaces.get("nb101"), SOURCE, config, seed=0)
   assert len(found.log) == 4
   assert np.isfinite([one.fitness for one in found.log]).all()
-  assert spaces.nb101().has_path(found.arch)
+  assert spaces.get("nb101").is_connected(found.arch)

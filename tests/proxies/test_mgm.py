@@ -340,7 +340,7 @@ def test_outputs_of_means_of_maps():
 
 
 def test_definition_order_of_darts_puts_the_kernels_of_a_cell_into_it():
-  space = spaces.darts()
+  space = spaces.get("darts")
   network = space.single_network(1, 8, 3, "torch_default")
 
   def number(path, leaf):  # of the cell that a part of a stack is named after

@@ -21,6 +21,7 @@ from jaxnas.proxies.zen import gaussian_params
 from jaxnas.scoring import Batch, engine
 from jaxnas.spaces.nb101 import channels, costs, encoding
 from jaxnas.spaces.nb101.encoding import CONV1, CONV3, OPS, POOL
+from jaxnas.spaces.nb201 import NetworkConfig
 
 COUNTED = ("params", "flops", "l2_norm")
 OF_GRADIENT: tuple[str, ...] = ("grad_norm", "snip", "plain", "mgm", "mgm_layer_mean", "trace_norm")
@@ -35,7 +36,7 @@ OTHER_GROUPS = (
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 
-SPACE = spaces.nb101()
+SPACE = spaces.get("nb101")
 NETWORK = SPACE.single_network(5, 1, 3, "torch_default")
 CELL = "conv3x3:0|maxpool3x3:01|conv1x1:12|output:023"
 MORE = ("conv1x1:0|conv3x3:0|maxpool3x3:1|output:23", "conv3x3:0|conv3x3:01|output:012")
@@ -347,7 +348,7 @@ def test_own_channels_are_those_of_the_cell(cell):
 def test_what_the_network_lacks_is_named():
   with pytest.raises(ConfigError, match=r"'linear_regions' needs 'patterns'.*nb101.*PlainNetwork lacks: give it"):
     scores(["linear_regions"], (CELL,), NETWORK)
-  supernet = spaces.nb201().network(spaces.NetworkConfig(channels=3, cells=1, classes=2))
+  supernet = spaces.get("nb201").network(NetworkConfig(channels=3, cells=1, classes=2))
   with pytest.raises(ConfigError, match="'naswot' needs 'observe'.*single_network"):
     proxies.get("naswot").measure(proxies.Evaluation(supernet, {}, jnp.zeros((1, 6, 5)), batch().images))
 

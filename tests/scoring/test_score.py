@@ -16,10 +16,9 @@ from jaxnas import proxies, scoring, spaces
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.proxies import Proxy, Reading
 from jaxnas.scoring import Batch, Engine, Score, summarise
-from jaxnas.spaces import NetworkConfig
-from jaxnas.spaces.nb201 import costs
+from jaxnas.spaces.nb201 import NetworkConfig, costs
 
-SPACE = spaces.nb201()
+SPACE = spaces.get("nb201")
 ARCHS = SPACE.sample(jax.random.key(1), 8)
 TEXTS = [SPACE.format(a) for a in ARCHS]
 BATCH = Batch(np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(np.float32), np.arange(6, dtype=np.int32) % 3)

@@ -47,7 +47,7 @@ def archs():
   found: list[tuple[int, ...]] = []
   while len(found) < 7:
     arch = tuple(int(rng.choice(ops)) for ops in NETWORK.config.ops)
-    if encoding.has_path(arch) and 3 in arch and arch not in found:
+    if encoding.is_connected(arch) and 3 in arch and arch not in found:
       found.append(arch)
   return encoding.alphas(np.array(found))
 

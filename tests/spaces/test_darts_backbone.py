@@ -9,7 +9,7 @@ from jaxnas import spaces
 from jaxnas.errors import ConfigError
 from jaxnas.spaces.darts import Backbone, costs, genotypes
 
-SPACE = spaces.darts()
+SPACE = spaces.get("darts")
 BACKBONE = SPACE.backbone(channels=2, cells=3)
 ARCH = genotypes.get("DARTS_V2")
 ALPHAS = jnp.asarray(SPACE.alphas(ARCH))

@@ -16,9 +16,9 @@ from jaxnas.algorithms import indicators, tenas, tenas_plots
 from jaxnas.algorithms.indicators import IndicatorConfig
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
 from jaxnas.scoring import Engine
-from jaxnas.spaces.darts import encoding, genotypes
+from jaxnas.spaces.darts import DARTS, encoding, genotypes
 
-SPACE = spaces.darts()
+SPACE = spaces.get("darts")
 V2 = genotypes.get("DARTS_V2")
 
 
@@ -57,7 +57,7 @@ class Stand:
 
 
 @dataclasses.dataclass(frozen=True)
-class StandIn(spaces.DARTS):
+class StandIn(DARTS):
   """The DARTS space with small networks."""
 
   def supernet(self, channels, cells, classes, init) -> Any:
@@ -85,7 +85,7 @@ def found(engine):
 
 
 def test_the_space_is_found_by_name():
-  assert spaces.get("darts") == SPACE and "darts" in spaces.NAMES
+  assert spaces.get("darts") == SPACE and "darts" in spaces.names()
   with pytest.raises(ConfigError, match="nb201, nb101, darts"):
     spaces.get("nds")
 
@@ -94,10 +94,10 @@ def test_the_space_speaks_of_architectures_as_all_do():
   archs = SPACE.sample(jax.random.key(0), 5)
   weights = SPACE.alphas(archs)
   assert weights.shape == (5, SPACE.cell_types, len(SPACE.edges), len(SPACE.ops))
-  np.testing.assert_array_equal(SPACE.from_alphas(weights), archs)
+  np.testing.assert_array_equal(SPACE.from_weights(weights), archs)
   np.testing.assert_array_equal(SPACE.parse(SPACE.format(V2)), V2)
   np.testing.assert_array_equal(SPACE.parse("darts_v2"), V2)
-  assert SPACE.has_path(V2) is True
+  assert SPACE.is_connected(V2) is True
   assert SPACE.params(V2) == 3_349_342
   assert len(SPACE) == encoding.NUM_ARCHS
   with pytest.raises(ArchitectureError, match="none~1.*text form"):
@@ -115,7 +115,7 @@ def test_resampling_mutates_as_often_as_asked():
 
 def test_edge_groups_are_the_edges_into_a_node():
   assert SPACE.edge_groups == ((0, 1), (2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12, 13))
-  assert spaces.nb201().edge_groups == ()
+  assert spaces.get("nb201").edge_groups == ()
   assert [SPACE.ops[o] for o in SPACE.tenas.op_order] == list(encoding.TENAS_OPS)
 
 
@@ -143,12 +143,12 @@ def test_networks_of_the_published_searches():
 
 def test_settings_are_those_published_for_the_space():
   given = tenas.TENASConfig(indicators=IndicatorConfig(ntk_cells=3))
-  darts, nb201 = indicators.resolve(given, SPACE), indicators.resolve(given, spaces.nb201())
+  darts, nb201 = indicators.resolve(given, SPACE), indicators.resolve(given, spaces.get("nb201"))
   shown = [(c.indicators.ntk_batch, c.indicators.ntk_channels, c.prune_number) for c in (darts, nb201)]
   assert shown == [(14, 1, 3), (72, 3, 1)]
   assert darts.indicators.ntk_cells == nb201.indicators.ntk_cells == 3
   assert indicators.resolve(darts, SPACE) == darts
-  assert indicators.resolve(given, spaces.nb101()) == given
+  assert indicators.resolve(given, spaces.get("nb101")) == given
 
 
 @pytest.mark.parametrize(("prune_number", "total"), [(0, 197 + 113 + 30), (2, 197 + 141 + 85 + 30), (6, 197 + 30)])

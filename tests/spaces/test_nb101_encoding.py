@@ -52,8 +52,8 @@ def test_every_form_round_trips(cells):
     np.testing.assert_array_equal(encoding.parse(encoding.format(arch)), arch)
     assert encoding.to_cell(arch) == (cell["matrix"], cell["ops"])
   archs = encoding.sample(jax.random.key(0), 20)
-  np.testing.assert_array_equal(encoding.as_archs(archs.reshape(4, 5, 28)).reshape(20, 28), archs)
-  np.testing.assert_array_equal(encoding.as_archs(TEXT), encoding.parse(TEXT))
+  np.testing.assert_array_equal(encoding.as_codes(archs.reshape(4, 5, 28)).reshape(20, 28), archs)
+  np.testing.assert_array_equal(encoding.as_codes(TEXT), encoding.parse(TEXT))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def changed(place, value):
 )
 def test_bad_arrays(archs, message):
   with pytest.raises(ArchitectureError, match=message) as error:
-    encoding.as_archs(archs)
+    encoding.as_codes(archs)
   assert "\n" not in str(error.value)
   for function in (encoding.format, encoding.prune, encoding.alphas, isomorphism.canonical, costs.params):
     with pytest.raises(ArchitectureError):
@@ -151,11 +151,11 @@ def test_one_architecture_means_one():
 
 
 def test_has_path():
-  assert encoding.has_path(TEXT)
-  assert encoding.has_path(encoding.parse("output:0"))
-  assert not encoding.has_path(changed(slice(0, 21), 0))
+  assert encoding.is_connected(TEXT)
+  assert encoding.is_connected(encoding.parse("output:0"))
+  assert not encoding.is_connected(changed(slice(0, 21), 0))
   with pytest.raises(ArchitectureError):
-    encoding.has_path(changed(22, 9))
+    encoding.is_connected(changed(22, 9))
 
 
 # Pruning and isomorphism
@@ -287,7 +287,7 @@ def test_sample():
   key = jax.random.key(3)
   archs = encoding.sample(key, 80)
   np.testing.assert_array_equal(archs[:10], encoding.sample(key, 10))
-  np.testing.assert_array_equal(encoding.as_archs(archs), archs)
+  np.testing.assert_array_equal(encoding.as_codes(archs), archs)
   assert (archs[:, -1] == OUTPUT).all()
   assert len({isomorphism.canonical(a) for a in archs}) == 80
   many = encoding.sample(key, 600, unique=False)
@@ -308,7 +308,7 @@ def test_mutation_rates():
   changes = children[:, 22:27] != CONV3
   np.testing.assert_allclose(changes.mean(), 1 / 5, atol=0.03)
   assert set(np.unique(children[:, 22:27])) == {CONV3, CONV1, POOL}
-  np.testing.assert_array_equal(encoding.as_archs(children), children)
+  np.testing.assert_array_equal(encoding.as_codes(children), children)
 
 
 def test_mutation_of_a_smaller_cell():

@@ -93,7 +93,7 @@ def test_parse_says_where(text, parts):
     encoding.indices_of,
     encoding.neighbours,
     encoding.alphas,
-    encoding.has_path,
+    encoding.is_connected,
     isomorphism.canonical,
     costs.params,
     costs.macs,
@@ -109,7 +109,7 @@ def test_one_architecture_means_one():
   with pytest.raises(ArchitectureError, match=r"\[2, 6\]"):
     encoding.format([ARCH, ARCH])
   with pytest.raises(ArchitectureError, match=r"archs\[1, 3\] = 9"):
-    encoding.as_archs([ARCH, (0, 0, 0, 9, 0, 0)])
+    encoding.as_codes([ARCH, (0, 0, 0, 9, 0, 0)])
 
 
 # Index
@@ -222,33 +222,33 @@ def test_alphas_are_one_hot():
   assert weights.dtype == np.float32
   assert (weights.sum(-1) == 1).all()
   assert set(np.unique(weights)) == {0.0, 1.0}
-  np.testing.assert_array_equal(encoding.from_alphas(weights), archs)
+  np.testing.assert_array_equal(encoding.from_weights(weights), archs)
   assert encoding.alphas(ARCH).shape == (1, 6, 5)
   assert encoding.alphas(archs[:6].reshape(2, 3, 6)).shape == (2, 3, 1, 6, 5)
   assert encoding.alphas(ARCH)[0, 1, 2] == 1  # edge 2<-0 holds nor_conv_1x1
-  np.testing.assert_array_equal(encoding.from_alphas(encoding.alphas(TEXT)), ARCH)
+  np.testing.assert_array_equal(encoding.from_weights(encoding.alphas(TEXT)), ARCH)
 
 
 def test_from_alphas_takes_soft_and_pruned_weights():
   pruned = np.where(encoding.alphas(ARCH) == 1, 0.0, -1000.0)
-  np.testing.assert_array_equal(encoding.from_alphas(pruned), ARCH)
-  np.testing.assert_array_equal(encoding.from_alphas(jnp.asarray(pruned, jnp.bfloat16)), ARCH)
-  np.testing.assert_array_equal(encoding.from_alphas(np.zeros((1, 6, 5))), np.zeros(6))
+  np.testing.assert_array_equal(encoding.from_weights(pruned), ARCH)
+  np.testing.assert_array_equal(encoding.from_weights(jnp.asarray(pruned, jnp.bfloat16)), ARCH)
+  np.testing.assert_array_equal(encoding.from_weights(np.zeros((1, 6, 5))), np.zeros(6))
   close = np.zeros((1, 6, 5))
   close[..., 4] = 1e-12  # below float32's resolution next to 1
-  np.testing.assert_array_equal(encoding.from_alphas(1 + close), np.full(6, 4))
+  np.testing.assert_array_equal(encoding.from_weights(1 + close), np.full(6, 4))
 
 
 @pytest.mark.parametrize("weights", [np.zeros((6, 5)), np.zeros((2, 6, 5)), np.full((1, 6, 5), np.nan), "x", None])
 def test_bad_alphas(weights):
   with pytest.raises(ArchitectureError, match="alphas"):
-    encoding.from_alphas(weights)
+    encoding.from_weights(weights)
 
 
 def test_has_path_equals_a_search_of_all_paths():
   paths = [(3,), (0, 4), (1, 5), (0, 2, 5)]  # edges of 0-3, 0-1-3, 0-2-3, 0-1-2-3
   for arch in encoding.enumerate_all()[::7]:
-    assert encoding.has_path(arch) is any(all(arch[e] != 0 for e in path) for path in paths)
+    assert encoding.is_connected(arch) is any(all(arch[e] != 0 for e in path) for path in paths)
 
 
 # Isomorphism

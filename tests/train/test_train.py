@@ -14,14 +14,14 @@ from counting import Counted
 from jaxnas import data, spaces
 from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError, WorkdirError
-from jaxnas.spaces import NetworkConfig
+from jaxnas.spaces.nb201 import NetworkConfig
 from jaxnas.spaces.nb201.plain import stack
 from jaxnas.train import TrainConfig, checkpoint, evaluate, total_steps, train, trained_network, trainer
 from jaxnas.train.augment import flip_and_crop, normalise
 from jaxnas.train.recipe import optimizer, schedule
 from jaxnas.train.steps import cross_entropy, initial_state
 
-SPACE = spaces.nb201()
+SPACE = spaces.get("nb201")
 ARCH = np.array([1, 1, 0, 4, 1, 2], np.int8)
 OTHER = np.array([3, 1, 0, 2, 4, 1], np.int8)
 CLASSES = 3

@@ -350,7 +350,7 @@ def test_four_devices_train_as_one():
 
 
 def test_networks_and_their_costs():
-  darts, nb201 = spaces.darts(), spaces.nb201()
+  darts, nb201 = spaces.get("darts"), spaces.get("nb201")
   config = TrainConfig(train_channels=36, train_cells=20, auxiliary=0.4, drop_path=0.2)
   arch = darts.parse("DARTS_V2")
   network = trained_network(darts, config, 10, arch)
@@ -366,7 +366,7 @@ def test_networks_and_their_costs():
     with pytest.raises(ConfigError, match=f"--{next(iter(settings))}=.*darts"):
       trained_network(nb201, TrainConfig(**settings), 10)
   with pytest.raises(ConfigError, match="--space=nb101"):
-    trained_network(spaces.nb101(), narrow, 10)
+    trained_network(spaces.get("nb101"), narrow, 10)
 
 
 def test_evaluation_images():
@@ -394,7 +394,7 @@ def test_a_network_above_the_mobile_limit_is_told(channels, warned, caplog):
   recipe = TrainConfig(train_stem="imagenet", train_channels=channels, train_cells=14, image_size=224, train_batch=8)
   config = algorithm.TrainingConfig(training=recipe, genotype="DARTS_V2")
   large = dataclasses.replace(TRAIN, image_shape=(256, 256, 3), classes=1000)
-  algorithm.steps(spaces.darts(), algorithm.Images(large, large, "the same"), config)
+  algorithm.steps(spaces.get("darts"), algorithm.Images(large, large, "the same"), config)
   assert ("--train_channels=50 keeps it" in caplog.text) == ("600 M" in caplog.text) == warned
 
 
@@ -433,7 +433,7 @@ def test_command_line(tmp_path):
   result = json.loads((tmp_path / "result.json").read_text())
   (row,) = result["results"]
   assert row["arch"] == GENOTYPE and 0 <= row["valid_accuracy"] <= row["valid_top5"] <= 100
-  darts = spaces.darts()
+  darts = spaces.get("darts")
   config = TrainConfig(train_channels=2, train_cells=2)
   assert (row["params"], row["macs"]) == trained_costs(darts, darts.parse(GENOTYPE), config, 10, 32)
   assert len(result["summaries"][0]["epochs"]) == 2
@@ -449,9 +449,9 @@ def test_bad_input():
   done = jaxnas()
   assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--genotype" in done.stderr
   for space, text, words in (
-    (spaces.darts(), "DARTS_V3", "--genotype.*DARTS_V3.*DARTS_V2"),
-    (spaces.darts(), "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", "--genotype.*--space=darts"),
-    (spaces.nb201(), "DARTS_V2", "--genotype.*--space=nb201"),
+    (spaces.get("darts"), "DARTS_V3", "--genotype.*DARTS_V3.*DARTS_V2"),
+    (spaces.get("darts"), "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", "--genotype.*--space=darts"),
+    (spaces.get("nb201"), "DARTS_V2", "--genotype.*--space=nb201"),
   ):
     with pytest.raises(ArchitectureError, match=words):
       algorithm.resolve(space, text)
@@ -463,7 +463,7 @@ def test_flagfiles(name):
     main.FLAGS(["jaxnas", f"--flagfile={ROOT}/experiments/train_darts_{name}.flags", "--genotype=DARTS_V2"])
     settings = main._settings(main.CONFIGS[main.FLAGS.algorithm])
     main._refuse_contradictions(settings)
-  recipe, darts = settings.training, spaces.darts()
+  recipe, darts = settings.training, spaces.get("darts")
   network = trained_network(darts, recipe, 10, darts.parse(settings.genotype))
   assert network.config.auxiliary == (recipe.auxiliary > 0) and not recipe.nesterov
   side = recipe.image_size or 32

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Int8
 
+from jaxnas import registry
 from jaxnas.spaces.darts import costs, encoding, genotypes
 from jaxnas.spaces.darts.backbone import Backbone
 from jaxnas.spaces.darts.plain import NetworkConfig, PlainNetwork
@@ -38,6 +39,7 @@ _TENAS = TENASSettings(
 )
 
 
+@registry.register("space", "darts")
 @dataclasses.dataclass(frozen=True)
 class DARTS:
   """The space as one object: encoding, alphas, costs and networks (see the modules of this package).
@@ -61,7 +63,7 @@ class DARTS:
   edges_kept: int = 2
   tenas: TENASSettings = _TENAS
 
-  as_archs = staticmethod(encoding.as_archs)
+  as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(genotypes.lookup)
   format = staticmethod(encoding.format)
   to_cells = staticmethod(encoding.to_cells)
@@ -70,7 +72,7 @@ class DARTS:
   mutate = staticmethod(encoding.mutate)
   neighbours = staticmethod(encoding.neighbours)
   alphas = staticmethod(encoding.alphas)
-  from_alphas = staticmethod(encoding.from_alphas)
+  from_weights = staticmethod(encoding.from_weights)
   canonical = staticmethod(encoding.canonical)
   params = staticmethod(costs.params)
   macs = staticmethod(costs.macs)
@@ -80,18 +82,18 @@ class DARTS:
 
   def resample(self, key: jax.Array, arch: Any, changes: float = 1.0) -> Int8[np.ndarray, "32"]:
     """`changes` mutations in a row, rounded, at least one; a later one may undo an earlier one."""
-    child = encoding.as_arch(arch)
+    child = encoding.as_code(arch)
     for one in jax.random.split(key, max(1, round(changes))):
       child = encoding.mutate(one, child)
     return child
 
-  def has_path(self, arch: Any) -> bool:
+  def is_connected(self, arch: Any) -> bool:
     """True: every node of a legal cell has two inputs.
 
     Raises:
       ArchitectureError: not one architecture.
     """
-    return encoding.as_arch(arch).size > 0
+    return encoding.as_code(arch).size > 0
 
   def supernet(self, channels: int, cells: int, classes: int, init: Any) -> Supernet:
     """TE-NAS's network for the NTK: `cells` is its depth, 2 in the published search.

@@ -138,7 +138,7 @@ def breakdown(arch: Any, network: Evaluation = CIFAR10) -> list[tuple[str, Cost]
   Raises:
     ArchitectureError: not one architecture ([32] or text).
   """
-  cells = encoding.slots(encoding.as_arch(arch))
+  cells = encoding.slots(encoding.as_code(arch))
   rows = [("stem", stem_cost(network))]
   for i, shape in enumerate(cell_shapes(network)):
     rows.append((f"cell {i}, {encoding.CELLS[shape.cell_type]}", cell_cost(cells[shape.cell_type], shape)))

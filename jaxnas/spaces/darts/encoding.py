@@ -58,7 +58,7 @@ _FORM: Final = (
 )
 
 
-def as_archs(archs: Any) -> Int8[np.ndarray, "*A 32"]:
+def as_codes(archs: Any) -> Int8[np.ndarray, "*A 32"]:
   """Checks architectures and returns them as int8 [..., 32], the inputs of each node in ascending order of source.
 
   Takes a text form (gives [32]) or anything integer of shape [..., 32].
@@ -91,22 +91,22 @@ def _refuse(wrong: np.ndarray, values: np.ndarray, problem: str) -> None:
     )
 
 
-def as_arch(arch: Any) -> Int8[np.ndarray, "32"]:
+def as_code(arch: Any) -> Int8[np.ndarray, "32"]:
   """Checks one architecture, as text or integers [32], and returns it as int8 [32].
 
   Raises:
-    ArchitectureError: as `as_archs`, or more than one architecture.
+    ArchitectureError: as `as_codes`, or more than one architecture.
   """
-  return arrays.one(as_archs(arch))
+  return arrays.one(as_codes(arch))
 
 
 def slots(archs: Any) -> Int8[np.ndarray, "*A 2 4 2 2"]:
   """Architectures as [..., cell, node, input, (op, source)].
 
   Raises:
-    ArchitectureError: as `as_archs`.
+    ArchitectureError: as `as_codes`.
   """
-  array = as_archs(archs)
+  array = as_codes(archs)
   return array.reshape(*array.shape[:-1], *SLOTS)
 
 
@@ -130,7 +130,7 @@ def from_cells(normal: Any, reduce: Any) -> Int8[np.ndarray, "32"]:
           f"genotype, {name}[{first}] and {name}[{first + 1}]: node {first // 2 + FIRST_NODE} has source {rows[i][1]} "
           "twice; its two sources must differ"
         )
-  return as_arch(np.array(rows, np.int8).ravel())
+  return as_code(np.array(rows, np.int8).ravel())
 
 
 def _row(where: str, pair: Any, node: int) -> tuple[int, int]:
@@ -154,7 +154,7 @@ def to_cells(arch: Any) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
   Raises:
     ArchitectureError: not one architecture.
   """
-  normal, reduce = slots(as_arch(arch)).reshape(len(CELLS), 2 * NUM_NODES, 2).tolist()
+  normal, reduce = slots(as_code(arch)).reshape(len(CELLS), 2 * NUM_NODES, 2).tolist()
   return [(OPS[op], source) for op, source in normal], [(OPS[op], source) for op, source in reduce]
 
 
@@ -243,7 +243,7 @@ def canonical(arch: Any) -> str:
   Raises:
     ArchitectureError: not one architecture.
   """
-  return format(np.array([_least(cell) for cell in slots(as_arch(arch))], np.int8).ravel())
+  return format(np.array([_least(cell) for cell in slots(as_code(arch))], np.int8).ravel())
 
 
 def _least(cell: np.ndarray) -> list[int]:
@@ -295,7 +295,7 @@ def neighbours(arch: Any, reduced: bool = False) -> Int8[np.ndarray, "n 32"]:
   Raises:
     ArchitectureError: not one architecture.
   """
-  parent = slots(as_arch(arch))
+  parent = slots(as_code(arch))
   found = []
   for where in np.ndindex(*SLOTS[:-1]):
     found += [(*where, 0, op) for op in range(1, NUM_OPS) if op != parent[(*where, 0)]]
@@ -306,7 +306,7 @@ def neighbours(arch: Any, reduced: bool = False) -> Int8[np.ndarray, "n 32"]:
   result = np.tile(parent, (len(found), 1, 1, 1, 1))
   for child, (*where, value) in zip(result, found, strict=True):
     child[tuple(where)] = value
-  return as_archs(result.reshape(-1, LENGTH))
+  return as_codes(result.reshape(-1, LENGTH))
 
 
 def mutate(key: jax.Array, arch: Any, reduced: bool = False) -> Int8[np.ndarray, "32"]:
@@ -329,7 +329,7 @@ def alphas(archs: Any) -> Float32[np.ndarray, "*A 2 14 8"]:
   Edges that a node does not use are rows of zeros.
 
   Raises:
-    ArchitectureError: as `as_archs`.
+    ArchitectureError: as `as_codes`.
   """
   array = slots(archs)
   flat = array.reshape(-1, *SLOTS)
@@ -339,7 +339,7 @@ def alphas(archs: Any) -> Float32[np.ndarray, "*A 2 14 8"]:
   return result.reshape(*array.shape[:-4], *result.shape[1:])
 
 
-def from_alphas(weights: Any, ops: Sequence[str] = OPS, reduced: bool = False) -> Int8[np.ndarray, "*A 32"]:
+def from_weights(weights: Any, ops: Sequence[str] = OPS, reduced: bool = False) -> Int8[np.ndarray, "*A 32"]:
   """The literature's derivation of discrete cells from edge-op weights.
 
   An edge is as strong as its heaviest op other than `none`. Each node keeps its two strongest edges (ties: the lower

@@ -13,9 +13,9 @@ from jaxtyping import PyTree
 
 from jaxnas.nets import numerics
 from jaxnas.nets.numerics import BatchNormMode, Init
+from jaxnas.nets.parameters import stacked
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding
 from jaxnas.spaces.darts.costs import CellShape
-from jaxnas.nets.parameters import stacked
 
 STAGE, REDUCE = "stage_", "reduce_"  # beginnings of the parts' names
 SLOTS = tuple(f"node{node}_input{i}" for node in encoding.NODES for i in range(2))
@@ -53,7 +53,7 @@ class NetworkConfig:
     self.evaluation()
     numerics.check(self)
     if self.genotype is not None:
-      object.__setattr__(self, "genotype", tuple(encoding.as_arch(self.genotype).tolist()))
+      object.__setattr__(self, "genotype", tuple(encoding.as_code(self.genotype).tolist()))
 
   def evaluation(self, image_size: int | None = None) -> costs.Evaluation:
     """What `costs` takes; `image_size` is 32, or 224 with the ImageNet stem, if not given.

@@ -6,6 +6,7 @@ Source: Ying et al., "NAS-Bench-101: Towards Reproducible NAS", ICML 2019.
 import dataclasses
 from typing import Any
 
+from jaxnas import registry
 from jaxnas.spaces.nb101 import channels, costs, encoding, isomorphism
 from jaxnas.spaces.nb101.network import PlainNetwork
 from jaxnas.spaces.nb101.parameters import NetworkConfig
@@ -13,6 +14,7 @@ from jaxnas.spaces.nb101.parameters import NetworkConfig
 __all__ = ["NB101", "NetworkConfig", "PlainNetwork", "channels", "costs", "encoding", "isomorphism"]
 
 
+@registry.register("space", "nb101")
 @dataclasses.dataclass(frozen=True)
 class NB101:
   """The space as one object: encoding, alphas, costs and network (see the modules of this package).
@@ -26,7 +28,7 @@ class NB101:
   cell_types: int = 1
   cells: int = 3  # modules per stack, in the benchmark
 
-  as_archs = staticmethod(encoding.as_archs)
+  as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(encoding.parse)
   format = staticmethod(encoding.format)
   from_cell = staticmethod(encoding.from_cell)
@@ -36,7 +38,7 @@ class NB101:
   mutate = staticmethod(encoding.mutate)
   resample = staticmethod(encoding.mutate)
   alphas = staticmethod(encoding.alphas)
-  has_path = staticmethod(encoding.has_path)
+  is_connected = staticmethod(encoding.is_connected)
   canonical = staticmethod(isomorphism.canonical)
   index_of = staticmethod(isomorphism.index_of)
   params = staticmethod(costs.params)

@@ -42,7 +42,7 @@ _SHORT: Final = {op: name for name, op in _NAMES.items()}
 _FORM: Final = "conv3x3:0|maxpool3x3:01|output:12"
 
 
-def as_archs(archs: Any) -> Int8[np.ndarray, "*A 28"]:
+def as_codes(archs: Any) -> Int8[np.ndarray, "*A 28"]:
   """Checks architectures and returns them as int8 [..., 28]; takes a text form (gives [28]) or integers [..., 28].
 
   Raises:
@@ -57,13 +57,13 @@ def as_archs(archs: Any) -> Int8[np.ndarray, "*A 28"]:
   return array
 
 
-def as_arch(arch: Any) -> Int8[np.ndarray, "28"]:
+def as_code(arch: Any) -> Int8[np.ndarray, "28"]:
   """Checks one architecture, as text or integers [28].
 
   Raises:
-    ArchitectureError: as `as_archs`, or more than one architecture.
+    ArchitectureError: as `as_codes`, or more than one architecture.
   """
-  return arrays.one(as_archs(arch))
+  return arrays.one(as_codes(arch))
 
 
 def from_cell(matrix: Any, ops: Sequence[str]) -> Int8[np.ndarray, "28"]:
@@ -109,7 +109,7 @@ def to_cell(arch: Any) -> tuple[list[list[int]], list[str]]:
   Raises:
     ArchitectureError: not one architecture.
   """
-  matrix, ops = _unpack(as_arch(arch), "arch")
+  matrix, ops = _unpack(as_code(arch), "arch")
   return matrix.tolist(), [OPS[op] for op in ops]
 
 
@@ -145,7 +145,7 @@ def format(arch: Any) -> str:
   Raises:
     ArchitectureError: not one architecture.
   """
-  matrix, ops = _unpack(as_arch(arch), "arch")
+  matrix, ops = _unpack(as_code(arch), "arch")
   sources = ["".join(str(s) for s in np.flatnonzero(matrix[:, v])) for v in range(len(ops))]
   return "|".join(f"{_SHORT[op]}:{sources[v]}" for v, op in enumerate(ops) if v)
 
@@ -156,19 +156,19 @@ def prune(arch: Any) -> tuple[Int8[np.ndarray, "V V"], list[int]]:
   Raises:
     ArchitectureError: not one architecture.
   """
-  matrix, ops = _unpack(as_arch(arch), "arch")
+  matrix, ops = _unpack(as_code(arch), "arch")
   kept = _on_path(matrix)
   return matrix[np.ix_(kept, kept)], [ops[v] for v in kept]
 
 
-def has_path(arch: Any) -> bool:
+def is_connected(arch: Any) -> bool:
   """Whether some path leads from the input to the output. Only here a cell without one is no error.
 
   Raises:
     ArchitectureError: not one well-formed architecture.
   """
   if isinstance(arch, str):
-    return len(as_arch(arch)) > 0
+    return len(as_code(arch)) > 0
   array = _as_integers(arch)
   if array.ndim != 1:
     raise ArchitectureError(f"arch has shape {list(array.shape)}; give one architecture [{LENGTH}]")
@@ -183,9 +183,9 @@ def alphas(archs: Any) -> Float32[np.ndarray, "*A 1 7 11"]:
   maxpool3x3; all 0 for no vertex) and the vertex's rank, see `channels.ranks`.
 
   Raises:
-    ArchitectureError: as `as_archs`.
+    ArchitectureError: as `as_codes`.
   """
-  array = as_archs(archs)
+  array = as_codes(archs)
   result = np.zeros((*array.shape[:-1], 1, MAX_VERTICES, COLUMNS), np.float32)
   for index in np.ndindex(array.shape[:-1]):
     matrix, ops = prune(array[index])
@@ -241,7 +241,7 @@ def mutate(key: jax.Array, arch: Any, rate: float = 1.0) -> Int8[np.ndarray, "28
   """
   if not 0 < rate <= MAX_VERTICES - 2:
     raise ConfigError(f"rate={rate} must be above 0 and at most {MAX_VERTICES - 2}")
-  matrix, ops = _unpack(as_arch(arch), "arch")
+  matrix, ops = _unpack(as_code(arch), "arch")
   generator = _generator(key)
   missing = MAX_VERTICES - len(ops)
   ops = [*ops[:-1], *generator.integers(CONV3, POOL + 1, missing).tolist(), OUTPUT]

@@ -6,6 +6,7 @@ Source: Dong & Yang, "NAS-Bench-201: Extending the Scope of Reproducible NAS", I
 import dataclasses
 from typing import Any
 
+from jaxnas import registry
 from jaxnas.spaces.nb201 import costs, encoding, isomorphism
 from jaxnas.spaces.nb201.backbone import Backbone
 from jaxnas.spaces.nb201.mixture import Mixture
@@ -30,6 +31,7 @@ _TENAS = TENASSettings(
 )
 
 
+@registry.register("space", "nb201")
 @dataclasses.dataclass(frozen=True)
 class NB201:
   """The space as one object: encoding, alphas, costs and network (see the modules of this package).
@@ -47,7 +49,7 @@ class NB201:
   edges_kept: int = 0
   tenas: TENASSettings = _TENAS
 
-  as_archs = staticmethod(encoding.as_archs)
+  as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(encoding.parse)
   format = staticmethod(encoding.format)
   index_of = staticmethod(encoding.index_of)
@@ -58,8 +60,8 @@ class NB201:
   resample = staticmethod(encoding.resample)
   neighbours = staticmethod(encoding.neighbours)
   alphas = staticmethod(encoding.alphas)
-  from_alphas = staticmethod(encoding.from_alphas)
-  has_path = staticmethod(encoding.has_path)
+  from_weights = staticmethod(encoding.from_weights)
+  is_connected = staticmethod(encoding.is_connected)
   canonical = staticmethod(isomorphism.canonical)
   params = staticmethod(costs.params)
   macs = staticmethod(costs.macs)

@@ -66,7 +66,7 @@ def _layers(arch: Any, channels: int, cells: int, classes: int, image_size: int)
   if image_size % 4:
     raise ConfigError(f"image_size is {image_size}; use a multiple of 4 (two reduction blocks)")
 
-  ops = [encoding.OPS[op] for op in encoding.as_arch(arch).tolist()]
+  ops = [encoding.OPS[op] for op in encoding.as_code(arch).tolist()]
   kernels = [_KERNELS[op] for op in ops if op in _KERNELS]
   width, side = channels, image_size
   layers = [_conv(3, _IMAGE_CHANNELS, width, side)]

@@ -33,7 +33,7 @@ _POWERS: Final = NUM_OPS ** np.arange(NUM_EDGES - 1, -1, -1, dtype=np.int32)
 _FORM: Final = "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
 
 
-def as_archs(archs: Any) -> Int8[np.ndarray, "*A 6"]:
+def as_codes(archs: Any) -> Int8[np.ndarray, "*A 6"]:
   """Checks architectures and returns them as int8 [..., 6].
 
   Takes a text form (gives [6]) or anything integer of shape [..., 6].
@@ -52,13 +52,13 @@ def as_archs(archs: Any) -> Int8[np.ndarray, "*A 6"]:
   return array.astype(np.int8)
 
 
-def as_arch(arch: Any) -> Int8[np.ndarray, "6"]:
+def as_code(arch: Any) -> Int8[np.ndarray, "6"]:
   """Checks one architecture, as text or integers [6], and returns it as int8 [6].
 
   Raises:
-    ArchitectureError: as `as_archs`, or more than one architecture.
+    ArchitectureError: as `as_codes`, or more than one architecture.
   """
-  return arrays.one(as_archs(arch))
+  return arrays.one(as_codes(arch))
 
 
 def parse(text: str) -> Int8[np.ndarray, "6"]:
@@ -120,7 +120,7 @@ def format(arch: Any) -> str:
     ArchitectureError: not one architecture.
   """
   nodes = [""] * (NUM_NODES - 1)
-  for (target, source), op in zip(EDGES, as_arch(arch).tolist(), strict=True):
+  for (target, source), op in zip(EDGES, as_code(arch).tolist(), strict=True):
     nodes[target - 1] += f"|{OPS[op]}~{source}"
   return "+".join(node + "|" for node in nodes)
 
@@ -152,9 +152,9 @@ def indices_of(archs: Any) -> Int32[np.ndarray, "*A"]:
   """Benchmark indices, int32 [...], of architectures [..., 6].
 
   Raises:
-    ArchitectureError: as `as_archs`.
+    ArchitectureError: as `as_codes`.
   """
-  return _tables()[1][as_archs(archs).astype(np.int32) @ _POWERS]
+  return _tables()[1][as_codes(archs).astype(np.int32) @ _POWERS]
 
 
 def index_of(arch: Any) -> int:
@@ -163,7 +163,7 @@ def index_of(arch: Any) -> int:
   Raises:
     ArchitectureError: not one architecture.
   """
-  return int(indices_of(as_arch(arch)))
+  return int(indices_of(as_code(arch)))
 
 
 def from_index(index: SupportsIndex) -> Int8[np.ndarray, "6"]:
@@ -209,7 +209,7 @@ def neighbours(arch: Any) -> Int8[np.ndarray, "24 6"]:
   Raises:
     ArchitectureError: not one architecture.
   """
-  array = as_arch(arch)
+  array = as_code(arch)
   edges, ops = np.nonzero(array[:, None] != np.arange(NUM_OPS, dtype=np.int8))
   result = np.tile(array, (len(edges), 1))
   result[np.arange(len(edges)), edges] = ops
@@ -237,7 +237,7 @@ def resample(key: jax.Array, arch: Any, rate: float = 1.0) -> Int8[np.ndarray, "
     raise ConfigError(f"rate={rate} must be above 0 and at most {NUM_OPS}")
   which, what = jax.random.split(key)
   changes = np.asarray(jax.random.bernoulli(which, rate / NUM_OPS, (NUM_EDGES,)))
-  return np.where(changes, np.asarray(jax.random.randint(what, (NUM_EDGES,), 0, NUM_OPS)), as_arch(arch)).astype(
+  return np.where(changes, np.asarray(jax.random.randint(what, (NUM_EDGES,), 0, NUM_OPS)), as_code(arch)).astype(
     np.int8
   )
 
@@ -246,12 +246,12 @@ def alphas(archs: Any) -> Float32[np.ndarray, "*A 1 6 5"]:
   """One-hot edge-op weights: [..., 6] -> [..., cell types (1), edges (6), ops (5)].
 
   Raises:
-    ArchitectureError: as `as_archs`.
+    ArchitectureError: as `as_codes`.
   """
-  return np.eye(NUM_OPS, dtype=np.float32)[as_archs(archs)][..., None, :, :]
+  return np.eye(NUM_OPS, dtype=np.float32)[as_codes(archs)][..., None, :, :]
 
 
-def from_alphas(weights: Any) -> Int8[np.ndarray, "*A 6"]:
+def from_weights(weights: Any) -> Int8[np.ndarray, "*A 6"]:
   """The heaviest op of every edge: [..., 1, 6, 5] -> [..., 6]; ties go to the lower column.
 
   Raises:
@@ -269,14 +269,14 @@ def from_alphas(weights: Any) -> Int8[np.ndarray, "*A 6"]:
   return array[..., 0, :, :].argmax(-1).astype(np.int8)
 
 
-def has_path(arch: Any) -> bool:
+def is_connected(arch: Any) -> bool:
   """Whether the output depends on the input: some path from node 0 to node 3 avoids `none`.
 
   Raises:
     ArchitectureError: not one architecture.
   """
   reached = {0}
-  for (target, source), op in zip(EDGES, as_arch(arch).tolist(), strict=True):
+  for (target, source), op in zip(EDGES, as_code(arch).tolist(), strict=True):
     if source in reached and OPS[op] != "none":
       reached.add(target)
   return NUM_NODES - 1 in reached

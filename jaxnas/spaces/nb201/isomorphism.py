@@ -36,7 +36,7 @@ def canonical(arch: Any) -> str:
   Raises:
     ArchitectureError: not one architecture.
   """
-  return _canonical(encoding.as_arch(arch).tolist())
+  return _canonical(encoding.as_code(arch).tolist())
 
 
 def _canonical(ops: list[int]) -> str:
