@@ -17,10 +17,11 @@ import importlib.util
 import pathlib
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args, overload
 
 from jaxnas.errors import ConfigError
 
+Made = TypeVar("Made", bound=Callable[..., Any])
 Kind = Literal["proxy", "space", "algorithm", "benchmark", "dataset"]
 KINDS: tuple[str, ...] = get_args(Kind)
 GROUP = "jaxnas"  # of entry points
@@ -37,6 +38,10 @@ _made: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in KINDS}
 _opened: set[str] = set()  # kinds whose built-in modules are imported
 
 
+@overload
+def register(kind: Kind, name: str) -> Callable[[Made], Made]: ...
+@overload
+def register(kind: Kind, name: str, make: Made) -> Made: ...
 def register(kind: Kind, name: str, make: Callable[..., Any] | None = None) -> Any:
   """Makes a name known; as a decorator, or with `make` at once.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float64, Int32, UInt8
+from jaxtyping import Float32, Float64, Int32, UInt8
 
 
 class Batch(NamedTuple):
@@ -22,20 +22,32 @@ class Batch(NamedTuple):
 
 
 class Source(Protocol):
-  """A data set with random access.
+  """A data set with random access."""
 
-  Attributes:
-    name: as in --dataset.
-    classes: K; labels lie in [0, K).
-    image_shape: (H, W, 3) of every image.
-    mean, std: float32 [3], of the channels in 0..1 units, for normalisation.
-  """
+  @property
+  def name(self) -> str:
+    """As in --dataset."""
+    ...
 
-  name: str
-  classes: int
-  image_shape: tuple[int, int, int]
-  mean: Any
-  std: Any
+  @property
+  def classes(self) -> int:
+    """K; labels lie in [0, K)."""
+    ...
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, 3) of every image."""
+    ...
+
+  @property
+  def mean(self) -> Float32[np.ndarray, "3"]:
+    """Of the channels in 0..1 units, for normalisation."""
+    ...
+
+  @property
+  def std(self) -> Float32[np.ndarray, "3"]:
+    """Standard deviations, as `mean`."""
+    ...
 
   def __len__(self) -> int: ...
 
@@ -54,23 +66,37 @@ class Source(Protocol):
 
 
 class Accuracies(Protocol):
-  """A table of trained architectures. Ranks count from 1, the best; accuracies are in per cent.
+  """A table of trained architectures. Ranks count from 1, the best; accuracies are in per cent."""
 
-  Attributes:
-    name: for reports.
-    archs: text forms; the place in the tuple is the architecture's index.
-    columns: float64 [A] by name, accuracies called by data set and split (`cifar10_test`).
-    datasets: those that `accuracy` knows, the main one first.
-    split: the split of accuracies that are asked for without saying which.
-    unread: indices whose values are read when they are asked for.
-  """
+  @property
+  def name(self) -> str:
+    """For reports."""
+    ...
 
-  name: str
-  archs: tuple[str, ...]
-  columns: Mapping[str, Float64[np.ndarray, " A"]]
-  datasets: tuple[str, ...]
-  split: str
-  unread: set[int]
+  @property
+  def archs(self) -> tuple[str, ...]:
+    """Text forms; the place in the tuple is the architecture's index."""
+    ...
+
+  @property
+  def columns(self) -> Mapping[str, Float64[np.ndarray, " A"]]:
+    """By name; accuracies are called by data set and split (`cifar10_test`)."""
+    ...
+
+  @property
+  def datasets(self) -> tuple[str, ...]:
+    """Those that `accuracy` knows, the main one first."""
+    ...
+
+  @property
+  def split(self) -> str:
+    """The split of accuracies that are asked for without saying which."""
+    ...
+
+  @property
+  def unread(self) -> set[int]:
+    """Indices whose values are read when they are asked for."""
+    ...
 
   def index(self, arch: str) -> int:
     """The architecture's place; ArchitectureError where the table lacks it."""
@@ -84,8 +110,8 @@ class Accuracies(Protocol):
     """A whole column."""
     ...
 
-  def rank(self, arch: str, dataset: str, split: str | None = None) -> tuple[int, int]:
-    """(rank, how many are known)."""
+  def rank(self, arch: str, dataset: str, split: str | None = None) -> tuple[int | None, int]:
+    """(rank, how many are known); the rank is None where the table has no figure."""
     ...
 
 

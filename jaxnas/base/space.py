@@ -77,17 +77,22 @@ class Picture(NamedTuple):
 
 @runtime_checkable
 class Space(Protocol):
-  """A search space. Spaces are immutable, hashable and equal to others of their name.
+  """A search space. Spaces are immutable, hashable and equal to others of their name."""
 
-  Attributes:
-    name: as in --space.
-    ops: names of the operations; an operation's column is its place.
-    default_config: channels and cells that architectures are scored with unless someone says otherwise.
-  """
+  @property
+  def name(self) -> str:
+    """As in --space."""
+    ...
 
-  name: str
-  ops: tuple[str, ...]
-  default_config: NetworkConfig
+  @property
+  def ops(self) -> tuple[str, ...]:
+    """Names of the operations; an operation's column is its place."""
+    ...
+
+  @property
+  def default_config(self) -> NetworkConfig:
+    """Channels and cells that architectures are scored with unless someone says otherwise."""
+    ...
 
   def __len__(self) -> int:
     """How many architectures there are."""
@@ -189,23 +194,37 @@ class Indexed(Space, Protocol):
 
 
 class Mixed(Space, Protocol):
-  """What spaces with weighted edges have in common.
+  """What spaces with weighted edges have in common."""
 
-  Attributes:
-    edges: (target, source) of every edge of a cell.
-    cell_types: how many different cells an architecture has.
-    cell_names: of each.
-    none_op: column of the operation `none`.
-    edge_groups: groups of edges that compete (DARTS: those into one node); empty where every edge is kept.
-    edges_kept: how many of each group an architecture keeps.
-  """
+  @property
+  def edges(self) -> tuple[tuple[int, int], ...]:
+    """(target, source) of every edge of a cell."""
+    ...
 
-  edges: tuple[tuple[int, int], ...]
-  cell_types: int
-  cell_names: tuple[str, ...]
-  none_op: int
-  edge_groups: tuple[tuple[int, ...], ...]
-  edges_kept: int
+  @property
+  def cell_types(self) -> int:
+    """How many different cells an architecture has."""
+    ...
+
+  @property
+  def cell_names(self) -> tuple[str, ...]:
+    """The name of each."""
+    ...
+
+  @property
+  def none_op(self) -> int:
+    """Column of the operation `none`."""
+    ...
+
+  @property
+  def edge_groups(self) -> tuple[tuple[int, ...], ...]:
+    """Groups of edges that compete (DARTS: those into one node); empty where every edge is kept."""
+    ...
+
+  @property
+  def edges_kept(self) -> int:
+    """How many of each group an architecture keeps."""
+    ...
 
   def from_weights(self, weights: Weights) -> Int[np.ndarray, "*A L"]:
     """The architectures of the heaviest operations, by the space's rule where edges compete."""
@@ -214,13 +233,12 @@ class Mixed(Space, Protocol):
 
 @runtime_checkable
 class Prunable(Mixed, Protocol):
-  """A space whose supernet can be pruned operation by operation (TE-NAS).
+  """A space whose supernet can be pruned operation by operation (TE-NAS)."""
 
-  Attributes:
-    op_order: columns in the order of the published code, which decides its ties.
-  """
-
-  op_order: tuple[int, ...]
+  @property
+  def op_order(self) -> tuple[int, ...]:
+    """Columns in the order of the published code, which decides its ties."""
+    ...
 
   def supernet(self, config: NetworkConfig) -> Network:
     """The network with every operation on every edge, mixed by weights, made for the kernel of many samples."""
