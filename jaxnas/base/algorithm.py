@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxnas.base.data import Accuracies, Records, Source
 from jaxnas.base.proxy import Proxy
@@ -70,12 +70,14 @@ class Work(NamedTuple):
   unit: str
 
 
+@runtime_checkable
 class Advance(Protocol):
   """Progress: n units more are done; `earlier` if they were found in the records of an interrupted run."""
 
   def __call__(self, n: int, *, earlier: bool = False) -> object: ...
 
 
+@runtime_checkable
 class Note(Protocol):
   """A short text beside the progress bar, "" takes it away; level 1 is a detail of what level 0 says."""
 

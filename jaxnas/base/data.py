@@ -1,7 +1,7 @@
 """What data look like to everything that computes with them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, UInt8
@@ -21,6 +21,7 @@ class Batch(NamedTuple):
   problem: Any = None
 
 
+@runtime_checkable
 class Source(Protocol):
   """A data set with random access."""
 
@@ -65,6 +66,7 @@ class Source(Protocol):
     ...
 
 
+@runtime_checkable
 class Accuracies(Protocol):
   """A table of trained architectures. Ranks count from 1, the best; accuracies are in per cent."""
 

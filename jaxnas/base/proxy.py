@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -51,6 +51,7 @@ class Inputs(NamedTuple):
   own_weights: bool = False
 
 
+@runtime_checkable
 class Evaluated(Protocol):
   """One network on one batch, inside a trace; what several proxies need is computed once.
 

@@ -193,6 +193,7 @@ class Indexed(Space, Protocol):
     ...
 
 
+@runtime_checkable
 class Mixed(Space, Protocol):
   """What spaces with weighted edges have in common."""
 

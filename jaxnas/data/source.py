@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Float, Int, Int32, UInt8
 
 from jaxnas.errors import ConfigError, DatasetError
 
@@ -68,8 +68,8 @@ class ImageSource:
     classes: K; labels lie in [0, K).
     image_shape: (H, W, 3) of every image.
     size: number of examples, also `len(source)`.
-    mean: float32 [3], channel means in 0..1 units, for normalisation.
-    std: float32 [3], channel standard deviations in 0..1 units.
+    mean: float32 [3] (other floats are converted), channel means in 0..1 units, for normalisation.
+    std: float32 [3] (likewise), channel standard deviations in 0..1 units.
     read: uncached access, indices int64 [n] -> (uint8 [n, H, W, 3], integer [n]).
   """
 
@@ -77,8 +77,8 @@ class ImageSource:
   classes: int
   image_shape: tuple[int, int, int]
   size: int
-  mean: Float32[np.ndarray, "3"]
-  std: Float32[np.ndarray, "3"]
+  mean: Float[np.ndarray, "3"]
+  std: Float[np.ndarray, "3"]
   read: Reader = dataclasses.field(repr=False)
   _cache: _Cache = dataclasses.field(init=False, repr=False)
 

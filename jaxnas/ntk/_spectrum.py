@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Real
 
 from jaxnas.errors import ConfigError
 
@@ -53,7 +53,7 @@ class ConditionNumber:
   ratio: Any
 
 
-def spectrum(theta: Float[Any, "*A N N"], *, rtol: float | None = None) -> Spectrum:
+def spectrum(theta: Real[Any, "*A N N"], *, rtol: float | None = None) -> Spectrum:
   """Eigenvalues of symmetric kernels, in float64 on the host.
 
   Args:
@@ -73,7 +73,7 @@ def spectrum(theta: Float[Any, "*A N N"], *, rtol: float | None = None) -> Spect
 
 
 def condition_number(
-  theta: Float[Any, "*A N N"],
+  theta: Real[Any, "*A N N"],
   *,
   negative: Literal["worst", "keep"] = "worst",
   rtol: float | None = None,

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxnas.errors import ArchitectureError
 from jaxnas.figures import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, new_figure, save_png
-
-from ..errors import ArchitectureError
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

@@ -180,7 +180,9 @@ def _draw_panel(axis: "Axes", panel: Panel, x: str, lowest: float | None) -> Non
 
 
 def _spans_decades(values: Float[np.ndarray, " n"]) -> bool:
-  return values.size > 0 and values.min() > 0 and np.log10(values.max()) - np.log10(values.min()) > _LOG_DECADES
+  if values.size == 0 or values.min() <= 0:
+    return False
+  return bool(np.log10(values.max()) - np.log10(values.min()) > _LOG_DECADES)
 
 
 def _tidy(axis: "Axes", values: Float[np.ndarray, " n"]) -> None:

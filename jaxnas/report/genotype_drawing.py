@@ -9,10 +9,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jaxnas.errors import ArchitectureError
 from jaxnas.figures import INK, new_figure, save_png
-
-from ..errors import ArchitectureError
-from .cell_drawing import op_colour
+from jaxnas.report.cell_drawing import op_colour
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

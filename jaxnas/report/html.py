@@ -8,10 +8,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from jaxnas.errors import WorkdirError
+from jaxnas.report.tables import format_cell, numeric_columns
 from jaxnas.workdir import Workdir
-
-from ..errors import WorkdirError
-from .tables import format_cell, numeric_columns
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --paper: #fff; --line: #d0d7de; --soft: #59636e;

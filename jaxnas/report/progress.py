@@ -1,10 +1,11 @@
 """Progress with rate and time left: a bar on a terminal, a line now and then elsewhere."""
 
 import collections
+import io
 import sys
 import threading
 import time
-from typing import Any, TextIO
+from typing import Any
 
 _RATE_WINDOW = 30.0  # Seconds that the rate looks back: compilation is soon forgotten.
 
@@ -34,14 +35,14 @@ class Progress:
     unit: str,
     *,
     label: str = "",
-    stream: TextIO | None = None,
+    stream: io.TextIOBase | None = None,
     enabled: bool = True,
     interval: float = 5.0,
   ) -> None:
     self.total, self.unit, self.label = total, unit, label
     self.done = self._earlier = 0
     self.interval = interval
-    self._stream = sys.stderr if stream is None else stream
+    self._stream: Any = sys.stderr if stream is None else stream
     self.enabled = enabled
     self._bar: Any = None
     self._task: Any = None

@@ -11,7 +11,6 @@ import os
 import pathlib
 import zlib
 from collections.abc import Callable
-from typing import TextIO
 
 import numpy as np
 
@@ -59,7 +58,7 @@ def read_csv(path: pathlib.Path) -> Benchmark:
   )
 
 
-def _parse(path: pathlib.Path, text: TextIO) -> tuple[list[str], dict[str, np.ndarray]]:
+def _parse(path: pathlib.Path, text: io.TextIOBase) -> tuple[list[str], dict[str, np.ndarray]]:
   first = text.readline(_LONGEST_HEADER)
   header = [name.strip() for name in next(csv.reader([first]), [])]
   missing = [name for name in _HEADER if name not in header]

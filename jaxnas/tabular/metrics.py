@@ -196,7 +196,7 @@ def _pairs(scores: Values, accuracies: Values) -> tuple[Int[np.ndarray, " m"], F
 
 
 def _vary(levels: np.ndarray, truths: np.ndarray) -> bool:
-  return levels.size > 0 and np.ptp(levels) > 0 and np.ptp(truths) > 0
+  return bool(levels.size > 0 and np.ptp(levels) > 0 and np.ptp(truths) > 0)
 
 
 def _first(values: np.ndarray, k: int) -> Int[np.ndarray, " k"]:

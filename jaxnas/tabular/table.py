@@ -7,6 +7,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -78,7 +79,7 @@ class Benchmark:
     default_factory=dict, init=False, repr=False
   )
 
-  def index(self, arch: str | int) -> int:
+  def index(self, arch: str | SupportsIndex) -> int:
     """The index of an architecture given as the benchmark's exact string or as an index.
 
     NAS-Bench-101 and NAS-Bench-301 also find a cell by the text form of any cell isomorphic to it.
@@ -101,7 +102,7 @@ class Benchmark:
       raise ArchitectureError(f"arch {index}: not an index; give 0..{len(self.archs) - 1}")
     return index
 
-  def accuracy(self, arch: str | int, dataset: str, split: str | None = None) -> float:
+  def accuracy(self, arch: str | SupportsIndex, dataset: str, split: str | None = None) -> float:
     """Accuracy in percent, mean over the trained seeds; nan if the benchmark lacks it.
 
     Args:
@@ -131,7 +132,7 @@ class Benchmark:
     view.flags.writeable = False
     return view
 
-  def rank(self, arch: str | int, dataset: str, split: str | None = None) -> tuple[int | None, int]:
+  def rank(self, arch: str | SupportsIndex, dataset: str, split: str | None = None) -> tuple[int | None, int]:
     """Competition rank (1 = best, ties share the better rank) and the number of known accuracies.
 
     Accuracies closer than 1e-4 points are ties. The rank is None if the accuracy is unknown. The
@@ -158,14 +159,14 @@ class Benchmark:
     index = int(np.argmax(ranks == 1))
     return index, float(self.columns[name][index])
 
-  def cost_12ep(self, arch: str | int) -> float:
+  def cost_12ep(self, arch: str | SupportsIndex) -> float:
     """Seconds of training of the 12-epoch CIFAR-10 run (half of the training set); nan if unknown.
 
     The benchmark's simulated search time adds one validation pass to it.
     """
     return self._value("cost_12ep_s", arch)
 
-  def params_mb(self, arch: str | int) -> float:
+  def params_mb(self, arch: str | SupportsIndex) -> float:
     """Millions of parameters (C=16, N=5, 10 classes); nan if unknown."""
     return self._value("params_mb", arch)
 
@@ -200,7 +201,7 @@ class Benchmark:
       raise ConfigError(f"split {split!r}: the benchmark has none of {dataset}; give one of {known}")
     return prefix + split
 
-  def _value(self, name: str, arch: str | int) -> float:
+  def _value(self, name: str, arch: str | SupportsIndex) -> float:
     index = self.index(arch)
     self._read(index)
     return float(self.columns[name][index]) if name in self.columns else math.nan

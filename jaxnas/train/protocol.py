@@ -1,11 +1,12 @@
 """What the trainer asks of a network."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, PyTree
 
 
+@runtime_checkable
 class Trainable(Protocol):
   """Pure functions of parameters, images and one-hot alphas [cell types, edges, ops]; hashable.
 
