@@ -13,6 +13,7 @@ import pathlib
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -41,3 +42,9 @@ def x64():
   """Runs the test with JAX's 64-bit types on."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+  """For tests that pass what the annotations forbid, as users may: their runs do not enforce annotations, ours do."""
+  monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -158,10 +158,6 @@ def evaluation(
   )
 
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
-
-
 @functools.cache
 def program(proxies, network, rows=None):
   """The proxies' traced parts in one program; what an `Evaluation` holds is data, but for the network."""
@@ -170,7 +166,7 @@ def program(proxies, network, rows=None):
     e = Evaluation(network, *arguments, rows=rows)
     return [proxy.measure(e) for proxy in proxies]
 
-  return quick(run)
+  return jax.jit(run)
 
 
 def contents(e):

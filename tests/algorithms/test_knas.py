@@ -2,10 +2,8 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import types
@@ -13,7 +11,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from counting import Counted
+from helpers import Counted, command, environment
 
 from jaxnas import data, proxies, report, spaces
 from jaxnas.algorithms import knas
@@ -290,22 +288,20 @@ def test_progress_from_several_threads():
   assert bar.done == 2000
 
 
-def knas_command(folder, *flags):
-  return [
-    sys.executable, "-m", "jaxnas.main", "--algorithm=knas", "--knas_fine=train", "--knas_candidates=4",
+def knas_command(folder):
+  return command(
+    "--algorithm=knas", "--knas_fine=train", "--knas_candidates=4",
     "--knas_shortlist=2", "--knas_score=params", "--knas_batch=2", "--knas_channels=1", "--knas_cells=1",
-    "--train_epochs=1", "--train_batch=1000", "--train_channels=1", "--train_cells=1", f"--workdir={folder}", *flags,
-  ]  # fmt: skip
+    "--train_epochs=1", "--train_batch=1000", "--train_channels=1", "--train_cells=1", f"--workdir={folder}",
+  )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_command_line_with_trainings(tmp_path):
   """Killed in or after the first training, it goes on with what is left and ends as an uninterrupted run."""
-  environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+  env = environment(cache=tmp_path / "cache")
   killed = tmp_path / "killed"
-  process = subprocess.Popen(
-    knas_command(killed), env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-  )
+  process = subprocess.Popen(knas_command(killed), env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
   deadline = time.monotonic() + 600
   while not list(killed.glob("trainings/*/metrics.jsonl")):
     assert process.poll() is None and time.monotonic() < deadline
@@ -315,7 +311,7 @@ def test_command_line_with_trainings(tmp_path):
   before = (killed / "scores.jsonl").read_bytes()
   runs = {}
   for folder in (killed, tmp_path / "whole"):
-    done = subprocess.run(knas_command(folder), env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(knas_command(folder), env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     runs[folder] = json.loads((folder / "result.json").read_text())["results"]
     assert len(list(folder.glob("trainings/*_seed0/metrics.jsonl"))) == 2

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from counting import Counted
+from helpers import Counted
 
 from jaxnas import data, spaces
 from jaxnas.algorithms import nasi, nasi_ascent
@@ -23,8 +23,6 @@ from jaxnas.spaces.nb201 import NB201, Mixture, NetworkConfig, plain
 SPACE = spaces.get("nb201")
 SHAPE = (1, 6, 5)
 CELLS = (2, 14, 8)  # DARTS
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 # The relaxation.
@@ -105,8 +103,8 @@ def losses(logits, labels):
 @pytest.mark.parametrize("cells", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_mixture_is_the_flax_network(x64, cells):
   config, drawn, params, images, _, weights = mixture(cells=cells)
-  expected = quick(lambda p, x, w: SPACE.network(config).apply({"params": p}, x, w))(drawn, images, weights)
-  np.testing.assert_allclose(quick(Mixture(config).logits)(params, images, weights), expected, rtol=1e-9)
+  expected = jax.jit(lambda p, x, w: SPACE.network(config).apply({"params": p}, x, w))(drawn, images, weights)
+  np.testing.assert_allclose(jax.jit(Mixture(config).logits)(params, images, weights), expected, rtol=1e-9)
 
 
 def test_mixture_of_the_space():
@@ -133,7 +131,7 @@ def test_gradients_of_the_mixture_are_those_of_the_flax_network(x64, mode):
   def mean_loss(p, share):
     return jnp.vdot(losses(network.apply({"params": p}, images, weights), labels), share)
 
-  row = quick(jax.grad(mean_loss))
+  row = jax.jit(jax.grad(mean_loss))
   gradients = [jax.tree.leaves(row(drawn, share)) for share in np.eye(len(images))]
   flat = np.stack([np.concatenate([np.ravel(leaf) for leaf in leaves]) for leaves in gradients])
   gram = flat @ flat.T
@@ -141,7 +139,7 @@ def test_gradients_of_the_mixture_are_those_of_the_flax_network(x64, mode):
   def loss(p, w):
     return losses(nasi.logits_of(Mixture(config), mode)(p, images, w), labels).mean()
 
-  found = float(quick(lambda p, w: nasi.trace_norm(loss, p, w))(params, weights))
+  found = float(jax.jit(lambda p, w: nasi.trace_norm(loss, p, w))(params, weights))
   np.testing.assert_allclose(found, gram.mean(), rtol=1e-8)
   assert found <= np.diag(gram).mean()
 
@@ -155,7 +153,7 @@ def test_gradient_through_the_mixture(x64, mode):
   def loss(p, w):
     return losses(nasi.logits_of(Mixture(config), mode)(p, images, w), labels).mean()
 
-  program = quick(jax.value_and_grad(lambda w: nasi.trace_norm(loss, params, w)))
+  program = jax.jit(jax.value_and_grad(lambda w: nasi.trace_norm(loss, params, w)))
   direction = jnp.asarray(np.random.default_rng(1).normal(size=SHAPE))
   up, down = (program(weights + s * 1e-6 * direction)[0] for s in (1, -1))
   np.testing.assert_allclose((up - down) / 2e-6, jnp.vdot(program(weights)[1], direction), rtol=1e-4)
@@ -581,7 +579,7 @@ def test_gradient_through_the_darts_supernet(x64, mode):
   def loss(p, w):
     return losses(nasi.logits_of(network, mode)(p, images, w), labels).mean()
 
-  program = quick(jax.value_and_grad(lambda w: nasi.trace_norm(loss, params, w)))
+  program = jax.jit(jax.value_and_grad(lambda w: nasi.trace_norm(loss, params, w)))
   up, down = (program(weights + s * 1e-6 * direction)[0] for s in (1, -1))
   np.testing.assert_allclose((up - down) / 2e-6, jnp.vdot(program(weights)[1], direction), rtol=1e-4)
 

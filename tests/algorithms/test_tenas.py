@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from counting import Counted
+from helpers import Counted
 
 from jaxnas import data, spaces
 from jaxnas.algorithms import indicators, random_search, score, tenas

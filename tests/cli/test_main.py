@@ -3,13 +3,12 @@
 import contextlib
 import json
 import logging
-import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+from helpers import command, environment, jaxnas, python, refused
 
 from jaxnas import run
 
@@ -28,39 +27,15 @@ def cache(tmp_path_factory):
   return tmp_path_factory.mktemp("cache")
 
 
-def command(*flags):
-  return [sys.executable, "-m", "jaxnas.main", *flags]
-
-
-def environment(cache):
-  keep = {k: v for k, v in os.environ.items() if not k.startswith("JAXNAS_")}
-  return {**keep, "XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
-
-
-def jaxnas(cache, *flags, check=True):
-  done = subprocess.run(command(*flags), capture_output=True, text=True, env=environment(cache), timeout=600)
-  if check:
-    assert done.returncode == 0, done.stderr
-  return done
-
-
 def result(folder):
   return json.loads((folder / "result.json").read_text())
-
-
-def refused(done, *words):
-  assert done.returncode == 2, done.stderr
-  assert done.stderr.startswith("jaxnas: error: ")
-  assert done.stderr.count("\n") == 1, done.stderr
-  for word in words:
-    assert word in done.stderr
 
 
 @pytest.fixture(scope="module")
 def finished(cache, tmp_path_factory):
   """A small search that ran through."""
   folder = tmp_path_factory.mktemp("whole") / "run"
-  done = jaxnas(cache, *SMALL, f"--workdir={folder}")
+  done = jaxnas(*SMALL, f"--workdir={folder}", cache=cache)
   return folder, done
 
 
@@ -83,7 +58,7 @@ def test_killed_and_continued_ends_the_same(finished, cache, tmp_path):
   folder = tmp_path / "run"
   process = subprocess.Popen(
     command(*SMALL, f"--workdir={folder}"),
-    env=environment(cache),
+    env=environment(cache=cache),
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
   )
@@ -96,7 +71,7 @@ def test_killed_and_continued_ends_the_same(finished, cache, tmp_path):
   process.wait()
   before = scores.read_bytes()
   assert not (folder / "result.json").exists()
-  jaxnas(cache, *SMALL, f"--workdir={folder}")
+  jaxnas(*SMALL, f"--workdir={folder}", cache=cache)
   assert scores.read_bytes().startswith(before.rpartition(b"\n")[0])
   assert scores.read_bytes().count(b"\n") == 3
   assert result(folder)["history"] == result(finished[0])["history"]
@@ -106,7 +81,7 @@ def test_killed_and_continued_ends_the_same(finished, cache, tmp_path):
 def test_other_flags_in_the_same_workdir_are_refused(finished, cache):
   folder, _ = finished
   before = (folder / "scores.jsonl").read_bytes()
-  done = jaxnas(cache, *SMALL, "--variant=code", f"--workdir={folder}", check=False)
+  done = jaxnas(*SMALL, "--variant=code", f"--workdir={folder}", cache=cache, check=False)
   refused(done, "--variant", "stable", "code")
   assert (folder / "scores.jsonl").read_bytes() == before
 
@@ -157,12 +132,12 @@ def test_proxies_are_compared_on_many_architectures(cache, shared, tmp_path):
 def test_a_killed_scoring_continues_without_rescoring(cache, tmp_path):
   flags = [*CHEAP, "--archs=random:300"]
   whole, killed = tmp_path / "whole", tmp_path / "killed"
-  jaxnas(cache, *flags, f"--workdir={whole}")
+  jaxnas(*flags, f"--workdir={whole}", cache=cache)
   wanted = (whole / "scores.jsonl").read_text().splitlines()
   killed.mkdir()
   (killed / "config.json").write_bytes((whole / "config.json").read_bytes())
   (killed / "scores.jsonl").write_text("\n".join(wanted[:41]) + "\n" + wanted[41][:30])  # cut inside a line
-  jaxnas(cache, *flags, f"--workdir={killed}")
+  jaxnas(*flags, f"--workdir={killed}", cache=cache)
   found = (killed / "scores.jsonl").read_text().splitlines()
   assert found[:41] == wanted[:41] and len(found) == len(wanted)
 
@@ -176,14 +151,14 @@ def test_two_runs_in_one_workdir(cache, tmp_path):
   folder = tmp_path / "run"
   flags = [*CHEAP, "--archs=all", f"--workdir={folder}"]
   process = subprocess.Popen(
-    command(*flags), env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    command(*flags), env=environment(cache=cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
   )
   try:
     deadline = time.monotonic() + 120
     while not (folder / "scores.jsonl").exists():
       assert process.poll() is None and time.monotonic() < deadline
       time.sleep(0.05)
-    refused(jaxnas(cache, *flags, check=False), "--workdir", "in use", str(process.pid))
+    refused(jaxnas(*flags, cache=cache, check=False), "--workdir", "in use", str(process.pid))
   finally:
     process.kill()
     process.wait()
@@ -214,7 +189,7 @@ def test_nasi_small(cache, tmp_path):
 
 
 def test_help_names_every_flag(cache):
-  done = jaxnas(cache, "--help", check=False)
+  done = jaxnas("--help", cache=cache, check=False)
   for flag in ("--algorithm", "--benchmark", "--workdir", "--batch_norm", "--repeats", "--samples"):
     assert flag in done.stdout + done.stderr
 
@@ -253,12 +228,12 @@ def test_help_names_every_flag(cache):
   ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(cache, flags, words):
-  refused(jaxnas(cache, *flags, check=False), *words)
+  refused(jaxnas(*flags, cache=cache, check=False), *words)
 
 
 def test_unwritable_workdir(cache, tmp_path):
   (tmp_path / "file").write_text("not a folder")
-  refused(jaxnas(cache, *SMALL, f"--workdir={tmp_path / 'file'}", check=False), "--workdir")
+  refused(jaxnas(*SMALL, f"--workdir={tmp_path / 'file'}", cache=cache, check=False), "--workdir")
 
 
 def test_warnings_are_shown_and_also_in_the_log(capsys, tmp_path):
@@ -282,5 +257,4 @@ def test_imports_stay_light():
     "heavy = {'tensorflow', 'torch', 'tensorflow_datasets', 'nats_bench', 'matplotlib'}; "
     "print(sorted(heavy & set(sys.modules)))"
   )
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-  assert done.stdout.strip() == "[]"
+  assert python(code).stdout.strip() == "[]"

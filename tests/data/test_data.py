@@ -2,14 +2,13 @@
 
 import io
 import json
-import pathlib
 import shutil
 import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
+from helpers import python
 from PIL import Image
 
 from jaxnas import data
@@ -184,7 +183,7 @@ def test_without_tensorflow(shared):
     f"data.load('cifar10', data_dir={str(shared / 'data' / 'tfds')!r}).images(np.arange(3)); "
     "print('tensorflow' in sys.modules, 'torch' in sys.modules)"
   )
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  done = python(code)
   assert done.stdout.split() == ["False", "False"]
   assert done.stderr == ""
 
@@ -225,7 +224,7 @@ def test_cache_forgets_the_oldest_and_stays_right(monkeypatch):
 
 
 @pytest.mark.parametrize("indices", [[-1], [10_000], [0.5], [[1]]])
-def test_bad_indices_are_refused(indices):
+def test_bad_indices_are_refused(unchecked, indices):
   with pytest.raises(ConfigError, match="indices must"):
     data.load(split="test").images(np.array(indices))
 
@@ -428,9 +427,7 @@ def test_download_prepares_in_another_process(tmp_path, monkeypatch):
 
 
 def run_python(code, path=""):
-  root = pathlib.Path(__file__).resolve().parents[2]
-  code = f"import sys; sys.path[:0] = [{str(path)!r}, {str(root)!r}]\n" + code
-  return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+  return python(f"import sys; sys.path.insert(0, {str(path)!r})\n" + code, check=False)
 
 
 def test_reading_needs_neither_tensorflow_nor_the_network_and_is_silent(tmp_path):

@@ -1,11 +1,11 @@
 """Plots of GenNAS and the drawing of cells with operations on vertices: files, what is drawn, bad input."""
 
 import math
-import warnings
 
 import matplotlib.axes
 import numpy as np
 import pytest
+from helpers import png_size
 
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.gennas import plots
@@ -16,11 +16,7 @@ LABELS = ["input", "conv3x3", "maxpool3x3", "output"]
 MATRIX = [[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-  with warnings.catch_warnings():
-    warnings.simplefilter("error")
-    yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 @pytest.fixture
@@ -35,12 +31,6 @@ def drawn(monkeypatch):
 
   monkeypatch.setattr(matplotlib.axes.Axes, "plot", spy)
   return lines
-
-
-def png_size(file):
-  content = file.read_bytes()
-  assert content[:8] == b"\x89PNG\r\n\x1a\n"
-  return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
 
 
 def targets(*widths):

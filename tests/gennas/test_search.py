@@ -2,13 +2,11 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
-from counting import Counted
+from helpers import Counted, jaxnas, refused
 
 from jaxnas import data, spaces
 from jaxnas.algorithms import score
@@ -150,13 +148,8 @@ FLAGS = [f"--{f.name}={getattr(TINY, f.name)}" for f in dataclasses.fields(TINY)
 FLAGS += [f"--{f.name}={getattr(SMALL, f.name)}" for f in dataclasses.fields(SMALL)]
 
 
-def launch(*flags, timeout=280):
-  command = [sys.executable, "-m", "jaxnas.main", "--noprogress", *flags]
-  return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-
-
 def test_command_line(tmp_path):
-  done = launch("--algorithm=gennas", f"--workdir={tmp_path / 'run'}", *FLAGS)
+  done = jaxnas("--noprogress", "--algorithm=gennas", f"--workdir={tmp_path / 'run'}", *FLAGS)
   assert done.returncode == 0, done.stderr
   assert "regression loss" in done.stdout
   for name in ("report.html", "evolution.png", "loss_curves.png", "targets.png", "cell.png", "result.json"):
@@ -164,12 +157,9 @@ def test_command_line(tmp_path):
 
 
 def test_command_line_refuses():
-  done = launch("--algorithm=gennas_task", *FLAGS)
-  assert done.returncode == 2
-  assert "--algorithm=gennas_task needs --benchmark" in done.stderr
-  done = launch("--algorithm=tenas", "--space=nb101")
-  assert done.returncode == 2
-  assert "--algorithm=tenas does not search --space=nb101; take --space=nb201 or darts" in done.stderr
+  refused(jaxnas("--algorithm=gennas_task", *FLAGS, check=False), "--algorithm=gennas_task needs --benchmark")
+  done = jaxnas("--algorithm=tenas", "--space=nb101", check=False)
+  refused(done, "--algorithm=tenas does not search --space=nb101; take --space=nb201 or darts")
 
 
 @pytest.mark.slow

@@ -144,13 +144,13 @@ def test_batch_equals_one_by_one():
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (4, 2, 3), (0, 0)])
-def test_bad_shape(shape):
+def test_bad_shape(unchecked, shape):
   for fn in (ntk.spectrum, ntk.condition_number):
     with pytest.raises(ConfigError, match="theta: expected shape"):
       fn(np.zeros(shape))
 
 
-def test_bad_arguments():
+def test_bad_arguments(unchecked):
   with pytest.raises(ConfigError, match="real dtype"):
     ntk.spectrum(np.eye(2, dtype=np.complex64))
   with pytest.raises(ConfigError, match="negative='drop'"):

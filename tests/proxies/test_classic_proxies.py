@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, quick, read, values
+from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, read, values
 
 from jaxnas.errors import ConfigError
 from jaxnas.proxies import Reading
@@ -67,7 +67,7 @@ def pieces():
       "zen": (forward(gauss, x)[1], moved["features"]),
     }
 
-  return quick(run)
+  return jax.jit(run)
 
 
 def is_kernel(leaf):
@@ -83,7 +83,7 @@ def flow_gradient(network):
   def flow(p, ones, alphas):
     return network.with_batch_norm("identity").logits(p, ones, alphas).sum()
 
-  return quick(jax.grad(flow))
+  return jax.jit(jax.grad(flow))
 
 
 def linear_flow(e, alphas=CONV):

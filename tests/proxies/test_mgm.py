@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, quick, raw
+from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, raw
 
 from jaxnas import ntk, spaces
 from jaxnas.errors import ConfigError
@@ -55,7 +55,7 @@ def gram_program(target):
 
     return [ntk.gram_matrix(f, e_params, (images, labels), coupled=False) for f in (single, frozen)]
 
-  return quick(run)
+  return jax.jit(run)
 
 
 # Test 1 and 2: the mean of the Gram matrix, and its parts
@@ -229,7 +229,7 @@ def test_heads_are_those_of_single_image_gradients(x64):
   def loss(p, image, label):
     return -jax.nn.log_softmax(NETWORK.logits(p, image[None], e.alphas)[0])[label]
 
-  gradients = quick(jax.vmap(jax.grad(loss), (None, 0, 0)))(e.params, e.images[:2], e.labels[:2])
+  gradients = jax.jit(jax.vmap(jax.grad(loss), (None, 0, 0)))(e.params, e.images[:2], e.labels[:2])
   cells = gradients["stage_0"]["edge1_0"]["nor_conv_3x3"]["conv"]["kernel"]
   for i in range(2):
     kernels = [gradients["stem"]["conv"]["kernel"][i], cells[i, 0], cells[i, 1]]

@@ -18,7 +18,7 @@ from jaxnas import proxies, scoring, spaces
 from jaxnas.errors import ConfigError
 from jaxnas.proxies.mgm import head_of, own_head_of
 from jaxnas.proxies.zen import gaussian_params
-from jaxnas.scoring import Batch, engine
+from jaxnas.scoring import Batch
 from jaxnas.spaces.nb101 import channels, costs, encoding
 from jaxnas.spaces.nb101.encoding import CONV1, CONV3, OPS, POOL
 from jaxnas.spaces.nb201 import NetworkConfig
@@ -33,8 +33,6 @@ OTHER_GROUPS = (
   ("ntk_condition_number", "ntk_condition_number_frozen"),
 )
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 SPACE = spaces.get("nb101")
 NETWORK = SPACE.single_network(5, 1, 3, "torch_default")
@@ -44,21 +42,6 @@ STRAIGHT = "output:0"
 LAYERS = {STRAIGHT: 1 + 3, CELL: 1 + 3 * (2 + 3)}  # stem; a stack's convolutions and projections
 OTHERS = (STRAIGHT, "conv3x3:0|maxpool3x3:1|output:2", "maxpool3x3:0|conv3x3:01|conv1x1:2|output:0123")
 FOUR = "conv3x3:0|conv1x1:0|maxpool3x3:0|conv3x3:0|output:1234"
-
-
-@pytest.fixture(autouse=True)
-def quick_engine(monkeypatch):
-  """The engine's programs without LLVM's expensive passes: compiling is nearly all of the time here."""
-  monkeypatch.setattr(engine, "jax", _QuickJax())
-
-
-class _QuickJax:
-  """The module, whose `jit` takes the quick options."""
-
-  jit = staticmethod(quick)
-
-  def __getattr__(self, name):
-    return getattr(jax, name)
 
 
 def batch(samples=4):
@@ -156,7 +139,7 @@ def loss(params, images, labels, text, bumps=None, added=0.0):
 @functools.cache
 def observed(cell):
   """`forward` of a cell, of weights and images that are data."""
-  program = quick(lambda params, images: forward(params, images, cell))
+  program = jax.jit(lambda params, images: forward(params, images, cell))
   return lambda params, images: jax.tree.map(np.asarray, program(params, images))
 
 
@@ -164,7 +147,7 @@ def observed(cell):
 def gradient(cell):
   """(weights, d loss / d weights) by autodiff of `forward`."""
   params, (images, labels) = start_of(cell)[0], batch()
-  return params, quick(jax.grad(lambda p: loss(p, images, labels.tolist(), cell)))(params)
+  return params, jax.jit(jax.grad(lambda p: loss(p, images, labels.tolist(), cell)))(params)
 
 
 def kernels(*trees):
@@ -244,7 +227,7 @@ def test_fisher_by_layers_and_channels(cell):
   (images, labels), params = batch(), start_of(cell)[0]
   logits, _, record = observed(cell)(params, images)
   bumps = {name: jnp.zeros(z.shape) for name, (_, z, _) in record.items()}
-  slope = quick(jax.grad(lambda b, s: loss(params, images, labels.tolist(), cell, b, s), (0, 1)))
+  slope = jax.jit(jax.grad(lambda b, s: loss(params, images, labels.tolist(), cell, b, s), (0, 1)))
   by_z, by_logits = slope(bumps, jnp.zeros(logits.shape))
   layers = [(kernel, z, np.asarray(by_z[name])) for name, (kernel, z, _) in record.items()]
   layers.append(
@@ -262,11 +245,11 @@ def test_fisher_by_layers_and_channels(cell):
 def test_jacob_cov_and_synflow(cell):
   found = scores(["jacob_cov", "synflow"], company(cell), variant_of(cell))[cell]
   params, images = start_of(cell)[0], batch().images
-  rows = quick(jax.grad(lambda x: forward(params, x, cell)[0].sum()))(images).reshape(4, -1)
+  rows = jax.jit(jax.grad(lambda x: forward(params, x, cell)[0].sum()))(images).reshape(4, -1)
   eigen = np.linalg.eigvalsh(np.corrcoef(np.asarray(rows, np.float64)))
   np.testing.assert_allclose(found["jacob_cov"], -np.sum(np.log(eigen + 1e-5) + 1 / (eigen + 1e-5)), rtol=1e-3)
   absolute = jax.tree.map(jnp.abs, params)
-  flow = quick(jax.grad(lambda p: forward(p, jnp.ones_like(images[:1]), cell, normalised=False)[0].sum()))(absolute)
+  flow = jax.jit(jax.grad(lambda p: forward(p, jnp.ones_like(images[:1]), cell, normalised=False)[0].sum()))(absolute)
   total = sum(np.abs(w * g).sum() for w, g in kernels(absolute, flow))
   np.testing.assert_allclose(found["synflow"], math.log10(total), atol=1e-3)
 
@@ -312,14 +295,14 @@ def test_head_of_a_tensor_cut_to_its_channels():
   for shape, own in (((3, 3, 5, 6), (2, 3)), ((1, 1, 20, 20), (7, 6)), ((40, 3), (40, 3)), ((30,), (1, 17))):
     tensor = jnp.asarray(rng.normal(size=shape), jnp.float32)
     cut = tensor[..., : own[0], : own[1]] if len(shape) > 1 else tensor[: own[1]]
-    head, size = quick(own_head_of)(tensor, jnp.asarray(own))
+    head, size = jax.jit(own_head_of)(tensor, jnp.asarray(own))
     np.testing.assert_array_equal(head, head_of(cut))
     assert size == cut.size
 
 
 @functools.cache
 def own_program(network):
-  return quick(lambda params, alphas: (network.own_channels(alphas), network.own_params(params, alphas)))
+  return jax.jit(lambda params, alphas: (network.own_channels(alphas), network.own_params(params, alphas)))
 
 
 @pytest.mark.parametrize("cell", [CELL, OTHERS[2], FOUR])

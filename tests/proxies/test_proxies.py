@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from helpers import draw
 
 from jaxnas import proxies, spaces
 from jaxnas.errors import ConfigError
@@ -17,8 +18,6 @@ from jaxnas.spaces.nb201 import encoding
 from jaxnas.spaces.nb201.network import Network, NetworkConfig
 
 # Compiling is most of the time here: LLVM without its expensive passes.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 NTK_TAGS = ("generic", "torch_default_init", "kaiming_fanout_init")
 NTK_CASES = ("full", "pruned_e3_op3", "pruned_e0_op1", "single_path")
@@ -41,7 +40,7 @@ SPARSE = NetworkConfig(channels=2, cells=1, classes=3, ops=((3,), (1,), (4,), (2
 @functools.cache
 def compiled(measure, network, rows=None):
   """The proxy's traced part, one program a precision; alphas, parameters and images are data."""
-  return quick(lambda *given: measure(Evaluation(network, *given, rows=rows)))
+  return jax.jit(lambda *given: measure(Evaluation(network, *given, rows=rows)))
 
 
 def load(fixtures, name):
@@ -64,10 +63,6 @@ def random_params(network, dtype):
   leaves = traverse_util.flatten_dict(shapes, sep="/")
   drawn = {k: rng.normal(*spread[k.split("/")[-1]], v.shape) for k, v in leaves.items()}
   return traverse_util.unflatten_dict({k: jnp.asarray(v, dtype) for k, v in drawn.items()}, sep="/")
-
-
-def draw(seed, *shape, dtype=np.float64):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
 def soft_alphas(seed):
@@ -155,7 +150,7 @@ def dense_kernel(mode, config, params, alphas, images):
   """G G' from a dense Jacobian of the summed logits in kernels and BN scales."""
   network = Network(dataclasses.replace(config, batch_norm=mode, fused=False))
 
-  @quick
+  @jax.jit
   def jacobian(params, alphas, images):
     def scalars(params):
       return network.apply({"params": params}, images, alphas).sum(-1)

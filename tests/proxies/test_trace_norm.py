@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, quick, values
+from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, values
 
 from jaxnas import ntk
 from jaxnas.errors import ConfigError
@@ -47,7 +47,7 @@ def dense(mode):
 
     return jax.jacrev(both)(p)
 
-  return quick(run)
+  return jax.jit(run)
 
 
 def oracle(e, mode):
@@ -82,7 +82,7 @@ def test_estimate_is_the_gradient_of_the_mean_and_the_mean_of_the_gram_matrix(x6
   def gradient_of_mean(p):
     return losses(NETWORK.with_batch_norm("batch_frozen").logits(p, e.images, e.alphas), e.labels).mean()
 
-  gradient = quick(jax.grad(gradient_of_mean))(e.params)
+  gradient = jax.jit(jax.grad(gradient_of_mean))(e.params)
   one_pass = sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient))
   gram_mean, per_sample, _, _ = oracle(e, "batch_frozen")
   found = dict(zip(VARIANTS, everything(e)["batch_frozen"], strict=True))
@@ -103,7 +103,7 @@ def test_exact_is_the_trace_of_the_dense_kernel(x64):
       lambda p, x: network.logits(p, x, e.alphas, stats=stats), p, e.images, target="full", coupled=False
     )
 
-  full = np.asarray(quick(kernel)(e.params, NETWORK.moments(e.params, e.images, e.alphas)))
+  full = np.asarray(jax.jit(kernel)(e.params, NETWORK.moments(e.params, e.images, e.alphas)))
   assert full.shape == (4, 4, 3, 3)
   trace = sum(full[i, i, k, k] for i in range(4) for k in range(3))
   found = dict(zip(VARIANTS, everything(e)["batch_frozen"], strict=True))

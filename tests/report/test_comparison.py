@@ -4,12 +4,10 @@ import csv
 import io
 import math
 import re
-import subprocess
-import sys
-import warnings
 
 import numpy as np
 import pytest
+from helpers import png_size, python
 
 from jaxnas import tabular
 from jaxnas.errors import ArchitectureError, ConfigError, WorkdirError
@@ -24,11 +22,7 @@ ARCHS = tuple(f"|op{i}~0|" for i in range(A))
 MEASURES = ("spearman", "spearman_se", "kendall", "retrieving_rate", "top1_regret", "top10_regret")
 
 
-@pytest.fixture(autouse=True)
-def no_warning():
-  with warnings.catch_warnings():
-    warnings.simplefilter("error")
-    yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 @pytest.fixture
@@ -261,12 +255,6 @@ def test_files_are_refused_in_one_line(benchmark, accuracies, tmp_path):
 # Plots.
 
 
-def png_size(file) -> tuple[int, int]:
-  data = file.read_bytes()
-  assert data[:8] == b"\x89PNG\r\n\x1a\n"
-  return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-
-
 @pytest.fixture
 def axes(monkeypatch):
   """The figure's axes at the moment it is saved."""
@@ -326,7 +314,7 @@ def test_the_strip_stands_left_of_every_score(tmp_path, axes, accuracies):
     assert not len(axis.get_xticks(minor=True))
 
 
-def test_bad_panels(tmp_path, accuracies):
+def test_bad_panels(unchecked, tmp_path, accuracies):
   with pytest.raises(ConfigError, match="panels: got none"):
     plot_scatter([], tmp_path / "s.png")
   with pytest.raises(ConfigError, match="'place'"):
@@ -366,5 +354,4 @@ def test_drawing_and_scipy_are_imported_when_used():
     "import jaxnas.report.comparison, jaxnas.report.correlation_plots\n"
     "print([m for m in ('scipy.stats', 'matplotlib') if m in set(sys.modules) - before])"
   )
-  answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-  assert answer.stdout == "[]\n"
+  assert python(code).stdout == "[]\n"

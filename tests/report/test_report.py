@@ -16,6 +16,7 @@ import warnings
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import png_size, python
 
 from jaxnas import report
 from jaxnas.algorithms import tenas_plots
@@ -39,12 +40,6 @@ def workdir(tmp_path):
 def one_line(error) -> str:
   assert "\n" not in str(error.value)
   return str(error.value)
-
-
-def png_size(file) -> tuple[int, int]:
-  data = file.read_bytes()
-  assert data[:8] == b"\x89PNG\r\n\x1a\n"
-  return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
 def history(cells=1, rounds=3):
@@ -436,5 +431,4 @@ def test_the_room_imports_no_drawing_package():
   code = (
     "import sys, jaxnas.report\nprint([m for m in ('matplotlib', 'rich', 'tensorflow', 'torch') if m in sys.modules])"
   )
-  answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-  assert answer.stdout == "[]\n"
+  assert python(code).stdout == "[]\n"

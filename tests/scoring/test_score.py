@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from counting import Counted
+from helpers import Counted
 
 from jaxnas import proxies, scoring, spaces
 from jaxnas.errors import ArchitectureError, ConfigError

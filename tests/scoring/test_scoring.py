@@ -19,7 +19,6 @@ from jaxnas.spaces.nb201 import encoding
 from jaxnas.spaces.nb201.network import Network, NetworkConfig
 
 # Compiling is most of the time here: LLVM without its expensive passes.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 # One convolution on each of two edges: programs small enough to compile several.
 NETWORK = Network(
   NetworkConfig(
@@ -82,7 +81,7 @@ def scored(own, proxy, params=None, alphas=None, batch=None):
 
 @pytest.mark.parametrize("proxy", [REGIONS, KERNEL], ids=lambda p: p.name)
 def test_measures_what_the_proxy_alone_measures(proxy):
-  program = jax.jit(lambda *given: proxy.measure(Evaluation(NETWORK, *given)), compiler_options=QUICK)
+  program = jax.jit(lambda *given: proxy.measure(Evaluation(NETWORK, *given)))
   (raw,) = engine().measure([proxy], NETWORK, own_params(), archs(), batch_of(proxy))
   assert len(raw) == len(archs())
   for row, found in zip(archs(), raw, strict=True):

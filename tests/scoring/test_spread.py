@@ -1,16 +1,14 @@
 """Architectures shared among devices and processes: the same readings as one device gives, whatever their number."""
 
 import json
-import os
-import pathlib
 import re
 import socket
 import subprocess
 import sys
 
 import pytest
+from helpers import ROOT, environment
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEVICES = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -39,8 +37,7 @@ print(json.dumps(found))
 
 
 def started(arguments, devices):
-  flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={devices}"
-  env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+  env = environment(devices=devices)
   command = [sys.executable, *arguments]
   return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=ROOT)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import draw, nested
 from jax import lax
 from jax.test_util import check_grads
 
@@ -17,25 +18,9 @@ CASES.append("skip_connect.s2.c6to5.hw8")
 MODES = [("batch", "y_train_nhwc"), ("identity", "y_eval_nhwc")]
 
 
-def draw(seed, *shape):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float64)
-
-
 @pytest.fixture(scope="module")
 def ops(fixtures):
   return dict(np.load(fixtures / "tenas/f0_ops.npz"))
-
-
-def weights_of(ops, case):
-  tree: dict = {}
-  for key, value in ops.items():
-    if key.startswith(f"{case}/w/"):
-      *path, leaf = key.removeprefix(f"{case}/w/").split(".")
-      node = tree
-      for part in path:
-        node = node.setdefault(part, {})
-      node[leaf] = jnp.asarray(value, jnp.float64)
-  return tree
 
 
 @pytest.mark.parametrize(("mode", "output"), MODES)
@@ -50,7 +35,7 @@ def test_operation_is_the_reference(x64, ops, case, mode, output):
 
   op, stride = case.split(".")[0], int(case.split(".s")[1][0])
   x = operations.to_maps(jnp.asarray(ops[f"{case}/x_nhwc"], jnp.float64))
-  y = blocks.apply(op, x, weights_of(ops, case), norm, stride)
+  y = blocks.apply(op, x, nested(ops, f"{case}/w/"), norm, stride)
   np.testing.assert_allclose(y.transpose(1, 2, 3, 0), ops[f"{case}/{output}"], rtol=1e-10, atol=1e-12)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from counting import Counted
+from helpers import Counted
 
 from jaxnas import data, report, spaces, tabular
 from jaxnas.algorithms import indicators, tenas, tenas_plots

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import nested
 
 from jaxnas import ntk
 from jaxnas.errors import ConfigError, DatasetError
@@ -25,18 +26,9 @@ def load(fixtures, name):
 
 def weights_of(fixture, dtype=jnp.float64):
   """The fixture's parameters as the supernet stacks them."""
-  flat = {k.removeprefix("w/"): jnp.asarray(v, dtype) for k, v in fixture.items() if k.startswith("w/")}
 
   def tree(prefix):
-    out: dict = {}
-    for key, value in flat.items():
-      if key.startswith(prefix + "."):
-        *path, leaf = key.removeprefix(prefix + ".").split(".")
-        node = out
-        for part in path:
-          node = node.setdefault(part, {})
-        node[leaf] = value
-    return out
+    return nested(fixture, f"w/{prefix}.", dtype)
 
   params = {name: tree(name) for name in ("stem", "last", "classifier") if tree(name)}
   for i in range(2):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import nested
 from jax import lax
 
 from jaxnas.nets import layers
@@ -15,8 +16,6 @@ from jaxnas.spaces.nb201.network import Cell, ConvBN, NetworkConfig, ReductionBl
 FOLDS = (1, 2, 4, 8)
 EXACT = {"rtol": 1e-11, "atol": 1e-11}
 # Compiling is most of the time here: LLVM without its expensive passes.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
 NB201_CASES = [
   f"{op}.s1.hw{side}"
   for op in ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -47,7 +46,7 @@ def assert_trees_close(actual, expected, **tolerance):
     np.testing.assert_allclose(a, b, **tolerance)
 
 
-@functools.partial(quick, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def pull(layer, stride, arguments, cotangents):
   """`layer(*arguments, stride)`, and the pull-backs of cotangents [B, ...] in all arguments."""
   y, pullback = jax.vjp(lambda *a: layer(*a, stride), *arguments)
@@ -90,7 +89,7 @@ def test_conv_pullback_under_vmap_is_the_loop(x64, stride):
 def test_conv_gradients_per_sample(x64, stride):
   x, kernel = draw(0, 3, 6, 8, 3), draw(1, 3, 3, 3, 4)
 
-  @functools.partial(quick, static_argnums=0)
+  @functools.partial(jax.jit, static_argnums=0)
   def rows(conv):
     def one(sample):
       return jax.grad(lambda k: jnp.square(conv(sample[None], k, stride)).sum())(kernel)
@@ -106,9 +105,9 @@ def test_conv_gradients_per_sample(x64, stride):
 def test_conv_transpose_is_the_adjoint(x64, monkeypatch, stride, size, fold, channels):
   monkeypatch.setattr(layers, "width_fold", lambda *_: fold * (3 - stride))
   x, kernel = draw(0, 2, 7, 6, channels[0]), draw(1, size, size, *channels)
-  y = quick(plain_conv, static_argnums=2)(x, kernel, stride)
+  y = jax.jit(plain_conv, static_argnums=2)(x, kernel, stride)
   dy = draw(2, *y.shape)
-  back = quick(lambda dy, k: layers.conv_transpose(dy, k, stride, x.shape))(dy, kernel)
+  back = jax.jit(lambda dy, k: layers.conv_transpose(dy, k, stride, x.shape))(dy, kernel)
   assert back.shape == x.shape
   np.testing.assert_allclose(np.vdot(y, dy), np.vdot(x, back), rtol=1e-12)
 
@@ -116,8 +115,8 @@ def test_conv_transpose_is_the_adjoint(x64, monkeypatch, stride, size, fold, cha
 @pytest.mark.parametrize(("stride", "size"), [(1, 3), (2, 3), (2, 1), (1, 5)])
 def test_patches_are_in_kernel_order(x64, stride, size):
   x, kernel = draw(0, 2, 7, 6, 3), draw(1, size, size, 3, 4)
-  window = quick(layers.patches, static_argnums=(1, 2))(x, size, stride)
-  expected = quick(plain_conv, static_argnums=2)(x, kernel, stride)
+  window = jax.jit(layers.patches, static_argnums=(1, 2))(x, size, stride)
+  expected = jax.jit(plain_conv, static_argnums=2)(x, kernel, stride)
   product = np.asarray(window) @ np.asarray(kernel).reshape(-1, 4)
   np.testing.assert_allclose(product, expected, **EXACT)
 
@@ -238,7 +237,7 @@ def test_values_without_differentiation(x64):
   """Fused, affine with this batch's moments, and plain: one value."""
   x, kernels, *vectors = mix_arguments((1, 3))
 
-  @quick
+  @jax.jit
   def values(x):
     moments = [layers.batch_moments(plain_conv(x, k, 1)) for k in kernels]
     means, variances = zip(*moments, strict=True)
@@ -252,18 +251,18 @@ def test_values_without_differentiation(x64):
 
 def test_moments_are_biased_and_normalise_uses_them(x64):
   z = np.random.default_rng(0).normal(size=(3, 4, 5, 2))
-  mean, variance = map(np.asarray, quick(layers.batch_moments)(jnp.asarray(z)))
+  mean, variance = map(np.asarray, jax.jit(layers.batch_moments)(jnp.asarray(z)))
   np.testing.assert_allclose(mean, z.mean((0, 1, 2)), rtol=1e-12)
   np.testing.assert_allclose(variance, z.var((0, 1, 2)), rtol=1e-12)
   expected = (z - mean) / np.sqrt(variance + layers.BN_EPSILON)
-  np.testing.assert_allclose(quick(layers.normalise)(*map(jnp.asarray, (z, mean, variance))), expected, rtol=1e-12)
+  np.testing.assert_allclose(jax.jit(layers.normalise)(*map(jnp.asarray, (z, mean, variance))), expected, rtol=1e-12)
 
 
 def test_embedded_kernel_convolves_alike(x64):
   x, kernel = draw(0, 2, 6, 8, 3), draw(1, 1, 1, 3, 4)
   larger = layers.embed_kernel(kernel, 3)
   assert larger.shape == (3, 3, 3, 4)
-  convolve = quick(plain_conv, static_argnums=2)
+  convolve = jax.jit(plain_conv, static_argnums=2)
   np.testing.assert_allclose(convolve(x, larger, 1), convolve(x, kernel, 1), **EXACT)
 
 
@@ -277,11 +276,11 @@ def test_avg_pool_does_not_count_padding(x64, sides):
   for i, j in np.ndindex(sides):
     window = np.asarray(x)[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
     expected[:, i, j] = window.mean((1, 2))
-  np.testing.assert_allclose(quick(layers.avg_pool)(x), expected, **EXACT)
+  np.testing.assert_allclose(jax.jit(layers.avg_pool)(x), expected, **EXACT)
 
 
 def test_avg_pool_of_a_constant_is_the_constant():
-  np.testing.assert_allclose(quick(layers.avg_pool)(jnp.full((1, 4, 6, 2), 3.0)), 3.0, rtol=1e-6)
+  np.testing.assert_allclose(jax.jit(layers.avg_pool)(jnp.full((1, 4, 6, 2), 3.0)), 3.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize("sides", [(4, 6), (5, 7)])
@@ -291,7 +290,7 @@ def test_halving_pool_drops_an_odd_last_row(x64, sides):
   expected = np.zeros((2, height, width, 3))
   for i, j in np.ndindex(height, width):
     expected[:, i, j] = x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2))
-  np.testing.assert_allclose(quick(layers.avg_pool_2x2)(jnp.asarray(x)), expected, **EXACT)
+  np.testing.assert_allclose(jax.jit(layers.avg_pool_2x2)(jnp.asarray(x)), expected, **EXACT)
 
 
 # Single operations of the reference code
@@ -303,19 +302,6 @@ def ops(fixtures):
     return dict(file)
 
 
-def weights_of(ops, case):
-  """The nested parameters of a case, float64."""
-  tree: dict = {}
-  for key, value in ops.items():
-    if key.startswith(f"{case}/w/"):
-      *path, leaf = key.removeprefix(f"{case}/w/").split(".")
-      node = tree
-      for part in path:
-        node = node.setdefault(part, {})
-      node[leaf] = jnp.asarray(value, jnp.float64)
-  return tree
-
-
 MODES = [("batch", "y_train_nhwc"), ("identity", "y_eval_nhwc")]
 
 
@@ -325,11 +311,11 @@ def test_operation_of_a_cell_is_the_reference(x64, ops, case, mode, output):
   op, edge = case.split(".")[0], EDGES.index((3, 0))  # the edge from the cell's input to its output
   exists = tuple((OPS.index(op),) if e == edge else () for e in range(len(EDGES)))
   cell = Cell(4, NetworkConfig(channels=4, batch_norm=mode, ops=exists))
-  params = {"edge3_0": {op: weights}} if (weights := weights_of(ops, case)) else {}
+  params = {"edge3_0": {op: weights}} if (weights := nested(ops, f"{case}/w/")) else {}
   alphas = np.zeros((len(EDGES), len(OPS)))
   alphas[edge, OPS.index(op)] = 1
   x = jnp.asarray(ops[f"{case}/x_nhwc"], jnp.float64)
-  y = quick(cell.apply)({"params": params}, x, jnp.asarray(alphas))
+  y = jax.jit(cell.apply)({"params": params}, x, jnp.asarray(alphas))
   np.testing.assert_allclose(y, ops[f"{case}/{output}"], rtol=1e-10, atol=1e-12)
 
 
@@ -342,7 +328,7 @@ def test_block_is_the_reference(x64, ops, case, mode, output):
     module = ReductionBlock(5, config)
   else:
     module, x = ConvBN(1, 6, 4, config), jax.nn.relu(x)
-  y = quick(module.apply)({"params": weights_of(ops, case)}, x)
+  y = jax.jit(module.apply)({"params": nested(ops, f"{case}/w/")}, x)
   np.testing.assert_allclose(y, ops[f"{case}/{output}"], rtol=1e-10, atol=1e-12)
 
 

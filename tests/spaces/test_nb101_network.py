@@ -16,9 +16,6 @@ from jaxnas.spaces.nb101.encoding import CONV1, CONV3, OPS, POOL
 from jaxnas.spaces.nb101.normalisation import batch_norm_relu
 from jaxnas.spaces.nb101.pooling import max_pool
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
-
 
 @pytest.fixture(scope="module")
 def reference(fixtures):
@@ -74,7 +71,7 @@ def test_forward_equals_the_reference_code(x64, reference):
   stats = jax.tree.map(lambda a: a.astype(jnp.float64), network.init_stats())
   own = network.variants()[int(network.variant(alphas))]
 
-  @quick
+  @jax.jit
   def both(params, stats, images, alphas):
     train, after = own.taps(params, stats, images, alphas, train=True)
     return train, own.taps(params, after, images, alphas, train=False)
@@ -193,13 +190,13 @@ def of(text, network=NET):
 
 @functools.cache
 def program(network):
-  return quick(slopes(network.logits))
+  return jax.jit(slopes(network.logits))
 
 
 def compare(network, name):
   params, images, text = params_of(), images_of(), ARCHS[name]
   found = program(network)(params, images, alphas_of(text))
-  wanted = quick(slopes(functools.partial(naive_logits, text=text)))(params, images)
+  wanted = jax.jit(slopes(functools.partial(naive_logits, text=text)))(params, images)
   assert_trees(found, wanted, name)
 
 
@@ -207,8 +204,8 @@ def test_gradients_of_a_module_equal_plain_autodiff(x64):
   """Outputs of the first stack, and gradients of parameters (those of no use: 0) and images; widths 2, 2 and 1."""
   params, images, text = params_of(), images_of(size=6), ARCHS["three feed"]
   network, stats = of(text), jax.tree.map(lambda a: a.astype(jnp.float64), NET.init_stats())
-  found = quick(slopes(lambda p, x: network.taps(p, stats, x, alphas_of(text), train=True)[0][0]))(params, images)
-  wanted = quick(slopes(functools.partial(naive_logits, text=text, stacks=1)))(params, images)
+  found = jax.jit(slopes(lambda p, x: network.taps(p, stats, x, alphas_of(text), train=True)[0][0]))(params, images)
+  wanted = jax.jit(slopes(functools.partial(naive_logits, text=text, stacks=1)))(params, images)
   assert_trees(found, wanted, text)
 
 
@@ -240,9 +237,9 @@ def test_hessian_vector_product(x64):
     return sum(jnp.vdot(g, a) for g, a in zip(jax.tree.leaves(gradient(params)), jax.tree.leaves(along), strict=True))
 
   moved = [jax.tree.map(lambda p, a, s=s: p + s * a, params, along) for s in (step, -step)]
-  above, below = (quick(gradient)(p) for p in moved)
+  above, below = (jax.jit(gradient)(p) for p in moved)
   wanted = jax.tree.map(lambda a, b: (a - b) / (2 * step), above, below)
-  assert_trees(quick(jax.grad(slope))(params), wanted, "product", 1e-5)
+  assert_trees(jax.jit(jax.grad(slope))(params), wanted, "product", 1e-5)
 
 
 def test_running_by_a_batchs_own_moments_is_batch(x64):
@@ -251,7 +248,7 @@ def test_running_by_a_batchs_own_moments_is_batch(x64):
   network, params, alphas = of(text), params_of(), alphas_of(text)
   running = network.with_batch_norm("running").for_rows()
 
-  @quick
+  @jax.jit
   def both(params, images):
     logits, stats = network.logits_and_moments(params, images, alphas)
     return logits, stats, running.logits(params, images[:2], alphas, stats=stats)
@@ -272,12 +269,12 @@ def test_other_modes(x64, mode):
   text = ARCHS["two feed"]
   params, alphas, images = params_of(), alphas_of(text), images_of()
   network = of(text).with_batch_norm(mode)
-  (gradient, _), logits = quick(slopes(network.logits))(params, images, alphas)
+  (gradient, _), logits = jax.jit(slopes(network.logits))(params, images, alphas)
   if mode == "identity":
-    alone = quick(network.logits)(params, images[:1], alphas)
+    alone = jax.jit(network.logits)(params, images[:1], alphas)
     np.testing.assert_allclose(alone, logits[:1], rtol=1e-9)
   else:
-    (full, _), batch = quick(slopes(of(text).logits))(params, images, alphas)
+    (full, _), batch = jax.jit(slopes(of(text).logits))(params, images, alphas)
     np.testing.assert_allclose(logits, batch, rtol=1e-9)
     assert np.abs(gradient["stem"]["conv"]["kernel"] - full["stem"]["conv"]["kernel"]).max() > 1e-3
 
@@ -293,7 +290,7 @@ def test_max_pool_equals_xla(x64, shape):
     x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 1, 1, 1), [(0, 0), (1, 1), (1, 1), (0, 0)]
   )
   (found, dx), (wanted, dx_wanted) = (
-    quick(lambda x, dy, f=f: (f(x), jax.vjp(f, x)[1](dy)))(x, dy) for f in (max_pool, reference)
+    jax.jit(lambda x, dy, f=f: (f(x), jax.vjp(f, x)[1](dy)))(x, dy) for f in (max_pool, reference)
   )
   np.testing.assert_array_equal(found, wanted)
   np.testing.assert_allclose(dx[0], dx_wanted[0], atol=1e-14)
@@ -302,7 +299,7 @@ def test_max_pool_equals_xla(x64, shape):
 def test_max_pool_ties_share_the_cotangent(x64):
   """A pool of a pool has many equal neighbours, all copies of one pixel: it gets the whole cotangent."""
   x = jnp.zeros((1, 6, 6, 1)).at[0, 2, 3, 0].set(5.0)
-  dx = quick(jax.grad(lambda x: max_pool(max_pool(x))[0, 2:4, 3:5].sum()))(x)
+  dx = jax.jit(jax.grad(lambda x: max_pool(max_pool(x))[0, 2:4, 3:5].sum()))(x)
   np.testing.assert_allclose(dx[0, 2, 3, 0], 4.0)
 
 
@@ -322,7 +319,7 @@ def test_batch_norm_relu_equals_autodiff(x64, channels):
       out, pull = jax.vjp(function, *args)
       return out, pull(cotangents)
 
-    return quick(run)((dy, (d_mean, d_variance)), z, scale, bias)
+    return jax.jit(run)((dy, (d_mean, d_variance)), z, scale, bias)
 
   assert_trees(both(batch_norm_relu), both(plain), "values and pull-back", 1e-12)
 
@@ -349,7 +346,7 @@ def test_initial_values():
   np.testing.assert_allclose(kernel.std(), (2 / (9 * 32)) ** 0.5, rtol=0.03)
   assert (params["stack_1"]["vertex_2"]["bn"]["scale"] == 1).all()
   text = "conv3x3:0|conv1x1:1|conv3x3:2|output:123"  # slots 3, 4, 5 have 11, 11 and 10 of 32 channels
-  started = quick(network.start)(params, jnp.asarray(encoding.alphas(text)))
+  started = jax.jit(network.start)(params, jnp.asarray(encoding.alphas(text)))
   for slot, width in ((3, 11), (4, 11), (5, 10)):
     for layer, name in ((f"vertex_{slot}", "conv3x3-bn-relu"), (f"projection_{slot}", "conv")):
       before, after = params["stack_1"][layer][name]["kernel"], started["stack_1"][layer][name]["kernel"]
@@ -362,7 +359,7 @@ def test_initial_values():
 
 def test_executed_and_by_layer():
   text = "conv3x3:0|maxpool3x3:01|output:2"
-  masks = quick(NET.executed)(jnp.asarray(encoding.alphas(text)))
+  masks = jax.jit(NET.executed)(jnp.asarray(encoding.alphas(text)))
   params = NET.init_params(jax.random.key(0))
   kept = NET.by_layer(lambda kernel, mask: mask, params, masks)
   assert kept.shape == NET.by_layer(lambda kernel: kernel.sum(), params).shape

@@ -16,8 +16,6 @@ from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import ALL_OPS, CONVS, Network, NetworkConfig
 
 # Compiling is most of the time here: LLVM without its expensive passes.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 ARCHS = ("with_none", "all_3x3", "all_skip", "mixed_pool")
 SMALL = NetworkConfig(channels=2, cells=1, classes=3)
@@ -87,7 +85,7 @@ def computed(reference):
     stats = traverse_util.unflatten_dict(fresh, sep="/")
     labels = jax.nn.one_hot(reference["train/ce_labels"], network.config.classes)
 
-    @quick
+    @jax.jit
     def program(params, stats, images):
       def run(mode, *mutable):
         variables = {"params": params, "batch_stats": stats}
@@ -164,7 +162,7 @@ def test_single_network_has_only_its_parameters(reference):
 def supernet_forward(channels, classes):
   network = Network(NetworkConfig(channels, 1, classes))
 
-  @quick
+  @jax.jit
   def forward(params, images, alphas):
     modes = ("batch", "identity")
     return [network.with_batch_norm(m).apply({"params": params}, images, alphas) for m in modes]
@@ -250,7 +248,7 @@ def test_initial_weights_follow_the_scheme(init):
   """Kernels large enough to tell fan in from fan out: conv_a 12 -> 24, the classifier 48 -> 200."""
   ops = ((3,), (2,), (0,), (0,), (0,), (0,))
   network = Network(NetworkConfig(12, 1, 200, init=init, ops=ops))
-  params = flat(quick(network.init_params)(jax.random.key(1)))
+  params = flat(jax.jit(network.init_params)(jax.random.key(1)))
   for name in ("cells_1/conv_a/conv", "cells_3/conv_b/conv", "cells_4/edge1_0/nor_conv_3x3/conv"):
     check_spread(init, np.asarray(params[f"{name}/kernel"]))
   check_spread(init, np.asarray(params["classifier/kernel"]))
@@ -302,7 +300,7 @@ def small_forward(mode="batch", fused=True, over_alphas=False):
   def forward(params, images, alphas):
     return network.apply({"params": params}, images, alphas)
 
-  return quick(jax.vmap(forward, (None, None, 0)) if over_alphas else forward)
+  return jax.jit(jax.vmap(forward, (None, None, 0)) if over_alphas else forward)
 
 
 def test_modes_agree_in_value_in_float32():
@@ -328,7 +326,7 @@ def test_jit_is_eager():
   network = Network(dataclasses.replace(SPARSE, first_cell_only=True))
   params = random_params(network)
   images, alphas = draw(0, 3, 8, 8, 3), soft_alphas(3)
-  compiled = quick(network.apply)({"params": params}, images, alphas)
+  compiled = jax.jit(network.apply)({"params": params}, images, alphas)
   eager = network.apply({"params": params}, images, alphas)
   np.testing.assert_allclose(compiled, eager, rtol=1e-4, atol=1e-5)
 
@@ -356,7 +354,7 @@ def test_pattern_of_a_node_shows_only_executed_convolutions(threshold):
   alphas[0, :, OPS.index("skip_connect")] = 1
   alphas[0, EDGES.index((3, 1)), min(CONVS)] = threshold
   arguments = {"params": random_params(network)}, draw(0, 3, 8, 8, 3), jnp.asarray(alphas)
-  run = quick(functools.partial(network.apply, mutable=["patterns", "features"]))
+  run = jax.jit(functools.partial(network.apply, mutable=["patterns", "features"]))
   _, state = run(*arguments)
   nodes = {k: np.asarray(v[0]) for k, v in state["patterns"]["cells_0"].items()}
   assert not nodes["node0"].any()

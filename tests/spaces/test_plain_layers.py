@@ -10,7 +10,6 @@ from jax import lax
 
 from jaxnas.nets import plain_layers
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 # kernel size, stride, height, width
 CASES = [(3, 1, 6, 5), (3, 2, 6, 8), (3, 2, 7, 5), (1, 1, 4, 5), (1, 2, 5, 6), (5, 1, 6, 7), (3, 1, 1, 2)]
 
@@ -38,7 +37,7 @@ def test_values_and_derivatives_are_those_of_xla(x64, size, stride, height, widt
     def run(args):
       return conv(*args, stride), jax.grad(loss)(args), jax.grad(slope)(args)
 
-    return jax.jit(run, compiler_options=QUICK)((jnp.asarray(x), jnp.asarray(kernel)))
+    return jax.jit(run)((jnp.asarray(x), jnp.asarray(kernel)))
 
   found, wanted = everything(plain_layers.convolve), everything(expected_conv)
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
@@ -67,7 +66,7 @@ def test_batch_norm_and_its_derivatives_are_those_of_the_formula(x64):
     def run(args):
       return norm(*args), jax.grad(loss)(args), jax.grad(slope)(args), jax.vmap(jax.vjp(norm, *args)[1])(cotangents)
 
-    return jax.jit(run, compiler_options=QUICK)(args)
+    return jax.jit(run)(args)
 
   found, wanted = everything(plain_layers.batch_norm), everything(formula)
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):

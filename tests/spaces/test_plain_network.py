@@ -16,8 +16,6 @@ from jaxnas.spaces.nb201.network import CONVS, Network
 from jaxnas.spaces.nb201.plain import STAGES, stack
 
 # Compiling is most of the time here: LLVM without its expensive passes.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 CONFIG = NetworkConfig(channels=4, cells=2, classes=3, fused=False)
 PLAIN = PlainNetwork(CONFIG)
@@ -109,7 +107,7 @@ def program(network, mode):
 
     return jax.grad(loss, has_aux=True)(params)
 
-  return quick(run)
+  return jax.jit(run)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +147,7 @@ def test_hessian_vector_product(x64):
       gradient = jax.grad(lambda p: loss_of(network.logits(p, images, alphas)))(params)
       return sum(jnp.vdot(g, a) for g, a in zip(jax.tree.leaves(gradient), jax.tree.leaves(along), strict=True))
 
-    return quick(jax.grad(slope))
+    return jax.jit(jax.grad(slope))
 
   full, along = full_params(cells=1), full_params(1, cells=1)
   plain, mixed = product(SHORT_PLAIN), product(SHORT_MIXED)
@@ -165,7 +163,7 @@ def test_running_by_a_batchs_own_moments_is_batch(x64):
   params, images = stack(full_params(), CONFIG.cells), images_of()
   running = PLAIN.with_batch_norm("running").for_rows()
 
-  @quick
+  @jax.jit
   def both(params, images, alphas):
     logits, stats = PLAIN.logits_and_moments(params, images, alphas)
     return logits, running.logits(params, images[:2], alphas, stats=stats)
@@ -205,7 +203,7 @@ def test_stack_keeps_the_order_of_cells():
 
 @functools.cache
 def observer():
-  return quick(PLAIN.observe)
+  return jax.jit(PLAIN.observe)
 
 
 @functools.cache
@@ -215,7 +213,7 @@ def collector():
   def run(params, images, alphas):
     return MIXED.apply({"params": params}, images, alphas, mutable=["patterns", "moments", "features"])
 
-  return quick(run)
+  return jax.jit(run)
 
 
 def expected_observation(arch, state):
@@ -270,7 +268,7 @@ def test_gates_scale_the_outputs_of_convolutions(x64):
   gates = jax.tree.map(lambda g: jnp.asarray(rng.uniform(0.5, 1.5, g.shape)), ones)
   weighted, images = alphas(ARCHS["convolutions"]), images_of()
 
-  @quick
+  @jax.jit
   def derivatives(params, gates):
     def loss(params, gates):
       logits = network.logits(params, images, weighted, gates=gates)
@@ -279,7 +277,7 @@ def test_gates_scale_the_outputs_of_convolutions(x64):
     return jax.grad(loss, (0, 1), has_aux=True)(params, gates)
 
   _, logits = derivatives(params, gates)
-  plain = quick(functools.partial(network.logits, images=images, alphas=weighted))
+  plain = jax.jit(functools.partial(network.logits, images=images, alphas=weighted))
   for n in range(3):
     np.testing.assert_allclose(logits[n], plain(scaled_kernels(params, gates, n))[n], rtol=1e-9)
   # The derivative in a factor of 1 on a channel is the sum of map times gradient, so that of its kernel times weights.

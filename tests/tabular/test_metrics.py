@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -14,11 +13,7 @@ from jaxnas.tabular import metrics
 NAN, INF = math.nan, math.inf
 
 
-@pytest.fixture(autouse=True)
-def no_warning():
-  with warnings.catch_warnings():
-    warnings.simplefilter("error")
-    yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def sample(n=60, seed=0, ties=8):
@@ -139,7 +134,7 @@ def test_standard_error_is_near_the_one_of_theory():
   assert metrics.spearman_se(scores, accuracies) == pytest.approx(1 / math.sqrt(999), rel=0.15)
 
 
-def test_bad_arguments():
+def test_bad_arguments(unchecked):
   with pytest.raises(ConfigError, match=r"scores of shape \(2,\), accuracies of shape \(3,\)"):
     metrics.agreement([1.0, 2.0], [1.0, 2.0, 3.0])
   with pytest.raises(ConfigError, match="pass n of each"):

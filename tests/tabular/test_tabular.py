@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import benchmark_refused
 
 from jaxnas import tabular
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
@@ -289,23 +290,14 @@ def copied_folder(data, target):
   return target
 
 
-def refused(path, message, **kwargs):
-  with pytest.raises(BenchmarkError, match=message) as caught:
-    tabular.open_benchmark(path, **kwargs)
-  text = str(caught.value)
-  assert text.startswith(f"--benchmark={path}: ")
-  assert "; " in text
-  assert "\n" not in text
-
-
 def test_paths_that_are_no_benchmark(data, tmp_path):
-  refused(tmp_path / "absent.csv", "no such file or folder")
-  refused(tmp_path, "a folder without meta.pickle.pbz2")
-  refused(data, f"give the folder .*{FOLDER}")
-  refused("", "an empty path")
-  refused(data / "nasbench101_20.json", "lacks the columns index")
-  refused(data / "cifar10_subset_index.csv.gz", "lacks the columns index")
-  refused(data / "nasbench201.csv.gz", "no benchmark is known for the space 'nds'", space="nds")
+  benchmark_refused(tmp_path / "absent.csv", "no such file or folder")
+  benchmark_refused(tmp_path, "a folder without meta.pickle.pbz2")
+  benchmark_refused(data, f"give the folder .*{FOLDER}")
+  benchmark_refused("", "an empty path")
+  benchmark_refused(data / "nasbench101_20.json", "lacks the columns index")
+  benchmark_refused(data / "cifar10_subset_index.csv.gz", "lacks the columns index")
+  benchmark_refused(data / "nasbench201.csv.gz", "no benchmark is known for the space 'nds'", space="nds")
 
 
 @pytest.mark.parametrize(
@@ -330,7 +322,7 @@ def test_paths_that_are_no_benchmark(data, tmp_path):
 def test_files_that_are_no_benchmark(tmp_path, content, message):
   path = tmp_path / "file"
   path.write_bytes(content)
-  refused(path, message)
+  benchmark_refused(path, message)
 
 
 def test_truncated_files(data, tmp_path):
@@ -338,7 +330,7 @@ def test_truncated_files(data, tmp_path):
   path = tmp_path / "t.csv.gz"
   for length in (20, 1_000, len(packed) // 2, len(packed) - 1):
     path.write_bytes(packed[:length])
-    refused(path, "truncated")
+    benchmark_refused(path, "truncated")
   flipped = bytearray(packed)
   flipped[len(packed) // 2] ^= 0xFF
   path.write_bytes(flipped)
@@ -351,27 +343,27 @@ def test_truncated_files(data, tmp_path):
   with pytest.raises(BenchmarkError, match=r"^--benchmark=.*000011.pickle.pbz2 is truncated"):
     benchmark.accuracy(11, "cifar10")
   os.truncate(folder / "meta.pickle.pbz2", 20_000)
-  refused(folder, "meta.pickle.pbz2 is truncated")
+  benchmark_refused(folder, "meta.pickle.pbz2 is truncated")
   (folder / "meta.pickle.pbz2").write_bytes(b"")
-  refused(folder, "meta.pickle.pbz2 is truncated")
+  benchmark_refused(folder, "meta.pickle.pbz2 is truncated")
 
 
 def test_another_space(data, tmp_path):
   size = [f"{a}:{b}:8:16:64" for a in (8, 16) for b in (8, 16)]
   meta = {"meta_archs": size, "total_archs": 4, "arch2infos": None, "evaluated_indexes": set()}
   bz2_pickle(tmp_path / "meta.pickle.pbz2", meta)
-  refused(tmp_path, "another space than nb201, such as '8:8:8:16:64'")
+  benchmark_refused(tmp_path, "another space than nb201, such as '8:8:8:16:64'")
   meta |= {"meta_archs": size, "arch2infos": {}}
-  refused(bz2_pickle(tmp_path / "one.pbz2", meta), "another space than nb201")
+  benchmark_refused(bz2_pickle(tmp_path / "one.pbz2", meta), "another space than nb201")
   meta["meta_archs"] = ["|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"]
   bz2_pickle(tmp_path / "meta.pickle.pbz2", meta)
-  refused(tmp_path, "1 architectures where NAS-Bench-201 has 15,625")
+  benchmark_refused(tmp_path, "1 architectures where NAS-Bench-201 has 15,625")
 
 
 def test_folder_without_results(data, tmp_path):
   meta = (data / FOLDER / "meta.pickle.pbz2").read_bytes()
   (tmp_path / "meta.pickle.pbz2").write_bytes(meta)
-  refused(tmp_path, "holds the list of architectures but no results")
+  benchmark_refused(tmp_path, "holds the list of architectures but no results")
 
 
 def swapped(lines):
@@ -407,7 +399,7 @@ def repeated(lines):
 def test_damaged_tables(lines, tmp_path, damage, message):
   path = tmp_path / "t.csv"
   path.write_text("\n".join(damage(lines)) + "\n")
-  refused(path, message)
+  benchmark_refused(path, message)
 
 
 def test_fractions_are_not_percent(lines, tmp_path):
@@ -416,7 +408,7 @@ def test_fractions_are_not_percent(lines, tmp_path):
     row[2] = str(float(row[2]) / 100)
   path = tmp_path / "t.csv"
   path.write_text("\n".join(map(",".join, rows)))
-  refused(path, "cifar10_test holds fractions")
+  benchmark_refused(path, "cifar10_test holds fractions")
 
 
 def test_harmless_variants_of_a_table(table, lines, tmp_path):

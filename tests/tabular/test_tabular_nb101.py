@@ -2,11 +2,10 @@
 
 import gzip
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from helpers import benchmark_refused, python
 
 from jaxnas import tabular
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
@@ -122,24 +121,15 @@ def test_it_opens_with_a_byte_order_mark(tmp_path):
 # Bad input: each is one line that names the flag, the path and a fix.
 
 
-def refused(path, message, space="nb101"):
-  with pytest.raises(BenchmarkError, match=message) as caught:
-    tabular.open_benchmark(path, space)
-  text = str(caught.value)
-  assert text.startswith(f"--benchmark={path}: ")
-  assert "; " in text
-  assert "\n" not in text
-
-
 def test_files_of_another_space(data, tmp_path):
-  refused(data / "nasbench201.csv.gz", "not JSON .*--space=nb201")
-  refused(data / "NATS-tss-v1_0-3ffb9-simple", "a folder, perhaps of NAS-Bench-201")
-  refused(data / "nasbench101_20.json", "--space=nb101", space="nb201")
-  refused(data / "darts_nb301.json", r"archs\[0\] lacks matrix")
-  refused(data / "nasbench101_500_imagenet.json", r"archs\[0\] lacks accuracy")
+  benchmark_refused(data / "nasbench201.csv.gz", "not JSON .*--space=nb201", space="nb101")
+  benchmark_refused(data / "NATS-tss-v1_0-3ffb9-simple", "a folder, perhaps of NAS-Bench-201", space="nb101")
+  benchmark_refused(data / "nasbench101_20.json", "--space=nb101", space="nb201")
+  benchmark_refused(data / "darts_nb301.json", r"archs\[0\] lacks matrix", space="nb101")
+  benchmark_refused(data / "nasbench101_500_imagenet.json", r"archs\[0\] lacks accuracy", space="nb101")
   table = tmp_path / "t.csv"
   table.write_bytes(gzip.decompress((data / "nasbench201.csv.gz").read_bytes()))
-  refused(table, "not JSON .*index,arch.*--space=nb201")
+  benchmark_refused(table, "not JSON .*index,arch.*--space=nb201", space="nb101")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +151,7 @@ def test_files_of_another_space(data, tmp_path):
 def test_files_that_are_no_benchmark(tmp_path, content, message):
   path = tmp_path / "file.json"
   path.write_bytes(content)
-  refused(path, message)
+  benchmark_refused(path, message, space="nb101")
 
 
 @pytest.mark.parametrize(
@@ -183,19 +173,20 @@ def test_files_that_are_no_benchmark(tmp_path, content, message):
   ],
 )
 def test_entries_that_are_wrong(tmp_path, change, message):
-  refused(written(tmp_path / "t.json", BRANCHES, {**CHAIN, **change}), message)
+  benchmark_refused(written(tmp_path / "t.json", BRANCHES, {**CHAIN, **change}), message, space="nb101")
 
 
 def test_duplicate_cells(tmp_path):
-  refused(written(tmp_path / "t.json", CHAIN, BRANCHES, SWAPPED), r"archs\[2\] is the same cell as archs\[1\]")
+  benchmark_refused(
+    written(tmp_path / "t.json", CHAIN, BRANCHES, SWAPPED), r"archs\[2\] is the same cell as archs\[1\]", space="nb101"
+  )
 
 
 def test_paths(tmp_path):
-  refused(tmp_path / "absent.json", "no such file or folder; give a JSON file")
-  refused("", "an empty path; give a JSON file")
+  benchmark_refused(tmp_path / "absent.json", "no such file or folder; give a JSON file", space="nb101")
+  benchmark_refused("", "an empty path; give a JSON file", space="nb101")
 
 
 def test_importing_the_room_brings_no_jax():
   code = "import sys, jaxnas.tabular\nprint([m for m in ('jax', 'flax') if m in sys.modules])"
-  answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-  assert answer.stdout == "[]\n"
+  assert python(code).stdout == "[]\n"

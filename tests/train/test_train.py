@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from counting import Counted
+from helpers import Counted
 
 from jaxnas import data, spaces
 from jaxnas.data import ImageSource
