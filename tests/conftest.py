@@ -16,8 +16,21 @@ import jax
 import jaxtyping
 import pytest
 
+from jaxnas import registry
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--plugins", dest="user_files", default="", help="your own files, as of jaxnas: tests/conformance tries them too"
+  )
+
+
+def pytest_configure(config):
+  registry.load_plugins(filter(None, config.getoption("user_files").split(",")))
+
 
 TESTS = pathlib.Path(__file__).resolve().parent
 SHARED = TESTS.parents[1] / "shared"

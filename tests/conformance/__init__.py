@@ -1,0 +1,1 @@
+"""What everything registered promises: a new proxy, space or algorithm is tested by being registered."""

@@ -1,0 +1,230 @@
+"""What every space promises, for each one that is registered; see `jaxnas.base.Space`."""
+
+import dataclasses
+import math
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import png_size
+from hypothesis import strategies as st
+
+from conformance.tiny import images, network_of, samples, several
+from jaxnas import base, registry, spaces
+from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
+
+# Members that a space still lacks; it may lack no others, and those that it has by now go.
+_LACKING = {"costs", "default_config", "draw", "module", "network", "published", "read_benchmark", "shape"}
+NOT_YET = {"nb201": _LACKING, "nb101": _LACKING | {"neighbours"}, "darts": _LACKING}
+SPACES = [pytest.param(spaces.get(name), id=name) for name in spaces.names()]
+
+
+@pytest.fixture(params=SPACES)
+def space(request):
+  return request.param
+
+
+def needs(space, *members):
+  """Skips the test while the space lacks one of them, see `NOT_YET`."""
+  for member in members:
+    if member in NOT_YET.get(space.name, ()) and not hasattr(space, member):
+      pytest.skip(f"{space.name} has no {member} yet")
+
+
+def rows(codes):
+  return [tuple(code) for code in np.asarray(codes).tolist()]
+
+
+# The space itself
+
+
+def test_is_a_value(space):
+  again = registry.get("space", space.name)()
+  lacking = {member for member in vars(base.Space) if not member.startswith("_") and not hasattr(space, member)}
+  assert lacking <= NOT_YET.get(space.name, set())
+  assert again == space and hash(again) == hash(space) and space.name in spaces.names()
+  assert len(set(space.ops)) == len(space.ops) and len(space) > 0
+
+
+def test_text_and_code_are_inverse(space):
+  for code in samples(space, 100):
+    text = space.format(code)
+    found = space.parse(text)
+    np.testing.assert_array_equal(found, code)
+    assert found.dtype == code.dtype and text == text.strip() and "\n" not in text
+    np.testing.assert_array_equal(space.parse(f"  {text}\n"), code)
+    np.testing.assert_array_equal(space.as_codes(text), code)
+
+
+def test_samples_are_codes_and_reproducible(space):
+  codes = samples(space, 60)
+  assert codes.shape == (60, codes.shape[1]) and np.issubdtype(codes.dtype, np.integer)
+  assert codes.min() >= np.iinfo(codes.dtype).min and space.as_codes(codes.astype(np.int64)).dtype == codes.dtype
+  np.testing.assert_array_equal(space.as_codes(codes), codes)
+  np.testing.assert_array_equal(space.sample(jax.random.key(0), 60), codes)
+  assert len(set(rows(space.sample(jax.random.key(0), 30, unique=True)))) == 30
+  assert rows(space.sample(jax.random.key(0), 10, unique=True)) == rows(space.sample(jax.random.key(0), 30))[:10]
+  if len(space) > 200:
+    assert rows(space.sample(jax.random.key(1), 60)) != rows(codes)
+  assert len(space.sample(jax.random.key(0), 7, unique=False)) == 7
+
+
+def test_neighbours_and_mutants(space):
+  needs(space, "neighbours")
+  for i, code in enumerate(samples(space, 3)):
+    around = space.neighbours(code)
+    np.testing.assert_array_equal(space.as_codes(around), around)
+    known = set(rows(around))
+    assert len(known) == len(around) and tuple(code.tolist()) not in known
+    for j in range(5):
+      mutant = space.mutate(jax.random.fold_in(jax.random.key(i), j), code)
+      assert tuple(mutant.tolist()) in known
+    np.testing.assert_array_equal(mutant, space.mutate(jax.random.fold_in(jax.random.key(i), 4), code))
+    assert all(tuple(code.tolist()) in set(rows(space.neighbours(other))) for other in around[:: len(around) // 3 + 1])
+
+
+def test_canonical_forms_and_shapes_can_be_compared(space):
+  needs(space, "shape", "neighbours")
+  codes = samples(space, 30)
+  for of in (space.canonical, space.shape):
+    found = [of(code) for code in codes]
+    assert len({hash(one) for one in found}) <= len(set(found))
+    assert found == [of(code.copy()) for code in codes]
+  for code in codes:
+    twins = [other for other in space.neighbours(code)[:20] if space.canonical(other) == space.canonical(code)]
+    assert all(space.is_connected(other) == space.is_connected(code) for other in twins)
+
+
+def test_indices_are_inverse(space):
+  if not isinstance(space, base.Indexed):
+    pytest.skip("this space's architectures have no numbers")
+  for index in {0, len(space) - 1, *np.random.default_rng(0).integers(0, len(space), 20).tolist()}:
+    assert space.index_of(space.from_index(index)) == index
+  for index in (-1, len(space)):
+    with pytest.raises(ArchitectureError, match=str(index)):
+      space.from_index(index)
+  if len(space) < 100_000:
+    assert len(set(rows(space.enumerate_all()))) == len(space)
+
+
+def test_settings_of_papers_have_names(space):
+  needs(space, "published")
+  assert dict(space.published("no such method", "cifar10")) == {}
+  for method in registry.names("algorithm"):
+    published = dict(space.published(method, "cifar10"))
+    assert all(isinstance(name, str) and value is not None for name, value in published.items())
+
+
+# Malformed input
+
+
+def test_malformed_codes_are_refused(space, unchecked):
+  codes = samples(space, 2)
+  for wrong in (codes[:, 1:], codes.astype(float), codes[0, 0], np.full_like(codes, 99), np.zeros((0,)), "", [["a"]]):
+    with pytest.raises(ArchitectureError) as error:
+      space.as_codes(wrong)
+    assert str(error.value)
+
+
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@hypothesis.given(data=st.data())
+def test_malformed_texts_are_refused(data):
+  """A typed error or an architecture: of any text, and of a good one with a few wrong characters."""
+  space = spaces.get(data.draw(st.sampled_from(spaces.names())))
+  text = space.format(samples(space, 5)[data.draw(st.integers(0, 4))])
+  kind = data.draw(st.sampled_from(["any", "cut", "changed", "doubled"]))
+  if kind == "any":
+    text = data.draw(st.text(max_size=60))
+  elif kind == "doubled":
+    text = text + data.draw(st.sampled_from(["", " ", ",", "+"])) + text
+  else:
+    place = data.draw(st.integers(0, len(text) - 1))
+    text = text[:place] + ("" if kind == "cut" else data.draw(st.characters())) + text[place + 1 :]
+  try:
+    code = space.parse(text)
+  except ArchitectureError:
+    pass
+  else:
+    np.testing.assert_array_equal(space.parse(space.format(code)), code)
+    np.testing.assert_array_equal(space.as_codes(code), code)
+
+
+def test_configs_are_refused(space):
+  needs(space, "network", "shape")
+  code = samples(space, 1)[0]
+  for wrong in ({"channels": 0}, {"cells": -1}, {"classes": 0}):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+      space.network(dataclasses.replace(base.NetworkConfig(), shape=space.shape(code), **wrong))
+
+
+def test_benchmarks_are_refused(space, tmp_path):
+  needs(space, "read_benchmark")
+  (tmp_path / "other.txt").write_text("no benchmark")
+  for path in (tmp_path / "absent", tmp_path / "other.txt"):
+    with pytest.raises(BenchmarkError, match="--benchmark="):
+      space.read_benchmark(path)
+
+
+def test_drawings_are_pictures(space, tmp_path):
+  needs(space, "draw")
+  for i, code in enumerate(samples(space, 2)):
+    folder = tmp_path / str(i)
+    folder.mkdir()
+    pictures = space.draw(code, folder)
+    assert pictures and {p.file for p in pictures} == {p.name for p in folder.iterdir()}
+    for picture in pictures:
+      assert min(png_size(folder / picture.file)) > 50 and picture.caption
+
+
+# The network
+
+
+def test_costs_are_those_of_the_module_and_of_the_network(space):
+  needs(space, "network", "module", "costs", "shape")
+  for code in samples(space, 2):
+    network, config = network_of(space, code)
+    module, x = space.module(code, config), jnp.zeros((1, 8, 8, 3))
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    costs = space.costs(code, config, 8)
+    assert costs.params == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert costs.macs == multiply_adds(jax.make_jaxpr(module.apply)(variables, x).jaxpr)
+    found = network.costs(jnp.asarray(network.encode(code[None])[0]), 8)
+    np.testing.assert_allclose(np.asarray(found, np.float64), np.asarray(costs, np.float64), rtol=1e-6)
+
+
+def multiply_adds(jaxpr):
+  """Of all convolutions and matrix products in a traced function."""
+  total = 0
+  for equation in jaxpr.eqns:
+    for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
+      inner = getattr(inner, "jaxpr", inner)
+      if hasattr(inner, "eqns"):
+        total += multiply_adds(inner)
+    shapes = [v.aval.shape for v in equation.invars if hasattr(v.aval, "shape")]
+    out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+    if equation.primitive.name == "conv_general_dilated":
+      numbers = equation.params["dimension_numbers"]
+      features = numbers.rhs_spec[0]
+      total += out * math.prod(side for i, side in enumerate(shapes[1]) if i != features)
+    elif equation.primitive.name == "dot_general":
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      total += out * math.prod(shapes[0][i] for i in contracted)
+  return total
+
+
+def test_logits_are_defined_and_depend_on_the_architecture_alone(space):
+  """Also of disconnected cells; a code's numbers do not depend on which others are encoded with it."""
+  needs(space, "network", "shape")
+  network, codes = several(space, 4)
+  params = network.init(jax.random.key(0))
+  run = jax.jit(lambda arch, x: network.apply(network.start(params, arch), network.embed(params, x), arch).logits)
+  encoded = network.encode(codes)
+  logits = np.stack([run(arch, images()) for arch in encoded])
+  assert logits.shape == (len(codes), 4, network.classes) and np.isfinite(logits).all()
+  np.testing.assert_array_equal(network.encode(codes[::-1]), encoded[::-1])
+  alive = [space.is_connected(code) for code in codes]
+  spread = np.ptp(logits, axis=1).max(-1)
+  assert (spread[alive] > 0).all()
+  np.testing.assert_allclose(spread[np.logical_not(alive)], 0, atol=1e-5)  # nothing of the images arrives

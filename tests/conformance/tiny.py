@@ -1,0 +1,73 @@
+"""The smallest settings that show what a space, a proxy or an algorithm does."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnas import base
+
+N, SIDE, CLASSES = 4, 8, 3
+CONFIG = base.NetworkConfig(channels=4, cells=1, classes=CLASSES)
+SMALL = {  # settings by field name, of whatever has them
+  "climb_by": "params", "climb_steps": 2, "criterion": "params", "proxies": ("params", "naswot"),
+  "archs": ("random:3",), "samples": 4, "score_batch": 4, "score_channels": 2, "score_cells": 1,
+  "ntk_batch": 3, "ntk_channels": 1, "ntk_cells": 1, "region_batches": 1, "region_samples": 10, "repeats": 1,
+  "knas_candidates": 4, "knas_shortlist": 2, "knas_batch": 4, "knas_channels": 2, "knas_cells": 1, "knas_fine": "train",
+  "nasi_steps": 3, "nasi_batch": 2, "nasi_channels": 2, "nasi_cells": 1,
+  "signal_steps": 2, "signal_interval": 1, "signal_batch": 2, "signal_channels": 2, "signal_cells": 1,
+  "train_epochs": 1, "train_batch": 8, "train_channels": 2, "train_cells": 1, "train_images": 16, "eval_images": 8,
+}  # fmt: skip
+
+
+def small(settings):
+  """The settings, and those in them, with the values of `SMALL`."""
+  changes = {}
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    if dataclasses.is_dataclass(value):
+      changes[field.name] = small(value)
+    elif field.name in SMALL:
+      changes[field.name] = SMALL[field.name]
+  return dataclasses.replace(settings, **changes)
+
+
+@functools.cache
+def samples(space, n):
+  """The same n codes [n, L] in every test."""
+  return space.sample(jax.random.key(0), n)
+
+
+@functools.cache
+def images():
+  """Normal images [N, SIDE, SIDE, 3]."""
+  return jnp.asarray(np.random.default_rng(0).normal(size=(N, SIDE, SIDE, 3)), jnp.float32)
+
+
+def batch():
+  """Images with labels, of which every class has one."""
+  return base.Batch(images(), jnp.arange(N, dtype=jnp.int32) % CLASSES)
+
+
+@functools.cache
+def _network(space, shape):
+  return space.network(dataclasses.replace(CONFIG, shape=shape))
+
+
+def network_of(space, code):
+  """The tiny network for a code, and its config."""
+  shape = space.shape(code)
+  return _network(space, shape), dataclasses.replace(CONFIG, shape=shape)
+
+
+@functools.cache
+def several(space, n):
+  """A tiny network and n codes for it, a disconnected one among them if the space has any."""
+  codes = samples(space, 300 if len(space) > 300 else len(space))
+  shape = space.shape(codes[0])
+  codes = np.stack([code for code in codes if space.shape(code) == shape])
+  cut = [code for code in codes if not space.is_connected(code)][:1]
+  alive = [code for code in codes if space.is_connected(code)][: n - len(cut)]
+  return _network(space, shape), np.stack([*cut, *alive])
