@@ -143,7 +143,7 @@ def main(argv) -> None:
   names = FLAGS.only or list(todo)
   for name in names:
     run_job(name, todo[name], out)
-  benchmark = tabular.open_benchmark(FLAGS.benchmark)
+  benchmark = tabular.open_benchmark(FLAGS.benchmark, spaces.get("nb201"))
   scores = [line for name in names if "--algorithm=score" in todo[name] for line in scores_of(out / name)]
   if scores:
     lines = comparison.compare(scores, benchmark)

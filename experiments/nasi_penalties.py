@@ -47,7 +47,7 @@ def step_of(records: Records, seed: int, t: int) -> Step:
 
 def main(argv: list[str]) -> None:
   """Prints the table."""
-  space, benchmark = spaces.get("nb201"), tabular.open_benchmark(_BENCHMARK.value)
+  space, benchmark = spaces.get("nb201"), tabular.open_benchmark(_BENCHMARK.value, spaces.get("nb201"))
   records = records_of(argv[1:])
   seeds = sorted({seed for seed, phase, t in records if phase == "search" and t == _STEPS.value})
   seeds = [s for s in seeds if (s, "calibration", 1) in records]

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
   if len(argv) < 2:
     raise app.UsageError("give at least one work directory of a search in the DARTS space")
   space = spaces.get("darts")
-  benchmark = tabular.open_benchmark(FLAGS.benchmark, "darts")
+  benchmark = tabular.open_benchmark(FLAGS.benchmark, space)
   accuracies = benchmark.accuracies("cifar10", "valid")
   records = [triples(space, text) for text in benchmark.archs]
   rows = []

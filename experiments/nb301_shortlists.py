@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 from absl import app, flags
 
-from jaxnas import report, tabular
+from jaxnas import report, spaces, tabular
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("benchmark", None, "JSON file of NAS-Bench-301 records", required=True)
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(
       f"--shortlists={','.join(FLAGS.shortlists)}: give sizes from 1 to --candidates={FLAGS.candidates}"
     )
-  benchmark, sizes = tabular.open_benchmark(FLAGS.benchmark, "darts"), [int(s) for s in FLAGS.shortlists]
+  benchmark, sizes = tabular.open_benchmark(FLAGS.benchmark, spaces.get("darts")), [int(s) for s in FLAGS.shortlists]
   rows = []
   for proxy, figures in ((p, f) for folder in argv[1:] for p, f in ranked(folder).items()):
     accuracy = np.array([benchmark.accuracy(arch, "cifar10", "valid") for arch in figures])

@@ -107,7 +107,7 @@ def make_table(argv) -> None:
     raise app.UsageError("--benchmark is needed: the table is made of its accuracies")
   main.cache_compilations(flags.FLAGS.compilation_cache)
   space, out = spaces.get("nb201"), pathlib.Path(_OUT.value)
-  benchmark = tabular.open_benchmark(flags.FLAGS.benchmark)
+  benchmark = tabular.open_benchmark(flags.FLAGS.benchmark, spaces.get("nb201"))
   seeds = tuple(int(s) for s in flags.FLAGS.seeds)
   rows = [
     searched(space, benchmark, dataset, text, seeds, out) for dataset in _DATASETS.value for text in _SETTINGS.value

@@ -67,9 +67,10 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
   "benchmark",
-  os.environ.get("JAXNAS_BENCHMARK"),
-  "accuracy table to look the result up in: a NATS-Bench folder or file, or a .csv(.gz) made by "
-  "`python -m jaxnas.tabular` (default: the environment variable JAXNAS_BENCHMARK)",
+  os.environ.get("JAXNAS_BENCHMARK") or None,
+  "accuracies to look the result up in: a file or folder that the space reads (nb201: a NATS-Bench folder or file, or "
+  "a .csv(.gz) made by `python -m jaxnas.tabular`), a registered name, or none (default: the environment variable "
+  "JAXNAS_BENCHMARK, or else the space's table in the package)",
 )
 flags.DEFINE_string(
   "compilation_cache",
@@ -246,7 +247,7 @@ def main(argv: Sequence[str]) -> int:
   _refuse_contradictions(settings)
   seeds = _seeds()
   cache_compilations(FLAGS.compilation_cache)
-  benchmark = tabular.open_benchmark(FLAGS.benchmark, FLAGS.space) if FLAGS.benchmark else None
+  benchmark = tabular.open_benchmark(FLAGS.benchmark, space)
 
   def load(split: str = "train", download: bool = False):
     return data.load(FLAGS.dataset, split=split, data_dir=FLAGS.data_dir, download=download, side=_side(settings))

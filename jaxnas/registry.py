@@ -30,7 +30,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
   "proxy": (),
   "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts"),
   "algorithm": (),
-  "benchmark": (),
+  "benchmark": ("jaxnas.spaces.nb201.benchmark",),
   "dataset": (),
 }
 

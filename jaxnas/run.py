@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxnas import algorithms, hosts, report, spaces
 from jaxnas.algorithms import knas, nasi, random_search, score, tenas, train
-from jaxnas.base import Space
+from jaxnas.base import Accuracies, Space
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.files import write_atomically
@@ -25,7 +25,6 @@ from jaxnas.gennas import task_search as gennas_task
 from jaxnas.gennas import tasks
 from jaxnas.report import summary
 from jaxnas.scoring import Engine
-from jaxnas.tabular import Benchmark
 from jaxnas.workdir import Workdir, provenance
 
 # Settings that say where things lie or how a run shows itself: it may continue with others.
@@ -40,7 +39,7 @@ class _Run(NamedTuple):
   space: Any
   source: ImageSource
   settings: Any
-  benchmark: Benchmark | None
+  benchmark: Accuracies | None
   folder: pathlib.Path | None
   runtime: dict[str, Any]
   images: train.Images | None = None
@@ -53,7 +52,7 @@ def run(
   source: ImageSource,
   settings: Any,
   seeds: tuple[int, ...],
-  benchmark: Benchmark | None,
+  benchmark: Accuracies | None,
   workdir: str | None,
   config: dict[str, Any],
   progress: bool,
@@ -176,7 +175,7 @@ def _refuse_hosts(settings: Any) -> None:
 
 
 def _work(
-  space: Any, settings: Any, benchmark: Benchmark | None, seeds: int, images: train.Images | None = None
+  space: Any, settings: Any, benchmark: Accuracies | None, seeds: int, images: train.Images | None = None
 ) -> tuple[int, str]:
   """How much there is to do, in which unit; refuses what would fail only later."""
   if isinstance(settings, tenas.TENASConfig):
@@ -356,7 +355,7 @@ def _valid_12ep(whole: _Run) -> Callable[[str], float] | None:
   return None if table is None else lambda arch: table.accuracy(arch, "cifar10", "valid_12ep")
 
 
-def _require_12ep(benchmark: Benchmark | None, flag: str, fix: str) -> None:
+def _require_12ep(benchmark: Accuracies | None, flag: str, fix: str) -> None:
   if benchmark is not None and "cifar10_valid_12ep" not in benchmark.columns:
     raise ConfigError(f"{flag}: the benchmark {benchmark.name} has no accuracies after 12 epochs; {fix}")
 

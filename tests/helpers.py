@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import tabular
+from jaxnas import spaces, tabular
 from jaxnas.errors import BenchmarkError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -91,7 +91,7 @@ def refused(done, *words):
 def benchmark_refused(path, message, space="nb201"):
   """Opening that --benchmark fails with one line: what is wrong, and what would be right."""
   with pytest.raises(BenchmarkError, match=message) as caught:
-    tabular.open_benchmark(path, space)
+    tabular.open_benchmark(path, spaces.get(space))
   text = str(caught.value)
   assert text.startswith(f"--benchmark={path}: ")
   assert "; " in text

@@ -10,6 +10,7 @@ import numpy as np
 from jaxnas import data, proxies, scoring
 from jaxnas.algorithms import indicators
 from jaxnas.algorithms.indicators import IndicatorConfig, setting
+from jaxnas.base import Accuracies
 from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.gennas.settings import RegressionConfig, TaskConfig, regression
@@ -17,7 +18,6 @@ from jaxnas.scoring import Batch, Engine, Score
 from jaxnas.spaces.darts import DARTS
 from jaxnas.spaces.nb101 import NB101
 from jaxnas.spaces.nb201 import NB201
-from jaxnas.tabular import Benchmark
 
 # Linear regions are counted on TE-NAS's one-channel network, and regression trains a network with heads: neither can
 # share a pass.
@@ -82,7 +82,7 @@ class ScoreConfig:
     return len(own) + (len(own) < len(self.names))
 
 
-def resolve(space: NB201 | NB101 | DARTS, archs: tuple[str, ...], benchmark: Benchmark | None = None) -> np.ndarray:
+def resolve(space: NB201 | NB101 | DARTS, archs: tuple[str, ...], benchmark: Accuracies | None = None) -> np.ndarray:
   """Op columns [A, E] of what `--archs` says.
 
   Raises:
@@ -129,7 +129,7 @@ def score(
   config: ScoreConfig,
   *,
   seed: int,
-  benchmark: Benchmark | None = None,
+  benchmark: Accuracies | None = None,
   engine: Engine | None = None,
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[..., None] = lambda *records: None,

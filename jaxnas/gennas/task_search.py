@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxnas import scoring
+from jaxnas.base import Accuracies
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import tasks
@@ -27,7 +28,7 @@ from jaxnas.gennas.task_moves import mutate_task, random_task
 from jaxnas.gennas.tasks import SignalTask
 from jaxnas.scoring import Engine
 from jaxnas.settings import setting
-from jaxnas.tabular import Benchmark, metrics
+from jaxnas.tabular import metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Result:
   archs: tuple[str, ...]
 
 
-def architectures(benchmark: Benchmark, count: int) -> tuple[list[str], np.ndarray]:
+def architectures(benchmark: Accuracies, count: int) -> tuple[list[str], np.ndarray]:
   """`count` architectures of the benchmark whose accuracy is known (drawn with seed 0), and their accuracies.
 
   Accuracies are of the first data set: of validation where the benchmark has it, else of test.
@@ -87,7 +88,7 @@ def search(
   config: GenNASTaskConfig,
   *,
   seed: int,
-  benchmark: Benchmark,
+  benchmark: Accuracies,
   engine: Engine | None = None,
   records: Iterable[dict[str, Any]] = (),
   keep: Callable[..., None] = lambda *records: None,

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxnas.base import Accuracies
 from jaxnas.errors import ConfigError
 from jaxnas.files import write_atomically
 from jaxnas.report.correlation_plots import Panel
 from jaxnas.report.tables import markdown_table
 from jaxnas.tabular import metrics
-from jaxnas.tabular.table import RANK_DECIMALS, Benchmark
+from jaxnas.tabular.table import RANK_DECIMALS
 
 RANDOM = "random shortlist"
 SHORTLIST = 10
@@ -44,7 +45,7 @@ _MEASURES = (
 
 def compare(
   rows: Iterable[Mapping[str, Any]],
-  benchmark: Benchmark,
+  benchmark: Accuracies,
   *,
   datasets: Sequence[str] | None = None,
   common: bool = False,
@@ -97,7 +98,9 @@ def compare(
     samples = dict.fromkeys(samples, sorted(shared))
     readings = {proxy: [row for row in found if row["index"] in shared] for proxy, found in readings.items()}
   everything = sorted(set().union(*samples.values()))
-  accuracy = {d: {i: round(benchmark.accuracy(i, d), RANK_DECIMALS) for i in everything} for d in datasets}
+  accuracy = {
+    d: {i: round(benchmark.accuracy(benchmark.archs[i], d), RANK_DECIMALS) for i in everything} for d in datasets
+  }
 
   lines = []
   for proxy, sample in samples.items():
@@ -161,7 +164,7 @@ def spearman_by_dataset(lines: Sequence[Line]) -> dict[str, dict[str, tuple[floa
   }
 
 
-def panels(rows: Iterable[Mapping[str, Any]], lines: Sequence[Line], benchmark: Benchmark) -> list[Panel]:
+def panels(rows: Iterable[Mapping[str, Any]], lines: Sequence[Line], benchmark: Accuracies) -> list[Panel]:
   """A scatter panel per proxy, in the order of `lines`: the first pass of each, on the first data set."""
   by_proxy: dict[str, list[Mapping[str, Any]]] = {line["proxy"]: [] for line in lines if line["proxy"] != RANDOM}
   first: dict[str, Any] = {}
@@ -226,7 +229,7 @@ def write_csv(lines: Sequence[Line], path: Path) -> pathlib.Path:
   return write_atomically(path, to_csv(lines).encode())
 
 
-def _by_proxy(rows: Iterable[Mapping[str, Any]], benchmark: Benchmark) -> dict[str, list[dict[str, Any]]]:
+def _by_proxy(rows: Iterable[Mapping[str, Any]], benchmark: Accuracies) -> dict[str, list[dict[str, Any]]]:
   """Proxy -> its readings."""
   found: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
   for row in rows:

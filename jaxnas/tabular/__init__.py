@@ -1,65 +1,62 @@
-"""Accuracies of trained architectures: NATS-Bench files, CSV tables, JSON cells behind one interface.
+"""Accuracies of trained architectures: tables, metrics, and the way to open a benchmark by name or path.
 
-A search never needs a benchmark; it only says afterwards how good the found architecture is.
-`python -m jaxnas.tabular SOURCE OUT.csv.gz` turns a NATS-Bench folder or file into a table once.
+A search never needs a benchmark; it only says afterwards how good the found architecture is. The readers of files are
+the spaces' own (`Space.read_benchmark`), the table that they give is `Benchmark`.
+`python -m jaxnas.tabular SOURCE OUT.csv.gz` turns a benchmark that is read row by row into a table once.
 """
 
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
-from jaxnas.tabular.csv_table import read_csv, write_csv
-from jaxnas.tabular.nats import read_nats
-from jaxnas.tabular.nb101_json import read_nb101
-from jaxnas.tabular.nb301_json import read_nb301
-from jaxnas.tabular.table import FIXES, Benchmark, problem
+from jaxnas import registry
+from jaxnas.errors import ArchitectureError, BenchmarkError
+from jaxnas.tabular.csv_table import write_csv
+from jaxnas.tabular.reading import FLAG
+from jaxnas.tabular.table import Benchmark
+
+if TYPE_CHECKING:
+  from jaxnas.base import Accuracies, Space
 
 __all__ = ["Benchmark", "open_benchmark", "write_csv"]
 
-_JSON = {"nb101": read_nb101, "darts": read_nb301}
+NONE = "none"  # what a user gives who wants no benchmark
 
 
-def open_benchmark(path: str | os.PathLike[str], space: str = "nb201") -> Benchmark:
-  """Opens a benchmark; the content of the file decides how it is read.
-
-  Warning: NATS-Bench files are pickles, and opening a pickle runs whatever code it holds. Open
-  only files that you trust. Tables (.csv, .csv.gz) and JSON files are plain data.
+def open_benchmark(source: str | os.PathLike[str] | None, space: "Space") -> "Accuracies | None":
+  """Opens a benchmark of a space.
 
   Args:
-    path: for "nb201", a NATS-Bench topology folder (`NATS-tss-v1_0-3ffb9-simple/`; rows are read
-      when asked for), the single NATS-Bench file (`NATS-tss-v1_0-3ffb9.pickle.pbz2`; opening it
-      takes minutes and many GB of memory), or a table with the columns of `table.COLUMNS`, as
-      `python -m jaxnas.tabular` writes. For "nb101" and "darts", a JSON file of cells, see
-      `nb101_json` and `nb301_json`.
-    space: the search space that the architectures must belong to, "nb201", "nb101" or "darts".
+    source: None: the table that the package has of this space, registered under its name, if any; "none": no
+      benchmark; the name of a registered benchmark; or the path of a file or folder that the space reads, see its
+      `read_benchmark`. Files of NATS-Bench are pickles, and opening a pickle runs whatever code it holds: open only
+      files that you trust.
+    space: the search space that the architectures must belong to.
 
   Raises:
     BenchmarkError: missing, unreadable, truncated, no benchmark, or of another space.
   """
-  file = pathlib.Path(path).expanduser()
-  if space not in FIXES:
-    raise problem(file, f"no benchmark is known for the space {space!r}", "leave --benchmark out")
-  fix = FIXES[space]
-  if not os.fspath(path):
-    raise problem("", "an empty path", fix)
-  if file.is_dir():
-    if space != "nb201":
-      raise problem(file, "a folder, perhaps of NAS-Bench-201", fix)
-    return read_nats(file)
-  if not file.exists():
-    raise problem(file, "no such file or folder", fix)
-  if not file.is_file():
-    raise problem(file, "neither a file nor a folder", fix)
+  known = registry.names("benchmark")
+  if source is None:
+    source = space.name if space.name in known else NONE
+  if source == NONE:
+    return None
+  if source in known:
+    return _registered(str(source), space)
+  text = os.fspath(source)
+  path = pathlib.Path(text).expanduser()
+  if not text:
+    raise BenchmarkError(f"{FLAG}: an empty path; give a file, {NONE!r}, or one of the names {', '.join(known)}")
+  if text.isidentifier() and not path.exists():
+    raise BenchmarkError(f"{registry.unknown(FLAG + repr(text), text, (NONE, *known))}, or give the path of a file")
+  return space.read_benchmark(path)
+
+
+def _registered(name: str, space: "Space") -> "Accuracies":
+  """The benchmark of a name, if its architectures are the space's."""
+  benchmark = registry.get("benchmark", name, "--benchmark")()
   try:
-    with file.open("rb") as stream:
-      magic = stream.read(4)
-  except OSError as error:
-    raise problem(file, f"cannot be read ({error.strerror})", "check its permissions") from error
-  if not magic:
-    raise problem(file, "an empty file", fix)
-  if space in _JSON:
-    return _JSON[space](file)
-  if magic.startswith(b"BZh"):
-    return read_nats(file)
-  if magic.startswith((b"\x80", b"PK")):
-    raise problem(file, "a bare pickle or a PyTorch archive, perhaps the older NAS-Bench-201 file")
-  return read_csv(file)
+    space.parse(benchmark.archs[0])
+  except ArchitectureError as error:
+    raise BenchmarkError(f"{FLAG}{name}: a benchmark of another space than {space.name} ({error})") from error
+  return benchmark

@@ -1,4 +1,4 @@
-"""Command: turns a NATS-Bench topology folder or file into a table, once."""
+"""Command: turns a benchmark that is read row by row, such as a NATS-Bench folder or file, into a table, once."""
 
 import argparse
 import pathlib
@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Sequence
 
+from jaxnas import registry
 from jaxnas.errors import BenchmarkError, JaxnasError
-from jaxnas.tabular import open_benchmark, write_csv
-from jaxnas.tabular.csv_table import check_out
-from jaxnas.tabular.table import FLAG
+from jaxnas.tabular.csv_table import check_out, write_csv
+from jaxnas.tabular.reading import FLAG
+from jaxnas.tabular.table import Benchmark
 
 _PROGRAM = "python -m jaxnas.tabular"
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns 0, 2 for bad input (one line on stderr), or 130 if interrupted."""
   arguments = _parser().parse_args(argv)
   try:
-    _convert(arguments.source, arguments.out, arguments.overwrite)
+    _convert(arguments.source, arguments.out, arguments.space, arguments.overwrite)
   except JaxnasError as error:
     text = str(error)
     if text.startswith(FLAG):  # the flag of jaxnas.main; here it is the first argument
@@ -49,11 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     help="NATS-tss-v1_0-3ffb9-simple folder or NATS-tss-v1_0-3ffb9.pickle.pbz2 file",
   )
   parser.add_argument("out", metavar="OUT", help="table to write; ends in .csv.gz or .csv")
+  spaces = registry.names("space")
+  parser.add_argument("--space", default=spaces[0], help=f"its search space, one of {', '.join(spaces)} (%(default)s)")
   parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
   return parser
 
 
-def _convert(source: str, out: str, overwrite: bool) -> None:
+def _convert(source: str, out: str, space: str, overwrite: bool) -> None:
   from rich import progress
   from rich.console import Console
 
@@ -61,7 +64,7 @@ def _convert(source: str, out: str, overwrite: bool) -> None:
   start = time.monotonic()
   console = Console(stderr=True)
   with console.status("opening SOURCE (minutes for a single file of 2 GB)"):
-    benchmark = open_benchmark(source)
+    benchmark: Benchmark = registry.get("space", space, "--space")().read_benchmark(pathlib.Path(source).expanduser())
   held = len(benchmark.unread)
   if not held:
     raise BenchmarkError(f"{FLAG}{source}: already a table; use it as it is")

@@ -4,44 +4,19 @@ import dataclasses
 import functools
 import math
 import operator
-import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
-
-DATASETS = ("cifar10", "cifar100", "imagenet16_120")
-ACCURACY_COLUMNS = (
-  *(f"{dataset}_test" for dataset in DATASETS),
-  *(f"{dataset}_valid" for dataset in DATASETS),
-  "cifar10_valid_12ep",
-)
-COLUMNS = (*ACCURACY_COLUMNS, "cost_12ep_s", "params_mb")
-NUM_ARCHS = 15_625
-FLAG = "--benchmark="
+from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.tabular.reading import problem
 
 # An accuracy is a mean over at most three seeds of (correct / images), so two of them differ by
 # nothing or by more than 6e-4 points. Smaller gaps are float32 noise of the original sums; counted
 # as differences they would move ranks by more than 300 places.
 RANK_DECIMALS = 4
-
-_NODES = (r"\|{op}~0\|", r"\|{op}~0\|{op}~1\|", r"\|{op}~0\|{op}~1\|{op}~2\|")
-_NB201 = re.compile(r"\+".join(_NODES).format(op=r"[a-z][a-z0-9_]*"))
-FIXES = {
-  "nb201": "give a NATS-tss-v1_0-3ffb9-simple folder, a NATS-tss-v1_0-3ffb9.pickle.pbz2 file, or a table"
-  " that `python -m jaxnas.tabular` wrote",
-  "nb101": "give a JSON file whose `archs` each have `matrix`, `ops` and `accuracy` (a fraction)",
-  "darts": "give a JSON file whose `archs` each have `normal`, `reduce` and `val_accuracy` (a percentage)",
-}
-
-
-def problem(path: str | os.PathLike[str], what: str, fix: str = FIXES["nb201"]) -> BenchmarkError:
-  """The error for a benchmark that cannot be used: one line with the flag, the path, the fix."""
-  return BenchmarkError(f"{FLAG}{os.fspath(path)}: {' '.join(what.split())}; {fix}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,16 +25,15 @@ class Benchmark:
 
   Attributes:
     name: file or folder name, for reports.
-    space: the search space, "nb201", "nb101" or "darts".
+    space: the name of the search space.
     path: where it was opened from.
     archs: A architecture strings; the place in the tuple is the architecture's index.
     columns: float64 [A] by name: accuracies in percent, called by data set and split
-      (`cifar10_test`), `cost_12ep_s` in seconds, `params_mb` in millions of parameters; nan where
-      unknown or not read yet. NAS-Bench-201 has all of `COLUMNS`, the others only accuracies.
+      (`cifar10_test`), and whatever else the file has; nan where unknown or not read yet.
+    datasets: those that `accuracy` knows.
     read_row: reads the values of one architecture from the source.
     unread: indices that the source holds and `columns` does not yet. They are read when asked for;
-      rankings need all of them (about 20 ms each from a NATS-Bench folder).
-    datasets: the data sets that `accuracy` knows.
+      rankings need all of them.
     split: the split of the accuracies that are asked for without saying which.
     find: the index of an architecture that is written otherwise than in `archs`, None if it is not
       there; may raise ArchitectureError.
@@ -70,9 +44,9 @@ class Benchmark:
   path: str
   archs: tuple[str, ...] = dataclasses.field(repr=False)
   columns: Mapping[str, Float64[np.ndarray, "A"]] = dataclasses.field(repr=False)
+  datasets: tuple[str, ...]
   read_row: Callable[[int], Mapping[str, float]] | None = dataclasses.field(default=None, repr=False)
   unread: set[int] = dataclasses.field(default_factory=set, repr=False)
-  datasets: tuple[str, ...] = DATASETS
   split: str = "test"
   find: Callable[[str], int | None] | None = dataclasses.field(default=None, repr=False)
   _orders: dict[str, tuple[Int64[np.ndarray, "A"], int]] = dataclasses.field(
@@ -82,7 +56,7 @@ class Benchmark:
   def index(self, arch: str | SupportsIndex) -> int:
     """The index of an architecture given as the benchmark's exact string or as an index.
 
-    NAS-Bench-101 and NAS-Bench-301 also find a cell by the text form of any cell isomorphic to it.
+    With `find` also of one that is written otherwise.
 
     Raises:
       ArchitectureError: no such architecture.
@@ -107,18 +81,16 @@ class Benchmark:
 
     Args:
       arch: as for `index`.
-      dataset: one of `datasets`; of NAS-Bench-201 "cifar10", "cifar100" or "imagenet16_120".
-      split: of NAS-Bench-201, "test" and "valid" are after 200 epochs, "valid_12ep" (CIFAR-10 only)
-        is after the 12-epoch run. CIFAR-10's validation networks saw half of the training set, its
-        test networks all of it (Dong and Yang, NAS-Bench-201, section 2.2). NAS-Bench-101 has only
-        "test", see `nb101_json`; NAS-Bench-301 only "valid", see `nb301_json`. Default: `split`.
+      dataset: one of `datasets`.
+      split: what follows the data set in a column's name, such as "test"; what it means the space's reader says.
+        Default: `split`.
 
     Raises:
       ArchitectureError: no such architecture.
       ConfigError: no such data set or split.
       BenchmarkError: the architecture's file is damaged.
     """
-    return self._value(self._column(dataset, split), arch)
+    return self.value(arch, self._column(dataset, split))
 
   def accuracies(self, dataset: str, split: str | None = None) -> Float64[np.ndarray, "A"]:
     """Accuracies in percent of all architectures (read-only), nan where unknown.
@@ -155,20 +127,19 @@ class Benchmark:
     name = self._column(dataset, split)
     ranks, known = self._ranks(name)
     if not known:
-      raise problem(self.path, f"holds no {split or self.split} accuracy of {dataset}")
+      raise problem(self.path, f"holds no {split or self.split} accuracy of {dataset}", f"it has {self.datasets}")
     index = int(np.argmax(ranks == 1))
     return index, float(self.columns[name][index])
 
-  def cost_12ep(self, arch: str | SupportsIndex) -> float:
-    """Seconds of training of the 12-epoch CIFAR-10 run (half of the training set); nan if unknown.
+  def value(self, arch: str | SupportsIndex, column: str) -> float:
+    """The figure of one architecture in any column; nan if the benchmark lacks it.
 
-    The benchmark's simulated search time adds one validation pass to it.
+    Raises:
+      ArchitectureError, BenchmarkError: as `accuracy`.
     """
-    return self._value("cost_12ep_s", arch)
-
-  def params_mb(self, arch: str | SupportsIndex) -> float:
-    """Millions of parameters (C=16, N=5, 10 classes); nan if unknown."""
-    return self._value("params_mb", arch)
+    index = self.index(arch)
+    self._read(index)
+    return float(self.columns[column][index]) if column in self.columns else math.nan
 
   def read_all(self, progress: Callable[[int, int], None] | None = None) -> None:
     """Reads what the source still holds; `progress(rows read, rows to read)` is called after each.
@@ -201,11 +172,6 @@ class Benchmark:
       raise ConfigError(f"split {split!r}: the benchmark has none of {dataset}; give one of {known}")
     return prefix + split
 
-  def _value(self, name: str, arch: str | SupportsIndex) -> float:
-    index = self.index(arch)
-    self._read(index)
-    return float(self.columns[name][index]) if name in self.columns else math.nan
-
   def _ranks(self, name: str) -> tuple[Int64[np.ndarray, "A"], int]:
     """Ranks of a column (0 where unknown) and the number of known values."""
     self.read_all()
@@ -215,26 +181,3 @@ class Benchmark:
       ranks = len(ascending) - np.searchsorted(ascending, values, side="right") + 1
       self._orders[name] = (np.where(np.isnan(values), 0, ranks), len(ascending))
     return self._orders[name]
-
-
-def empty_columns() -> dict[str, Float64[np.ndarray, "A"]]:
-  """All columns, float64 [15625], filled with nan."""
-  return {name: np.full(NUM_ARCHS, np.nan) for name in COLUMNS}
-
-
-def check_archs(path: str | os.PathLike[str], archs: Sequence[object]) -> tuple[str, ...]:
-  """Returns the architectures if they are the 15,625 distinct cells of NAS-Bench-201.
-
-  Raises:
-    BenchmarkError: another space, or a part of the list.
-  """
-  strings = tuple(str(arch) for arch in archs)
-  strange = next((arch for arch in strings if not _NB201.fullmatch(arch)), None)
-  if strange is not None:
-    what = f"{len(strings):,} architectures of another space than nb201, such as {strange[:80]!r}"
-    raise problem(path, what)
-  if len(strings) != NUM_ARCHS:
-    raise problem(path, f"{len(strings):,} architectures where NAS-Bench-201 has {NUM_ARCHS:,}")
-  if len(set(strings)) != NUM_ARCHS:
-    raise problem(path, "the same architecture occurs twice")
-  return strings

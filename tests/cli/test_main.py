@@ -210,7 +210,7 @@ def test_help_names_every_flag(cache):
     (["--algorithm=score", "--archs=random:0"], ["--archs", "random:0", "15625"]),
     (["--algorithm=score", "--archs=1", "--proxies=magic"], ["magic", "naswot"]),
     (["--algorithm=score", "--archs=1", "--proxies=snip,snip"], ["--proxies", "once"]),
-    (["--algorithm=knas"], ["--knas_fine=table", "--benchmark"]),
+    (["--algorithm=knas", "--benchmark=none"], ["--knas_fine=table", "--benchmark"]),
     (["--algorithm=knas", "--knas_shortlist=400"], ["--knas_shortlist=400", "--knas_candidates=300"]),
     (["--algorithm=nasi", "--nasi_steps=0"], ["--nasi_steps=0"]),
     (["--algorithm=nasi", "--batch_norm=batch"], ["--batch_norm", "nasi"]),
@@ -221,7 +221,7 @@ def test_help_names_every_flag(cache):
     ),
     (["--algorithm=score", "--archs=|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"], ["no path"]),
     (
-      ["--algorithm=random_search", "--criterion=valid_12ep"],
+      ["--algorithm=random_search", "--criterion=valid_12ep", "--benchmark=none"],
       ["--criterion=valid_12ep", "--benchmark"],
     ),
     (["stray"], ["stray"]),

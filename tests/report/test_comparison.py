@@ -33,7 +33,7 @@ def accuracies():
 @pytest.fixture
 def benchmark(accuracies):
   columns = {"cifar10_test": accuracies.copy(), "cifar100_test": accuracies[::-1].copy()}
-  return tabular.Benchmark("small", "nb201", "small.csv", ARCHS, columns, datasets=("cifar10", "cifar100"))
+  return tabular.Benchmark("small", "nb201", "small.csv", ARCHS, columns, ("cifar10", "cifar100"))
 
 
 def rows_of(proxy, values, *, seed=0, repeat=0, seconds=1.0, archs=range(A)):

@@ -247,7 +247,7 @@ def written(path, *entries):
 
 
 def test_published_table(shared):
-  table = tabular.open_benchmark(shared / "data" / "darts_nb301.json", "darts")
+  table = tabular.open_benchmark(shared / "data" / "darts_nb301.json", SPACE)
   entries = json.loads((shared / "data" / "darts_nb301.json").read_text())["archs"]
   assert (table.datasets, table.split, len(table.archs)) == (("cifar10",), "valid", 363)
   np.testing.assert_array_equal(table.accuracies("cifar10"), [entry["val_accuracy"] for entry in entries])
@@ -262,7 +262,7 @@ def test_published_table(shared):
 
 def test_a_cell_is_found_under_another_numbering(tmp_path):
   """Nodes 2 and 3 read only the inputs, so they may change places."""
-  table = tabular.open_benchmark(written(tmp_path / "t.json", cell("dil_conv_5x5")), "darts")
+  table = tabular.open_benchmark(written(tmp_path / "t.json", cell("dil_conv_5x5")), SPACE)
   swapped = cell("dil_conv_5x5")
   swapped["normal"] = [*swapped["normal"][2:4], *swapped["normal"][:2], *swapped["normal"][4:7], ["dil_conv_3x3", 3]]
   assert table.index(SPACE.format(SPACE.from_nb301(swapped))) == 0
@@ -271,7 +271,7 @@ def test_a_cell_is_found_under_another_numbering(tmp_path):
 @pytest.mark.parametrize(
   ("second", "message"),
   [
-    (cell("conv_7x7"), r"archs\[1\] is no cell of the DARTS space: .*normal\[0\].*conv_7x7"),
+    (cell("conv_7x7"), r"archs\[1\] is no cell of --space=darts: .*normal\[0\].*conv_7x7"),
     (cell(source=2), r"archs\[1\] .*normal\[0\].*source 2"),
     (cell("skip_connect"), r"archs\[1\] is the same cell as archs\[0\]"),
     (cell(accuracy=101), r"archs\[1\] has the val_accuracy '101'"),
@@ -282,17 +282,17 @@ def test_a_cell_is_found_under_another_numbering(tmp_path):
 def test_tables_that_are_wrong(tmp_path, second, message):
   path = written(tmp_path / "t.json", cell("skip_connect"), second)
   with pytest.raises(BenchmarkError, match=message) as caught:
-    tabular.open_benchmark(path, "darts")
+    tabular.open_benchmark(path, SPACE)
   assert str(caught.value).startswith(f"--benchmark={path}: ") and "\n" not in str(caught.value)
 
 
 def test_tables_of_fractions_and_of_other_spaces(tmp_path, shared):
   with pytest.raises(BenchmarkError, match="holds fractions"):
-    tabular.open_benchmark(written(tmp_path / "t.json", cell(accuracy=0.93)), "darts")
+    tabular.open_benchmark(written(tmp_path / "t.json", cell(accuracy=0.93)), SPACE)
   with pytest.raises(BenchmarkError, match="lacks normal, reduce, val_accuracy"):
-    tabular.open_benchmark(shared / "data" / "nasbench101_20.json", "darts")
+    tabular.open_benchmark(shared / "data" / "nasbench101_20.json", SPACE)
   with pytest.raises(BenchmarkError, match="not JSON"):
-    tabular.open_benchmark(shared / "data" / "nasbench201.csv.gz", "darts")
+    tabular.open_benchmark(shared / "data" / "nasbench201.csv.gz", SPACE)
 
 
 # The drawing.

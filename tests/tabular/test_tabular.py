@@ -7,16 +7,19 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from helpers import benchmark_refused
 
-from jaxnas import tabular
+from jaxnas import registry, spaces, tabular
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
-from jaxnas.tabular import nats
+from jaxnas.spaces.nb201 import nats
+from jaxnas.spaces.nb201.accuracies import COLUMNS, DATASETS
 from jaxnas.tabular.__main__ import main
-from jaxnas.tabular.table import COLUMNS, DATASETS
+
+SPACE = spaces.get("nb201")
 
 FOLDER = "NATS-tss-v1_0-3ffb9-simple"
 HELD = (0, 11, 284)
@@ -30,12 +33,12 @@ def data(shared):
 
 @pytest.fixture(scope="module")
 def table(data):
-  return tabular.open_benchmark(data / "nasbench201.csv.gz")
+  return tabular.open_benchmark(data / "nasbench201.csv.gz", SPACE)
 
 
 @pytest.fixture
 def folder(data):
-  return tabular.open_benchmark(data / FOLDER)
+  return tabular.open_benchmark(data / FOLDER, SPACE)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def lines(data):
 
 def row_of(benchmark, arch):
   accuracies = [benchmark.accuracy(arch, dataset, split) for dataset, split in SPLITS]
-  return [*accuracies, benchmark.cost_12ep(arch), benchmark.params_mb(arch)]
+  return [*accuracies, benchmark.value(arch, "cost_12ep_s"), benchmark.value(arch, "params_mb")]
 
 
 def bz2_pickle(path, value):
@@ -95,7 +98,7 @@ def test_nats_folder_equals_the_table(table, folder):
 
 
 def test_single_file_equals_the_folder(data, folder, tmp_path):
-  single = tabular.open_benchmark(single_file(data, tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2"))
+  single = tabular.open_benchmark(single_file(data, tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2"), SPACE)
   assert single.unread == set(HELD)
   for index in HELD:
     assert row_of(single, index) == row_of(folder, index)
@@ -114,18 +117,63 @@ def test_fast_mode_is_for_folders_only(data, tmp_path, monkeypatch):
     return create(path, space, fast_mode=fast_mode, verbose=verbose)
 
   monkeypatch.setattr(nats_bench, "create", spy)
-  tabular.open_benchmark(data / FOLDER)
-  tabular.open_benchmark(single_file(data, tmp_path / "one.pickle.pbz2", indices=(11,)))
+  tabular.open_benchmark(data / FOLDER, SPACE)
+  tabular.open_benchmark(single_file(data, tmp_path / "one.pickle.pbz2", indices=(11,)), SPACE)
   assert seen == [("tss", True, False), ("tss", False, False)]
 
 
 def test_folder_without_home_or_torch_home(data, monkeypatch, capfd):
   monkeypatch.delenv("HOME", raising=False)
   monkeypatch.delenv("TORCH_HOME", raising=False)
-  assert tabular.open_benchmark(data / FOLDER).accuracy(11, "cifar10") > 91
+  assert tabular.open_benchmark(data / FOLDER, SPACE).accuracy(11, "cifar10") > 91
   captured = capfd.readouterr()
   assert captured.out == ""
   assert captured.err == ""
+
+
+# By name.
+
+
+def test_the_table_in_the_package_is_the_default(table):
+  embedded = tabular.open_benchmark(None, SPACE)
+  assert embedded.archs == table.archs
+  for name in COLUMNS:
+    np.testing.assert_array_equal(embedded.columns[name], table.columns[name])
+  named = tabular.open_benchmark("nb201", SPACE)
+  assert (named.space, named.datasets, named.split) == ("nb201", DATASETS, "test")
+
+
+def test_its_architectures_are_in_the_order_of_their_indices_and_have_the_parameters_that_we_count():
+  embedded = tabular.open_benchmark(None, SPACE)
+  assert embedded.archs == tuple(map(SPACE.format, SPACE.enumerate_all()))
+  for index in (0, 1, 77, 6111, 15_624):
+    assert embedded.value(index, "params_mb") * 1e6 == pytest.approx(SPACE.params(embedded.archs[index]), abs=0.5)
+
+
+def test_none_and_spaces_without_a_table_have_no_benchmark():
+  assert tabular.open_benchmark("none", SPACE) is None
+  assert tabular.open_benchmark(None, spaces.get("darts")) is None
+
+
+def test_names_of_benchmarks():
+  with pytest.raises(BenchmarkError, match=r"^--benchmark='nb20' is not known; did you mean nb201\?.*path of a file"):
+    tabular.open_benchmark("nb20", SPACE)
+  with pytest.raises(BenchmarkError, match=r"^--benchmark=nb201: a benchmark of another space than darts"):
+    tabular.open_benchmark("nb201", spaces.get("darts"))
+
+
+def test_a_registered_benchmark_is_opened_by_its_name(table, monkeypatch):
+  mine = tabular.Benchmark(
+    "mine", "nb201", "mine", table.archs[:2], {"cifar10_test": np.array([1.0, 2.0])}, ("cifar10",)
+  )
+  monkeypatch.setitem(registry._made["benchmark"], "mine", lambda: mine)
+  assert tabular.open_benchmark("mine", SPACE) is mine
+
+
+def test_opening_the_table_in_the_package_is_quick():
+  begin = time.process_time()
+  tabular.open_benchmark(None, SPACE).rank(0, "cifar10")
+  assert time.process_time() - begin < 1  # 0.14 s on the machine on which it was written
 
 
 # Look-ups.
@@ -162,7 +210,7 @@ def test_rank_ignores_rounding_noise(data, lines, tmp_path):
     row[3] = ""
   path = tmp_path / "t.csv"
   path.write_text("\n".join(map(",".join, fields)) + "\n")
-  benchmark = tabular.open_benchmark(path)
+  benchmark = tabular.open_benchmark(path, SPACE)
   assert [benchmark.rank(i, "cifar100")[0] for i in range(4)] == [2, 2, 1, None]
   assert benchmark.best("cifar100") == (2, 93.3433333)
 
@@ -202,7 +250,7 @@ def test_conversion_round_trip(data, folder, tmp_path, capsys, name):
   out = tmp_path / name
   assert main([str(data / FOLDER), str(out)]) == 0
   assert "3 of 15,625" in capsys.readouterr().out
-  converted = tabular.open_benchmark(out)
+  converted = tabular.open_benchmark(out, SPACE)
   assert converted.archs == folder.archs
   for index in HELD:
     assert row_of(converted, index) == row_of(folder, index)
@@ -294,10 +342,10 @@ def test_paths_that_are_no_benchmark(data, tmp_path):
   benchmark_refused(tmp_path / "absent.csv", "no such file or folder")
   benchmark_refused(tmp_path, "a folder without meta.pickle.pbz2")
   benchmark_refused(data, f"give the folder .*{FOLDER}")
-  benchmark_refused("", "an empty path")
+  with pytest.raises(BenchmarkError, match=r"^--benchmark=: an empty path; give a file, 'none'.*nb201"):
+    tabular.open_benchmark("", SPACE)
   benchmark_refused(data / "nasbench101_20.json", "lacks the columns index")
   benchmark_refused(data / "cifar10_subset_index.csv.gz", "lacks the columns index")
-  benchmark_refused(data / "nasbench201.csv.gz", "no benchmark is known for the space 'nds'", space="nds")
 
 
 @pytest.mark.parametrize(
@@ -335,10 +383,10 @@ def test_truncated_files(data, tmp_path):
   flipped[len(packed) // 2] ^= 0xFF
   path.write_bytes(flipped)
   with pytest.raises(BenchmarkError):
-    tabular.open_benchmark(path)
+    tabular.open_benchmark(path, SPACE)
   folder = copied_folder(data, tmp_path / "cut")
   os.truncate(folder / "000011.pickle.pbz2", 20_000)
-  benchmark = tabular.open_benchmark(folder)
+  benchmark = tabular.open_benchmark(folder, SPACE)
   assert benchmark.accuracy(0, "cifar10") > 85
   with pytest.raises(BenchmarkError, match=r"^--benchmark=.*000011.pickle.pbz2 is truncated"):
     benchmark.accuracy(11, "cifar10")
@@ -417,7 +465,7 @@ def test_harmless_variants_of_a_table(table, lines, tmp_path):
   text = "\r\n".join(",".join([*row[::-1], "note"]) for row in rows)
   path = tmp_path / "t.dat"
   path.write_bytes(gzip.compress(text.encode("utf-8-sig"), 1))
-  assert row_of(tabular.open_benchmark(path), 77) == row_of(table, 77)
+  assert row_of(tabular.open_benchmark(path, SPACE), 77) == row_of(table, 77)
 
 
 # Imports.
@@ -429,9 +477,13 @@ import sys
 import jaxnas.tabular as tabular
 heavy = {"nats_bench", "rich", "pandas", "torch", "tensorflow"}
 assert not heavy & sys.modules.keys(), "import"
-tabular.open_benchmark(sys.argv[1]).rank(0, "cifar10")
+from jaxnas import spaces
+space = spaces.get("nb201")
+heavy -= {"rich"}  # which flax imports
+tabular.open_benchmark(None, space).rank(0, "cifar10")
+tabular.open_benchmark(sys.argv[1], space).rank(0, "cifar10")
 assert not heavy & sys.modules.keys(), "table"
-tabular.open_benchmark(sys.argv[2]).rank(0, "cifar10")
+tabular.open_benchmark(sys.argv[2], space).rank(0, "cifar10")
 assert heavy & sys.modules.keys() == {"nats_bench"}, "folder"
 """
   paths = [str(data / "nasbench201.csv.gz"), str(data / FOLDER)]

@@ -4,6 +4,7 @@ Source: Liu, Simonyan & Yang, "DARTS: Differentiable Architecture Search", ICLR 
 """
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import jax
@@ -11,11 +12,12 @@ import numpy as np
 from jaxtyping import Int8
 
 from jaxnas import registry
-from jaxnas.spaces.darts import costs, encoding, genotypes
+from jaxnas.spaces.darts import benchmark, costs, encoding, genotypes
 from jaxnas.spaces.darts.backbone import Backbone
 from jaxnas.spaces.darts.plain import NetworkConfig, PlainNetwork
 from jaxnas.spaces.darts.supernet import Supernet, SupernetConfig
 from jaxnas.spaces.tenas_settings import TENASSettings
+from jaxnas.tabular import Benchmark
 
 __all__ = [
   "DARTS",
@@ -76,6 +78,10 @@ class DARTS:
   canonical = staticmethod(encoding.canonical)
   params = staticmethod(costs.params)
   macs = staticmethod(costs.macs)
+
+  def read_benchmark(self, path: pathlib.Path) -> Benchmark:
+    """See `darts.benchmark.read`."""
+    return benchmark.read(path)
 
   def __len__(self) -> int:
     return encoding.NUM_ARCHS

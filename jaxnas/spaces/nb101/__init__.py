@@ -4,12 +4,14 @@ Source: Ying et al., "NAS-Bench-101: Towards Reproducible NAS", ICML 2019.
 """
 
 import dataclasses
+import pathlib
 from typing import Any
 
 from jaxnas import registry
-from jaxnas.spaces.nb101 import channels, costs, encoding, isomorphism
+from jaxnas.spaces.nb101 import benchmark, channels, costs, encoding, isomorphism
 from jaxnas.spaces.nb101.network import PlainNetwork
 from jaxnas.spaces.nb101.parameters import NetworkConfig
+from jaxnas.tabular import Benchmark
 
 __all__ = ["NB101", "NetworkConfig", "PlainNetwork", "channels", "costs", "encoding", "isomorphism"]
 
@@ -43,6 +45,10 @@ class NB101:
   index_of = staticmethod(isomorphism.index_of)
   params = staticmethod(costs.params)
   macs = staticmethod(costs.macs)
+
+  def read_benchmark(self, path: pathlib.Path) -> Benchmark:
+    """See `nb101.benchmark.read`."""
+    return benchmark.read(path)
 
   def __len__(self) -> int:
     return isomorphism.NUM_UNIQUE

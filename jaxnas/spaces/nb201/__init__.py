@@ -4,15 +4,17 @@ Source: Dong & Yang, "NAS-Bench-201: Extending the Scope of Reproducible NAS", I
 """
 
 import dataclasses
+import pathlib
 from typing import Any
 
 from jaxnas import registry
-from jaxnas.spaces.nb201 import costs, encoding, isomorphism
+from jaxnas.spaces.nb201 import benchmark, costs, encoding, isomorphism
 from jaxnas.spaces.nb201.backbone import Backbone
 from jaxnas.spaces.nb201.mixture import Mixture
 from jaxnas.spaces.nb201.network import Network, NetworkConfig
 from jaxnas.spaces.nb201.plain import PlainNetwork
 from jaxnas.spaces.tenas_settings import TENASSettings
+from jaxnas.tabular import Benchmark
 
 __all__ = [
   "NB201",
@@ -65,6 +67,10 @@ class NB201:
   canonical = staticmethod(isomorphism.canonical)
   params = staticmethod(costs.params)
   macs = staticmethod(costs.macs)
+
+  def read_benchmark(self, path: pathlib.Path) -> Benchmark:
+    """See `nb201.benchmark.read`."""
+    return benchmark.read(path)
 
   def __len__(self) -> int:
     return encoding.NUM_ARCHS

@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.spaces.darts.encoding import canonical, format, from_nb301
+from jaxnas.tabular import Benchmark
 from jaxnas.tabular.json_file import read_cells, read_entries
-from jaxnas.tabular.table import FIXES, Benchmark, problem
+from jaxnas.tabular.reading import problem
+
+_FIX = "give a JSON file whose `archs` each have `normal`, `reduce` and `val_accuracy` (a percentage)"
 
 
-def read_nb301(path: pathlib.Path) -> Benchmark:
+def read(path: pathlib.Path) -> Benchmark:
   """Reads a whole file.
 
   `archs` are the text forms of the cells. `index` also finds a cell whose nodes are numbered otherwise.
@@ -26,10 +30,8 @@ def read_nb301(path: pathlib.Path) -> Benchmark:
     BenchmarkError: no JSON, another form, an illegal cell, the same cell twice, an accuracy outside 0..100 or none
       above 1; says where.
   """
-  from jaxnas.spaces.darts import encoding  # which imports JAX
-
-  entries = read_entries(path, ("normal", "reduce", "val_accuracy"), FIXES["darts"])
-  cells = read_cells(path, entries, encoding, "the DARTS space", encoding.from_nb301)
+  entries = read_entries(path, ("normal", "reduce", "val_accuracy"), _FIX, "darts")
+  cells = read_cells(path, entries, "darts", from_nb301, format, canonical)
   accuracies = np.array([_percent(path, i, entry["val_accuracy"]) for i, entry in enumerate(entries)])
   if accuracies.max() <= 1:
     raise problem(path, "val_accuracy holds fractions", "give percentages, 0..100")

@@ -16,14 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.spaces.nb101.encoding import format, from_cell
+from jaxnas.spaces.nb101.isomorphism import canonical
+from jaxnas.tabular import Benchmark
 from jaxnas.tabular.json_file import read_cells, read_entries
-from jaxnas.tabular.table import FIXES, Benchmark, problem
+from jaxnas.tabular.reading import problem
 
-_FIX = FIXES["nb101"]
+_FIX = "give a JSON file whose `archs` each have `matrix`, `ops` and `accuracy` (a fraction)"
 _KEYS = ("matrix", "ops", "accuracy")
 
 
-def read_nb101(path: pathlib.Path) -> Benchmark:
+def read(path: pathlib.Path) -> Benchmark:
   """Reads a whole file (1,250 cells in less than a second).
 
   `archs` are the text forms of the cells as they are in the file. `index` also finds a cell that is isomorphic to one
@@ -32,14 +35,12 @@ def read_nb101(path: pathlib.Path) -> Benchmark:
   Raises:
     BenchmarkError: no JSON, another form, an illegal cell, the same cell twice, an accuracy outside 0..1; says where.
   """
-  from jaxnas.spaces.nb101 import NB101  # which imports JAX and Flax
-
-  entries = read_entries(path, _KEYS, _FIX)
+  entries = read_entries(path, _KEYS, _FIX, "nb101")
   for i, entry in enumerate(entries):
     if not isinstance(entry["ops"], list):
       raise problem(path, f"archs[{i}] has ops {str(entry['ops'])[:40]!r} where a list of labels must stand", _FIX)
   accuracies = np.array([_percent(path, i, entry["accuracy"]) for i, entry in enumerate(entries)])
-  cells = read_cells(path, entries, NB101, "NAS-Bench-101", lambda e: NB101.from_cell(e["matrix"], e["ops"]))
+  cells = read_cells(path, entries, "nb101", lambda e: from_cell(e["matrix"], e["ops"]), format, canonical)
   return Benchmark(
     name=path.name,
     space="nb101",
