@@ -190,7 +190,7 @@ def main(argv) -> None:
     raise app.UsageError(f"--groups={','.join(FLAGS.groups)}: multiples of {NUM_OPS} that divide the largest")
   space, source = spaces.get("nb201"), data.load("synthetic")
   images, labels = (jnp.asarray(a) for a in data.plain_batch(source, jax.random.key(0), FLAGS.batch))
-  network = space.plain_network(NetworkConfig(FLAGS.channels, FLAGS.cells, source.classes, init="torch_default"))
+  network = PlainNetwork(NetworkConfig(FLAGS.channels, FLAGS.cells, source.classes, init="torch_default"))
   params = network.init_params(jax.random.key(1))
   columns = balanced(groups[-1])
   one = one_by_one(network, params, images, labels)

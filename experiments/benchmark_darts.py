@@ -17,7 +17,7 @@ from absl import app, flags
 
 from jaxnas import data, report, spaces
 from jaxnas.algorithms import indicators, tenas
-from jaxnas.scoring import Batch, Engine
+from jaxnas.scoring import Engine
 from jaxnas.spaces.darts import operations
 
 FLAGS = flags.FLAGS
@@ -41,13 +41,13 @@ def indicator_costs(mode: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
   measure = indicators.condition_number if kind == "kernel" else indicators.regions
   one = measure(space, source, config, jax.random.key(0))
   active = np.repeat(tenas.initial_active(space)[None], FLAGS.supernets, 0)
-  for i, (cell, edge, op) in enumerate(tenas.candidates(active[0], space.tenas.op_order)[: FLAGS.supernets - 1], 1):
+  for i, (cell, edge, op) in enumerate(tenas.candidates(active[0], space.op_order)[: FLAGS.supernets - 1], 1):
     active[i, cell, edge, op] = False
   nets, engine = spaces.active_weights(active), Engine()
   begin = clocks()
-  engine.score([one.proxy], one.network, one.params, nets[:1], Batch(one.batch))
+  engine.score([one.proxy], one.network, one.params, nets[:1], one.batch)
   first = clocks()
-  engine.score([one.proxy], one.network, one.params, nets, Batch(one.batch))
+  engine.score([one.proxy], one.network, one.params, nets, one.batch)
   each = (clocks() - first) / len(nets)
   return first - begin - each, each
 

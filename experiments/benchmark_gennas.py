@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
   training, space = Training(), spaces.get("nb201")
   images = stored["images"]
   problem = pose(tasks.get("CONF_NB101"), images, jax.random.key(FLAGS.seed), training)
-  batch = Batch(images, problem._replace(targets=pad(tuple(stored[f"target{i}"] for i in range(3)))))
+  batch = Batch(images, problem=problem._replace(targets=pad(tuple(stored[f"target{i}"] for i in range(3)))))
   network = SignalNetwork(space.backbone(), WIDTHS)
   nodes = record["archs"][: FLAGS.count]  # op codes node by node
   archs = space.as_codes([[op for node in cell for op in node] for cell in nodes])

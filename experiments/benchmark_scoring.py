@@ -65,6 +65,7 @@ def write_inputs(folder: pathlib.Path) -> None:
   import jax
 
   from jaxnas import data, spaces
+  from jaxnas.spaces.nb201 import Network
 
   space, source = spaces.get("nb201"), data.load("synthetic")
   images, labels = data.plain_batch(source, jax.random.key(0), FLAGS.batch)
@@ -72,7 +73,7 @@ def write_inputs(folder: pathlib.Path) -> None:
   connected = archs[[bool(space.is_connected(a)) for a in archs]][:CHECKED]
   init_key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[0]  # `scoring.score`'s, of seed 0
   for name, cells, chosen in (("exchange", FLAGS.cells, archs), ("check", 1, connected)):
-    network = space.network(_config(FLAGS.channels, cells, source.classes))
+    network = Network(_config(FLAGS.channels, cells, source.classes))
     leaves = jax.tree_util.tree_leaves_with_path(network.init_params(init_key))
     params = {"params/" + "/".join(k.key for k in path): np.asarray(v) for path, v in leaves}
     names = np.array(space.ops)[chosen]
@@ -89,7 +90,7 @@ def _config(channels: int, cells: int, classes: int):
 def measure(side: str, folder: pathlib.Path) -> dict:
   """One side of jaxnas, in this process: the calls with their values and seconds."""
   from jaxnas import spaces
-  from jaxnas.scoring import Batch
+  from jaxnas.base import Batch, NetworkConfig
 
   task, kind, count = side.split()
   exchange = np.load(folder / ("check.npz" if task == "check" else "exchange.npz"))
@@ -100,7 +101,7 @@ def measure(side: str, folder: pathlib.Path) -> dict:
     channels, cells = MEMORY["channels"], MEMORY["cells"]
     images = images[:, : MEMORY["pixels"], : MEMORY["pixels"]]
     archs = np.resize(spaces.get("nb201").enumerate_all(), (int(count), len(archs[0])))
-  network = spaces.get("nb201").plain_network(_config(channels, cells, classes))
+  network = spaces.get("nb201").network(NetworkConfig(channels, cells, classes))
   score = {"engine": score_by_engine, "compiled": score_compiled}[kind]
   calls = score(PROXIES[task], network, archs, Batch(images, exchange["labels"]), one_by_one=task != "memory")
   return {"calls": calls, "threads": len(os.sched_getaffinity(0))}
@@ -147,10 +148,10 @@ def score_compiled(names, network, archs, batch, *, one_by_one: bool) -> list[di
   import jax
 
   from jaxnas import proxies, spaces
-  from jaxnas.proxies import Evaluation
+  from jaxnas.proxies.evaluation import Evaluation
 
   (proxy,) = (proxies.get(n) for n in names)
-  params = network.init_params(jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[0])
+  params = network.init(jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[0])
   calls = []
   for arch in archs if one_by_one else ():
     alphas = spaces.get("nb201").alphas(arch[None])[0]

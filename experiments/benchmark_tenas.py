@@ -52,7 +52,7 @@ def measure(mode: str, folder: str) -> dict:
 
   from jaxnas import data, spaces
   from jaxnas.algorithms import indicators, tenas
-  from jaxnas.scoring import Batch, Engine
+  from jaxnas.scoring import Engine
 
   class TimedEngine(Engine):
     compile_cpu = 0.0
@@ -68,12 +68,12 @@ def measure(mode: str, folder: str) -> dict:
   proxy, *net, x = indicators.condition_number(space, source, config, jax.random.key(0))
   leaves = jax.tree_util.tree_leaves_with_path(net[1])
   params = {"params/" + "/".join(k.key for k in path): np.asarray(v) for path, v in leaves}
-  np.savez(f"{folder}/exchange.npz", images=np.asarray(x), masks=supernets(), **params)
+  np.savez(f"{folder}/exchange.npz", images=np.asarray(x.inputs), masks=supernets(), **params)
   engine, nets, calls = TimedEngine(), spaces.active_weights(supernets()), []
   # The parent alone, which compiles; then as many calls as PyTorch has kernels, of a round's size; then each supernet.
   for chosen in [nets[:1], *[nets[[0] * ROUND]] * FLAGS.kernels, *nets[:, None]]:
     cpu, wall = time.process_time(), time.perf_counter()
-    kappa = engine.score([proxy], *net, chosen, Batch(x))[0][0].value
+    kappa = engine.score([proxy], *net, chosen, x)[0][0].value
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     calls.append({"kappa": kappa, "cpu": cpu / len(chosen), "wall": wall / len(chosen)})
   compiled = {"cpu": engine.compile_cpu, "wall": engine.seconds.compile}

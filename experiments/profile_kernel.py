@@ -16,19 +16,24 @@ import jax
 from absl import app
 
 from jaxnas import proxies, report, spaces
-from jaxnas.spaces.nb201 import NetworkConfig
+from jaxnas.base import NetworkConfig
+from jaxnas.proxies.evaluation import Evaluation
 
 
 def main(argv) -> None:
   """Prints two tables."""
   del argv
   space = spaces.get("nb201")
-  network = space.network(NetworkConfig(channels=3, cells=1))
-  params = network.init_params(jax.random.key(0))
+  network = space.supernet(NetworkConfig(3, 1, init="kaiming_fan_out"))
+  params = network.init(jax.random.key(0))
   images = jax.random.normal(jax.random.key(1), (72, 32, 32, 3))
   alphas = jax.numpy.full((1, 6, 5), 0.25).at[:, :, space.none_op].set(0)
-  measure = proxies.ntk_condition_number("batch").measure
-  program = jax.jit(measure, static_argnums=0).lower(network, params, alphas, images).compile()
+  proxy = proxies.get("ntk_condition_number")
+
+  def measure(params, alphas, images):
+    return proxy.measure(Evaluation(network, params, alphas, images))
+
+  program = jax.jit(measure).lower(params, alphas, images).compile()
   jax.block_until_ready(program(params, alphas, images))
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):

@@ -102,13 +102,14 @@ def _define_settings(config: type) -> None:
       continue
     text = field.metadata["help"]
     default: Any = field.default
+    kind = next(t for t in (get_args(field.type) or (field.type,)) if t is not None)
     if get_origin(field.type) is tuple:
       flags.DEFINE_list(field.name, list(default), text)
     elif field.type is bool:
       flags.DEFINE_bool(field.name, default, text)
-    elif field.type is int:
+    elif kind is int:
       flags.DEFINE_integer(field.name, default, text)
-    elif field.type is float:
+    elif kind is float:
       flags.DEFINE_float(field.name, default, text)
     elif field.type is str:
       flags.DEFINE_string(field.name, default, text)

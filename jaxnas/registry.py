@@ -27,7 +27,25 @@ KINDS: tuple[str, ...] = get_args(Kind)
 GROUP = "jaxnas"  # of entry points
 
 BUILT_IN: dict[str, tuple[str, ...]] = {
-  "proxy": (),
+  "proxy": (
+    "jaxnas.proxies.ntk_condition_number",
+    "jaxnas.proxies.linear_regions",
+    "jaxnas.gennas.regression",
+    "jaxnas.proxies.mgm",
+    "jaxnas.proxies.trace_norm",
+    "jaxnas.proxies.grad_norm",
+    "jaxnas.proxies.snip",
+    "jaxnas.proxies.grasp",
+    "jaxnas.proxies.fisher",
+    "jaxnas.proxies.synflow",
+    "jaxnas.proxies.jacob_cov",
+    "jaxnas.proxies.naswot",
+    "jaxnas.proxies.zen",
+    "jaxnas.proxies.plain",
+    "jaxnas.proxies.l2_norm",
+    "jaxnas.proxies.params",
+    "jaxnas.proxies.flops",
+  ),
   "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts"),
   "algorithm": (),
   "benchmark": ("jaxnas.spaces.nb201.benchmark",),

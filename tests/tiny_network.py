@@ -1,29 +1,24 @@
-"""A network of a few layers with the interface that proxies rely on, written without the package's own layers.
+"""A network of a few layers that keeps the contract of proxies, written without the package's own layers.
 
-Stem conv-BN; two stacked cells with one edge, an operation of which is chosen by `alphas` [1, 1, 2] (skip, or
+Stem conv-BN; two stacked cells with one edge, an operation of which is chosen by `arch` [1, 1, 2] (skip, or
 ReLU-conv-BN); last BN-ReLU, global pooling, classifier.
 """
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.base import Costs, Observation, Output
+from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation
 
 SKIP = np.asarray([[[1, 0]]], np.float32)
 CONV = np.asarray([[[0, 1]]], np.float32)
 SIZE = {"kernel": 0.4, "scale": 0.2, "bias": 0.1}
-
-
-class Observation(NamedTuple):
-  logits: jax.Array
-  features: jax.Array
-  agreement: jax.Array
-  log_deviation: jax.Array
 
 
 def convolve(x, kernel):
@@ -40,16 +35,13 @@ class Tiny:
   channels: int = 4
   cells: int = 2
   classes: int = 3
-  batch_norm: str = "batch"
+  rows_on_cpu: ClassVar[int] = 4
 
-  def with_batch_norm(self, mode):
-    return dataclasses.replace(self, batch_norm=mode)
+  def encode(self, codes):
+    return np.eye(2, dtype=np.float32)[codes][:, :, None].swapaxes(1, 2)
 
-  def for_rows(self):
-    return self
-
-  def init_params(self, key=None, dtype=np.float32, *, seed=0, plain=False):
-    """Random values, or (`plain`) BN scales of 1 and biases of 0."""
+  def init(self, key=None, dtype=np.float32, *, seed=0, plain=False):
+    """Random values that do not depend on the key, or (`plain`) BN scales of 1 and biases of 0."""
     c, rng = self.channels, np.random.default_rng(seed)
 
     def draw(name, *shape):
@@ -67,18 +59,24 @@ class Tiny:
       "classifier": {"kernel": draw("kernel", c, self.classes), "bias": draw("bias", self.classes)},
     }
 
-  def forward(self, params, images, alphas, stats=None, gates=None, bumps=None):
+  def start(self, params, arch):
+    return params
+
+  def embed(self, params, inputs):
+    return inputs
+
+  def forward(self, params, images, arch, mode="batch", stats=None, gates=None, bumps=None):
     """(logits, record): record has, by layer, `z` (outputs of convolutions), `moments`, `relu` and `features`."""
     record = {"z": {}, "moments": {}, "relu": {}}
 
     def bn(name, z, p):
-      if self.batch_norm == "identity":
+      if mode == "identity":
         mean, var = jnp.zeros_like(p["bias"]), jnp.ones_like(p["bias"])
-      elif self.batch_norm == "running":
+      elif mode == "running":
         mean, var = stats[name]
       else:
         mean, var = z.mean((0, 1, 2)), z.var((0, 1, 2))
-      if self.batch_norm == "batch_frozen":
+      if mode == "batch_frozen":
         mean, var = jax.lax.stop_gradient((mean, var))
       record["moments"][name] = (mean, var)
       y = (z - mean[None, None, None]) / jnp.sqrt(var + jnp.asarray(1e-5, z.dtype))[None, None, None]
@@ -96,35 +94,42 @@ class Tiny:
       own = jax.tree.map(lambda leaf, i=i: leaf[i], params["stage_0"]["edge1_0"]["nor_conv_3x3"])
       record["relu"][f"cell{i}"] = x
       y = conv_bn(f"cell{i}", jax.nn.relu(x), own, None if gates is None else gates["stage_0"]["edge1_0"][i])
-      x = jnp.where(alphas[0, 0, 1] > 0, y, x)
+      x = jnp.where(arch[0, 0, 1] > 0, y, x)
     x = bn("last", x, params["last"]["bn"])
     record["relu"]["last"] = x
     record["features"] = jax.nn.relu(x)
     head = params["classifier"]
     return record["features"].mean((1, 2)) @ head["kernel"] + head["bias"][None], record
 
-  def logits(self, params, images, alphas, *, stats=None, gates=None):
-    return self.forward(params, images, alphas, stats, gates)[0]
+  def apply(self, params, inputs, arch, mode="batch", *, stats=None, gates=None, collect=(), rows=False):
+    if mode == "running" and stats is None:
+      raise ConfigError("mode='running' needs stats")
+    logits, record = self.forward(params, inputs, arch, mode, stats, gates)
+    output = Output(logits)
+    if "stats" in collect:
+      output = output._replace(stats=record["moments"])
+    if "observation" in collect:
+      output = output._replace(observation=self.observation(record, arch.astype(inputs.dtype)[0, 0, 1]))
+    return output
 
-  def moments(self, params, images, alphas):
-    return self.with_batch_norm("batch").forward(params, images, alphas)[1]["moments"]
-
-  def observe(self, params, images, alphas):
-    logits, record = self.forward(params, images, alphas)
-    conv = alphas[0, 0, 1].astype(images.dtype)
-    on = {name: conv if name.startswith("cell") else jnp.ones((), images.dtype) for name in record["moments"]}
+  def observation(self, record, conv):
+    """See `base.Observation`; `conv` is 1 where the cells have a convolution."""
+    on = {name: conv if name.startswith("cell") else jnp.ones((), conv.dtype) for name in record["moments"]}
     agree = sum(on[name] * agreement(x) for name, x in record["relu"].items())
     deviation = sum(on[name] * 0.5 * jnp.log(var.mean()) for name, (_, var) in record["moments"].items())
-    return Observation(logits, record["features"], agree, deviation)
+    return Observation(record["features"], agree, deviation)
 
   def gates(self, samples):
     shape = (samples, self.channels)
     return {"stem": jnp.ones(shape), "stage_0": {"edge1_0": jnp.ones((self.cells, *shape))}}
 
-  def executed(self, alphas):
-    tree = jax.eval_shape(self.init_params, jax.random.key(0))
+  def used_channels(self, arch):
+    return None
+
+  def executed(self, arch):
+    tree = jax.eval_shape(self.init, jax.random.key(0))
     ones = jax.tree.map(lambda leaf: jnp.ones((), jnp.float32), tree)
-    cell = jax.tree.map(lambda leaf: jnp.full(self.cells, alphas[0, 0, 1], jnp.float32), tree["stage_0"])
+    cell = jax.tree.map(lambda leaf: jnp.full(self.cells, arch[0, 0, 1], jnp.float32), tree["stage_0"])
     return {**ones, "stage_0": cell}
 
   def by_layer(self, fn, *trees):
@@ -132,26 +137,24 @@ class Tiny:
     single = [[t["stem"]["conv"]["kernel"] for t in trees], [t["classifier"]["kernel"] for t in trees]]
     return jnp.concatenate([jax.vmap(fn)(*stage), *(fn(*kernels)[None] for kernels in single)])
 
-  def parameter_count(self, alphas):
-    sizes = jax.tree.map(lambda leaf: leaf.size, jax.eval_shape(self.init_params, jax.random.key(0)))
-    on = self.executed(alphas)
-    return sum(size * mask.mean() for size, mask in zip(jax.tree.leaves(sizes), jax.tree.leaves(on), strict=True))
-
-  def mac_count(self, alphas, image_size=32):
+  def costs(self, arch, image_size=32):
+    sizes = jax.tree.map(lambda leaf: leaf.size, jax.eval_shape(self.init, jax.random.key(0)))
+    on = self.executed(arch)
+    params = sum(size * mask.mean() for size, mask in zip(jax.tree.leaves(sizes), jax.tree.leaves(on), strict=True))
     pixels, c = image_size**2, self.channels
-    return pixels * 9.0 * c * (3.0 + self.cells * c * alphas[0, 0, 1]) + (c + 1.0) * self.classes
+    return Costs(params, pixels * 9.0 * c * (3.0 + self.cells * c * arch[0, 0, 1]) + (c + 1.0) * self.classes)
 
 
 def evaluation(
-  network, alphas=CONV, *, samples=6, size=5, dtype=np.float32, seed=1, params=None, labels=True, key=0, rows=None
+  network, arch=CONV, *, samples=6, size=5, dtype=np.float32, seed=1, params=None, labels=True, key=0, rows=None
 ):
   """An `Evaluation` of random images [samples, size, size, 3]."""
   rng = np.random.default_rng(seed)
   return Evaluation(
     network=network,
-    params=network.init_params(dtype=dtype) if params is None else params,
-    alphas=jnp.asarray(alphas, dtype),
-    images=jnp.asarray(rng.normal(size=(samples, size, size, 3)), dtype),
+    params=network.init(dtype=dtype) if params is None else params,
+    arch=jnp.asarray(arch, dtype),
+    inputs=jnp.asarray(rng.normal(size=(samples, size, size, 3)), dtype),
     labels=jnp.asarray(rng.integers(0, network.classes, samples), jnp.int32) if labels else None,
     key=jax.random.key(key),
     rows=rows,
@@ -171,7 +174,7 @@ def program(proxies, network, rows=None):
 
 def contents(e):
   """The arrays of an `Evaluation`."""
-  return e.params, e.alphas, e.images, e._labels, e.key
+  return e.params, e.arch, e.inputs, e._labels, e.problem, e._key
 
 
 def raw(proxies, e):

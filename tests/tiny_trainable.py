@@ -1,37 +1,44 @@
-"""A network of a few layers with the interface that the trainer relies on, and images that it can learn.
+"""A network of a few layers that keeps the trainer's contract, and images that it can learn.
 
 Stem conv-BN-ReLU, global pooling, then one residual dense branch an edge with op 1; classifier and auxiliary head.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnas.base import Output
 from jaxnas.data import ImageSource
 
 CLASSES, WIDTH = 3, 4
-ALPHAS = np.zeros((2, 3, 2), np.float32)  # edge 2 of the second cell type is used by no architecture below
-ALPHAS[[0, 0, 0, 1, 1], [0, 1, 2, 0, 1], [1, 0, 1, 1, 0]] = 1
+CODE = np.array([1, 0, 1, 1, 0, 2])  # the operation of each edge of both cell types; 2: none
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-  classes: int = CLASSES
-  batch_norm: str = "batch"
-  auxiliary: bool = False
-  genotype: tuple[int, ...] | None = None
+def encode(codes):
+  return np.eye(3, dtype=np.float32)[codes][..., :2].reshape(len(codes), 2, 3, 2)
+
+
+ALPHAS = encode(CODE[None])[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class TinyTrainable:
-  config: Config = Config()
+  auxiliary: bool = False
+  classes: int = CLASSES
+  rows_on_cpu: ClassVar[int] = 1
 
-  def with_batch_norm(self, mode):
-    return TinyTrainable(dataclasses.replace(self.config, batch_norm=mode))
+  encode = staticmethod(encode)
 
-  def init_params(self, key):
+  def start(self, params, arch):
+    return params
+
+  def embed(self, params, inputs):
+    return inputs
+
+  def init(self, key):
     keys = jax.random.split(key, 4)
 
     def dense(key, *shape):
@@ -43,26 +50,30 @@ class TinyTrainable:
       "branch": dense(keys[1], 2, 3, WIDTH, WIDTH),
       "classifier": dense(keys[2], WIDTH, CLASSES),
     }
-    return params | ({"auxiliary": dense(keys[3], WIDTH, CLASSES)} if self.config.auxiliary else {})
+    return params | ({"auxiliary": dense(keys[3], WIDTH, CLASSES)} if self.auxiliary else {})
 
-  def executed(self, alphas):
-    tree = jax.tree.map(lambda leaf: jnp.ones(()), jax.eval_shape(self.init_params, jax.random.key(0)))
-    return tree | {"branch": alphas[..., 1]}
+  def init_stats(self):
+    return {"stem": (jnp.zeros(WIDTH), jnp.ones(WIDTH))}
 
-  def logits(self, params, images, alphas, *, stats=None):
-    return self._forward(params, images, alphas, stats["stem"], None)[0]
+  def executed(self, arch):
+    tree = jax.tree.map(lambda leaf: jnp.ones(()), jax.eval_shape(self.init, jax.random.key(0)))
+    return tree | {"branch": arch[..., 1]}
 
-  def logits_and_moments(self, params, images, alphas, *, unbiased=False, drop_path=None, key=None):
+  def apply(self, params, inputs, arch, mode="batch", *, stats=None, gates=None, collect=(), rows=False):
+    assert mode == "running"
+    return Output(self._forward(params, inputs, arch, stats["stem"], None)[0])
+
+  def train(self, params, images, alphas, drop_path, key):
     z = self._convolve(params, images)
     mean, variance = z.mean((0, 1, 2)), z.var((0, 1, 2))
     keep = None
-    if drop_path is not None:
+    if key is not None:
       kept = 1 - drop_path
       keep = (jax.random.uniform(key, (6, len(images), 1)) < kept).astype(images.dtype) / kept.astype(images.dtype)
     logits, side = self._forward(params, images, alphas, (mean, variance), keep)
     size = z.size // WIDTH
-    moments = {"stem": (mean, variance * (size / (size - 1)) if unbiased else variance)}
-    return ((logits, side) if self.config.auxiliary else logits), jax.lax.stop_gradient(moments)
+    moments = {"stem": (mean, variance * (size / (size - 1)))}
+    return Output(logits, stats=jax.lax.stop_gradient(moments), auxiliary=side)
 
   def _convolve(self, params, images):
     dims = ("NHWC", "HWIO", "NHWC")
@@ -76,7 +87,7 @@ class TinyTrainable:
     for i, (cell, edge) in enumerate(np.ndindex(2, 3)):
       y = jax.nn.tanh(x @ params["branch"][cell, edge]) * alphas[cell, edge, 1].astype(x.dtype)
       x = x + (y if keep is None else y * keep[i])
-    return x @ params["classifier"], side @ params["auxiliary"] if self.config.auxiliary else None
+    return x @ params["classifier"], side @ params["auxiliary"] if self.auxiliary else None
 
 
 def toy(size, seed, name="toy"):

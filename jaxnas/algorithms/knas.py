@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 
 from jaxnas import data, proxies, scoring
 from jaxnas.algorithms.indicators import setting
+from jaxnas.base import NetworkConfig
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Batch, Engine
@@ -102,7 +103,7 @@ def search(
   """Runs one search; other arguments as of `tenas.search`.
 
   Args:
-    space: any that draws architectures and has `single_network`.
+    space: any that draws architectures and has `network`.
     evaluate: the fine stage: validation accuracy in per cent of an architecture's text form.
     note: told which of the shortlist is being evaluated, such as "training 3/20"; "" at the end.
 
@@ -112,7 +113,7 @@ def search(
   draw_key, score_key = jax.random.split(jax.random.key(seed))
   records = list(records)
   candidates = space.sample(draw_key, config.knas_candidates)
-  network = space.single_network(config.knas_channels, config.knas_cells, source.classes, "torch_default")
+  network = NetworkConfig(config.knas_channels, config.knas_cells, source.classes)
   lines = scoring.score(
     [proxies.get(config.knas_score)],
     space,
@@ -185,7 +186,7 @@ def by_training(
     advance(0)
     network = trained_network(space, config, source.classes, columns)
     workdir = None if folder is None else folder / f"{_short_name(space, columns)}_seed{seed}"
-    result = train(network, space.alphas(columns), first, second, config, seed=seed, workdir=workdir, advance=advance)
+    result = train(network, columns, first, second, config, seed=seed, workdir=workdir, advance=advance)
     return result.history[-1]["valid_accuracy"] if result.status == "finished" else float("nan")
 
   return evaluate

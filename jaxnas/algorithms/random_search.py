@@ -16,7 +16,7 @@ from jaxnas import data
 from jaxnas.algorithms import indicators
 from jaxnas.algorithms.indicators import IndicatorConfig, setting
 from jaxnas.errors import ConfigError
-from jaxnas.scoring import Batch, Engine
+from jaxnas.scoring import Engine
 from jaxnas.spaces.darts import DARTS
 from jaxnas.spaces.nb201 import NB201
 
@@ -124,8 +124,8 @@ def _scored(space, indicator, archs, engine, seed, records, keep, advance) -> tu
         [indicator.proxy],
         indicator.network,
         indicator.params,
-        space.alphas(part),
-        Batch(indicator.batch),
+        part,
+        indicator.batch,
         advance=advance,
       )
       for name, reading in zip(names, readings, strict=True):

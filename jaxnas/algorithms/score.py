@@ -10,7 +10,7 @@ import numpy as np
 from jaxnas import data, proxies, scoring
 from jaxnas.algorithms import indicators
 from jaxnas.algorithms.indicators import IndicatorConfig, setting
-from jaxnas.base import Accuracies
+from jaxnas.base import Accuracies, NetworkConfig
 from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.gennas.settings import RegressionConfig, TaskConfig, regression
@@ -39,7 +39,7 @@ class ScoreConfig:
   )
   proxies: tuple[str, ...] = setting(
     ("naswot", "mgm", "ntk_condition_number_frozen", "linear_regions", "params"),
-    f"what to score with, comma-separated, out of {', '.join(proxies.NAMES)}; or 'all'",
+    f"what to score with, comma-separated, out of {', '.join(proxies.names())}; or 'all'",
   )
   score_batch: int = setting(32, "images N in the batch that architectures are scored on")
   score_channels: int = setting(16, "channels C of the scored networks in their first stage")
@@ -73,7 +73,7 @@ class ScoreConfig:
   @property
   def names(self) -> tuple[str, ...]:
     """The proxies asked for."""
-    return proxies.NAMES if self.proxies == ("all",) else self.proxies
+    return proxies.names() if self.proxies == ("all",) else self.proxies
 
   @property
   def passes(self) -> int:
@@ -152,8 +152,7 @@ def score(
   lines: list[Score] = []
   plain = [proxies.get(n) for n in config.names if n not in OWN_NETWORK]
   if plain:
-    cells = config.score_cells or space.cells
-    network = space.single_network(config.score_channels, cells, source.classes, config.score_init)
+    network = NetworkConfig(config.score_channels, config.score_cells or None, source.classes, config.score_init)
 
     def images(repeat: int, key: jax.Array) -> Batch:
       del repeat
@@ -161,13 +160,11 @@ def score(
 
     lines += scoring.score(plain, space, archs, images, seed, network=network, **shared)
   if "linear_regions" in config.names:
-    if not isinstance(space, NB201 | DARTS):
-      raise ConfigError(f"--proxies=linear_regions: --space={space.name} has no supernet to count regions on; drop it")
     given = indicators.regions(space, source, config.indicators, jax.random.key(seed))
 
     def crops(repeat: int, key: jax.Array) -> Batch:
       del repeat
-      return Batch(indicators.regions(space, source, config.indicators, key).batch)
+      return indicators.regions(space, source, config.indicators, key).batch
 
     lines += scoring.score([given.proxy], space, archs, crops, seed, network=given.network, **shared)
   if "signal_regression" in config.names:

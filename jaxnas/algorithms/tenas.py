@@ -38,7 +38,7 @@ from jaxnas.algorithms.tenas_ranking import (
 )
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
-from jaxnas.scoring import Batch, Engine
+from jaxnas.scoring import Engine
 from jaxnas.spaces.darts import DARTS
 from jaxnas.spaces.nb201 import NB201
 
@@ -63,8 +63,8 @@ class TENASConfig:
 
   indicators: IndicatorConfig = dataclasses.field(default_factory=IndicatorConfig)
   repeats: int = setting(3, "repeats R of each indicator, with fresh weights and images")
-  prune_number: int = setting(
-    0, "operations to prune on each edge in a round; 0: as published for the space (nb201 1, darts 3)"
+  prune_number: int | None = setting(
+    None, "operations to prune on each edge in a round (default: as published for the space, nb201 1, darts 3)"
   )
   precision: int = setting(3, "decimals of the relative changes, and significant digits of their ranking")
   variant: Literal["stable", "code"] = setting(
@@ -73,11 +73,10 @@ class TENASConfig:
   )
 
   def __post_init__(self):
-    for name, least in (("repeats", 1), ("prune_number", 0), ("precision", 1)):
-      if getattr(self, name) < least:
-        raise ConfigError(
-          f"--{name}={getattr(self, name)} must be at least {least or '1, or 0 for the published value'}"
-        )
+    for name in ("repeats", "prune_number", "precision"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ConfigError(f"--{name}={value} must be at least 1")
     if self.variant not in ("stable", "code"):
       raise ConfigError(f"--variant={self.variant!r} must be stable or code")
 
@@ -110,8 +109,9 @@ def prune(space: NB201 | DARTS, indicate: Indicate, config: TENASConfig) -> tupl
   Candidates are listed in the official code's order of operations, which decides ties in `variant="code"`.
   """
   config = indicators.resolve(config, space)
+  assert config.prune_number is not None
   active, steps = initial_active(space), []
-  while found := candidates(active, space.tenas.op_order):
+  while found := candidates(active, space.op_order):
     measured = indicate(len(steps) + 1, active, active, found)
     decision = decide(
       measured,
@@ -159,6 +159,7 @@ def _groups(space: NB201 | DARTS) -> list[tuple[int, tuple[int, ...]]]:
 def evaluations(space: NB201 | DARTS, config: TENASConfig) -> int:
   """How many supernets a search scores: every candidate and the parent, in every repeat and step."""
   config = indicators.resolve(config, space)
+  assert config.prune_number is not None
   left = int(initial_active(space)[0, 0].sum())
   edges, total = space.cell_types * len(space.edges), 0
   while left > 1:
@@ -253,7 +254,7 @@ def search(
 
 def _order(indicator: indicators.Indicator, nets: np.ndarray) -> tuple[Any, ...]:
   """An indicator's parts in the order of `Engine.measure`."""
-  return [indicator.proxy], indicator.network, indicator.params, nets, Batch(indicator.batch)
+  return [indicator.proxy], indicator.network, indicator.params, nets, indicator.batch
 
 
 def _as_dict(step: Step) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def run(
   params, macs = training.trained_costs(space, arch, recipe, classes, sides[0])
   result = training.train(
     training.trained_network(space, recipe, classes, arch),
-    space.alphas(arch),
+    arch,
     images.train,
     images.valid,
     recipe,

@@ -1,7 +1,7 @@
 """What a network is: pure functions of parameters, inputs and one architecture as data."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -89,14 +89,17 @@ class Network(Parametrised, Protocol):
 
   `arch` is one row of what `encode` returned, or mixing weights of operations [cells, E, O] for a network that mixes
   them. Parameters do not depend on batch normalisation's mode, an argument.
-
-  Attributes:
-    classes: K.
-    rows_on_cpu: how many cotangents of a backward pass are best pulled back together on a CPU.
   """
 
-  classes: int
-  rows_on_cpu: ClassVar[int]
+  @property
+  def classes(self) -> int:
+    """K; a field of a frozen dataclass will do."""
+    ...
+
+  @property
+  def rows_on_cpu(self) -> int:
+    """How many cotangents of a backward pass are best pulled back together on a CPU; a class's constant will do."""
+    ...
 
   def embed(self, params: PyTree, inputs: Array) -> Array:
     """The inputs as numbers in which derivatives can be taken; images are returned as they are."""

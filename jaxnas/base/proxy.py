@@ -61,7 +61,6 @@ class Evaluated(Protocol):
     arch: the architecture, see `Network.encode`.
     inputs: [N, ...], or as `Proxy.prepare` made them.
     problem: `Batch.problem`.
-    key: for proxies that draw; the same for all architectures.
     rows: the most cotangents or samples of a per-sample pass to hold at a time; None: no limit.
   """
 
@@ -70,12 +69,16 @@ class Evaluated(Protocol):
   arch: Array
   inputs: Array
   problem: PyTree
-  key: Array
   rows: int | None
 
   @property
+  def key(self) -> Array:
+    """For proxies that draw; the same for all architectures. ConfigError if there is none."""
+    ...
+
+  @property
   def labels(self) -> Int[Array, " N"]:
-    """Classes of the inputs."""
+    """Classes of the inputs. ConfigError if the batch has none."""
     ...
 
   @property

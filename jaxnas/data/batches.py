@@ -4,13 +4,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32, Int32
 
-from jaxnas.data.source import ImageSource
+from jaxnas.base import Source
 from jaxnas.errors import ConfigError
 
 
-def plain_batch(
-  source: ImageSource, key: Array, size: int
-) -> tuple[Float32[np.ndarray, "N H W 3"], Int32[np.ndarray, "N"]]:
+def plain_batch(source: Source, key: Array, size: int) -> tuple[Float32[np.ndarray, "N H W 3"], Int32[np.ndarray, "N"]]:
   """`size` different images, normalised by the source's mean and standard deviation, and their labels.
 
   Raises:
@@ -21,14 +19,14 @@ def plain_batch(
   return _normalise(source, images), labels
 
 
-def augmented_batch(source: ImageSource, key: Array, size: int) -> Float32[np.ndarray, "N H W 3"]:
+def augmented_batch(source: Source, key: Array, size: int) -> Float32[np.ndarray, "N H W 3"]:
   """`size` different images, flipped with probability 1/2, cropped at random from a black frame, normalised.
 
   The padding is 4 pixels for images of 32 and 2 for images of 16, an eighth of the width, as usual for training on
   them. Raises as `plain_batch`.
   """
   generator = _generator(key)
-  images = source.images(_choose(source, generator, size))
+  images, _ = source.examples(_choose(source, generator, size))
   flips = generator.random(size) < 0.5
   images = np.where(flips[:, None, None, None], images[:, :, ::-1], images)
   pad = max(1, images.shape[2] // 8)
@@ -38,7 +36,7 @@ def augmented_batch(source: ImageSource, key: Array, size: int) -> Float32[np.nd
 
 
 def region_crops(
-  source: ImageSource,
+  source: Source,
   key: Array,
   *,
   batches: int = 3,
@@ -65,7 +63,7 @@ def region_crops(
   if size > min(height, width):
     raise ConfigError(f"size={size} is larger than the {height}x{width} images of {source.name!r}")
   generator, count = _generator(key), batches * batch_size
-  images = source.images(generator.integers(0, len(source), count))
+  images, _ = source.examples(generator.integers(0, len(source), count))
   rows = generator.integers(0, height - size + 1, count)
   columns = generator.integers(0, width - size + 1, count)
   colour = generator.integers(0, colours, count)
@@ -78,7 +76,7 @@ def _generator(key: Array) -> np.random.Generator:
   return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
 
 
-def _choose(source: ImageSource, generator: np.random.Generator, size: int) -> np.ndarray:
+def _choose(source: Source, generator: np.random.Generator, size: int) -> np.ndarray:
   if not 1 <= size <= len(source):
     raise ConfigError(f"a batch of {size} images needs a size in [1, {len(source)}], the images of {source.name!r}")
   return generator.choice(len(source), size, replace=False)
@@ -91,5 +89,5 @@ def _crops(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, height: in
   return images[np.arange(len(images))[:, None, None], y, x]
 
 
-def _normalise(source: ImageSource, images: np.ndarray) -> np.ndarray:
+def _normalise(source: Source, images: np.ndarray) -> np.ndarray:
   return (images / np.float32(255) - source.mean) / source.std

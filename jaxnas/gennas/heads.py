@@ -49,14 +49,22 @@ class SignalNetwork:
       heads.append({"bn": new_batch_norm(channels), "conv": {"kernel": kernel, "bias": bias}})
     return {"backbone": self.backbone.init_params(own), "heads": heads}
 
+  def init(self, key: Array) -> PyTree:
+    """`init_params`, as the engine calls it."""
+    return self.init_params(key)
+
+  def encode(self, codes: Any) -> np.ndarray:
+    """What of architectures enters a program."""
+    return self.backbone.encode(codes)
+
   def init_stats(self) -> PyTree:
     """Running statistics before the first step."""
     heads = [new_statistics(channels) for channels in self.backbone.tap_channels]
     return {"backbone": self.backbone.init_stats(), "heads": heads}
 
-  def start(self, params: PyTree, alphas: Array) -> PyTree:
+  def start(self, params: PyTree, arch: Array) -> PyTree:
     """The initial values of one architecture, from what was drawn."""
-    return params | {"backbone": self.backbone.start(params["backbone"], alphas)}
+    return params | {"backbone": self.backbone.start(params["backbone"], arch)}
 
   def variants(self) -> tuple["SignalNetwork", ...]:
     """Networks that are faster for some architectures each; `variant(alphas)` says which one to take."""

@@ -11,7 +11,7 @@ Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from jaxnas import registry
+from jaxnas.base import Evaluated, Parametrised, Proxy, Reading
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import signals, tasks
 from jaxnas.gennas.tasks import SignalTask
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy, Reading
 
 WIDTHS = (96, 96, 96)  # of the heads: the widest target that a task can ask for, so that one program serves all tasks
 
@@ -154,36 +154,31 @@ def regress(
   return Curve(losses, evaluated), params, stats
 
 
-@functools.cache
-def signal_regression(training: Training | None = None) -> Proxy:
-  """The proxy. The batch's labels are a `Problem`, the network is a `SignalNetwork` of `WIDTHS`.
+@registry.register("proxy", "signal_regression")
+@dataclasses.dataclass(frozen=True)
+class SignalRegression(Proxy):
+  """The proxy. The batch's problem is a `Problem`, the network is a `SignalNetwork` of `WIDTHS`.
 
   The network's weights are trained, so each architecture should draw its own (`share_weights=False`). A loss that
   leaves the numbers has the status `non_finite` and ranks last.
   """
-  training = training or Training()
 
-  def measure(e: Evaluation) -> Curve:
-    params = e.network.start(e.params, e.alphas)
-    problem: Any = e.labels
+  name: str = "signal_regression"
+  higher_is_better: ClassVar[bool] = False
+  worst: ClassVar[float] = float("inf")
+  needs: ClassVar[type] = Parametrised
+  training: Training = dataclasses.field(default_factory=Training)
+
+  def measure(self, evaluation: Evaluated) -> Curve:
+    e, network = evaluation, cast(Any, evaluation.network)
+    if e.problem is None:
+      raise ConfigError("signal_regression needs a problem: give Batch(images, problem=pose(task, images, key))")
 
     def train(network, params):
-      return regress(network, params, e.alphas, e.images, problem, training)[0]
+      return regress(network, params, e.arch, e.inputs, e.problem, self.training)[0]
 
-    branches = [functools.partial(train, own) for own in e.network.variants()]
-    return lax.switch(e.network.variant(e.alphas), branches, params)
+    branches = [functools.partial(train, own) for own in network.variants()]
+    return lax.switch(network.variant(e.arch), branches, e.params)
 
-  return Proxy(
-    name="signal_regression",
-    higher_is_better=False,
-    worst=np.inf,
-    batch_norm="batch",
-    measure=measure,
-    finish=_finish,
-    needs_labels=True,
-  )
-
-
-def _finish(curve: Curve) -> Reading:
-  last = float(curve.evaluation[-1])
-  return Reading(last, "ok" if np.isfinite(last) else "non_finite")
+  def finish(self, measured: Curve) -> Reading:
+    return super().finish(measured.evaluation[-1])

@@ -156,12 +156,12 @@ def search(
     )
   begun = sorted(log[: evolution.evolution_population], key=lambda one: one.fitness)
   shown = list(dict.fromkeys([winner.genome, begun[0].genome, begun[-1].genome]))
-  return Result(space.parse(winner.genome), log, curves(space, given, engine, shown, seed), given.batch.labels.targets)
+  return Result(space.parse(winner.genome), log, curves(space, given, engine, shown, seed), given.batch.problem.targets)
 
 
 def curves(space: Any, given: Any, engine: Engine, archs: list[str], seed: int) -> dict[str, list[float]]:
   """Evaluation losses on the way of a few architectures (from other weights than their scores)."""
   columns = np.stack([space.parse(arch) for arch in archs])
   keys = jax.random.split(jax.random.key(seed), len(archs))
-  (found,) = engine.measure([given.proxy], given.network, None, space.alphas(columns), given.batch, init_keys=keys)
+  (found,) = engine.measure([given.proxy], given.network, None, columns, given.batch, init_keys=keys)
   return {arch: np.asarray(curve.evaluation, np.float64).tolist() for arch, curve in zip(archs, found, strict=True)}

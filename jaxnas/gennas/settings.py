@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array
 
-from jaxnas import data, proxies
+from jaxnas import data
+from jaxnas.base import Proxy
 from jaxnas.data import ImageSource
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import tasks
 from jaxnas.gennas.heads import SignalNetwork
-from jaxnas.gennas.regression import WIDTHS, Training, pose, signal_regression
+from jaxnas.gennas.regression import WIDTHS, SignalRegression, Training, pose
 from jaxnas.gennas.tasks import SignalTask
 from jaxnas.scoring import Batch
 from jaxnas.settings import setting
@@ -66,7 +67,7 @@ class RegressionConfig:
 class Regression(NamedTuple):
   """The proxy with the network and the batch that it is to see; every architecture draws its own weights."""
 
-  proxy: proxies.Proxy
+  proxy: Proxy
   network: SignalNetwork
   batch: Batch
 
@@ -77,4 +78,4 @@ def regression(space: Any, source: ImageSource, config: RegressionConfig, task: 
   images = data.augmented_batch(source, image_key, config.signal_batch)
   problem = pose(task, images, problem_key, config.training)
   network = SignalNetwork(space.backbone(config.signal_channels, config.signal_cells or space.cells), WIDTHS)
-  return Regression(signal_regression(config.training), network, Batch(images, problem))
+  return Regression(SignalRegression(training=config.training), network, Batch(images, problem=problem))

@@ -1,117 +1,120 @@
-"""One network on one batch, as proxies see it."""
+"""One network on one batch, as proxies see it, and what several of them compute from it."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxnas.base import Evaluated, Mode, Network, Observation, Parametrised, Single
 from jaxnas.errors import ConfigError
 
 
 class Evaluation:
-  """One architecture's network on one batch; what several proxies need is computed once.
-
-  Lives inside one trace: proxies that are measured together share their passes.
+  """`base.Evaluated`: proxies that are measured together share their passes. Lives inside one trace.
 
   Attributes:
-    network: `logits(params, images, alphas, stats=None)`, `moments`, `with_batch_norm(mode)`, `for_rows()` and
-      `rows_on_cpu`; some proxies need more of it and say so.
-    params: its parameters; of a network with `own_params`, those of this architecture (its own initial values).
-    alphas: edge-op weights, [cell types, E, O].
-    images: normalised, [N, H, W, C].
-    key: for proxies that draw inputs or directions; the same for all architectures.
-    rows: the most cotangents or samples of a per-sample pass to hold at a time; None: no limit.
+    network, arch, inputs, problem, rows: as given.
+    params: the initial values of this architecture.
   """
 
   def __init__(
     self,
-    network: Any,
+    network: Parametrised,
     params: PyTree,
-    alphas: Float[Array, "cells E O"],
-    images: Array,
+    arch: Array,
+    inputs: Array,
     labels: Int[Array, " N"] | None = None,
+    problem: PyTree = None,
     key: Array | None = None,
     rows: int | None = None,
   ):
-    own = getattr(network, "own_params", None)
-    self.network, self.params, self.alphas = network, own(params, alphas) if own else params, alphas
-    self.images, self.key, self.rows = images, key, rows
-    self._labels = labels
+    self.network = cast(Single, network)  # the engine has asked whether it is what each proxy needs
+    self.params, self.arch, self.inputs = network.start(params, arch), arch, inputs
+    self.problem, self.rows = problem, rows
+    self._labels, self._key = labels, key
     self._known: dict[Any, Any] = {}
 
   @property
   def labels(self) -> Int[Array, " N"]:
-    """Classes of the images.
+    """Classes of the inputs.
 
     Raises:
       ConfigError: the batch has none.
     """
     if self._labels is None:
-      raise ConfigError("a proxy of the loss needs labels: give Batch(images, labels)")
+      raise ConfigError("a proxy of the loss needs labels: give Batch(inputs, labels)")
     return self._labels
 
-  def logits(self, params: PyTree, batch_norm: str) -> Float[Array, "N K"]:
-    """The network's outputs in a mode of batch normalisation."""
-    return self.network.with_batch_norm(batch_norm).logits(params, self.images, self.alphas)
+  @property
+  def key(self) -> Array:
+    """For proxies that draw; the same for all architectures.
 
-  def loss(self, params: PyTree, batch_norm: str) -> Float[Array, ""]:
-    """Mean cross-entropy in nats."""
-    return cross_entropy(self.logits(params, batch_norm), self.labels).mean()
-
-  def loss_gradient(self, batch_norm: str = "batch") -> PyTree:
-    """d mean cross-entropy / d params."""
-    return self._once(("loss", batch_norm), lambda: jax.grad(self.loss)(self.params, batch_norm))
-
-  def output_gradient(self, batch_norm: str = "batch") -> PyTree:
-    """d mean over samples of the sum over classes of the logits / d params."""
-
-    def output(params):
-      return self.mean_output(self.logits(params, batch_norm))
-
-    return self._once(("output", batch_norm), lambda: jax.grad(output)(self.params))
-
-  def mean_output(self, logits: Float[Array, "N K"]) -> Float[Array, ""]:
-    """Mean over samples of the sum over classes, with weights that XLA takes for data.
-
-    Of sums over pixels times a constant matrix, which the gradient would else contain, jaxlib 0.10.2 compiles programs
-    for CPUs that read other memory (BUILD_NOTES.md, decision 39).
+    Raises:
+      ConfigError: there is none.
     """
-    pixel = self.images[:, 0, 0, 0]
-    weights = jnp.where(jnp.isnan(pixel), pixel, 1 / len(pixel))
-    return (logits * weights.astype(logits.dtype)[:, None]).sum()
+    if self._key is None:
+      raise ConfigError("key=None: a proxy that draws weights and inputs needs one; give the evaluation a key")
+    return self._key
 
   @property
-  def own_channels(self) -> PyTree | None:
-    """`network.own_channels` where the architecture uses a part of each parameter; None: it uses whole ones."""
-    own = getattr(self.network, "own_channels", None)
-    return self._once("own channels", lambda: own(self.alphas)) if own else None
+  def observation(self) -> Observation:
+    """What the forward pass in mode `batch` shows."""
+    return self._once("observation", lambda: observe(self.network, self.params, embedded(self), self.arch))
 
   @property
   def stats(self) -> PyTree:
-    """Statistics of this batch at every batch normalisation, constants."""
-    moments = self._once("stats", lambda: self.network.moments(self.params, self.images, self.alphas))
-    return jax.lax.stop_gradient(moments)
+    """Statistics of this batch at every batch normalisation, as constants."""
 
-  def frozen(self, params: PyTree, images: Array) -> Float[Array, "N K"]:
-    """The outputs of any images with the statistics of the batch as constants: samples do not see each other."""
-    network = self.network.with_batch_norm("running").for_rows()
-    return network.logits(params, images, self.alphas, stats=self.stats)
+    def compute():
+      return self.network.apply(self.params, embedded(self), self.arch, "batch", collect=("stats",)).stats
 
-  def rows_at_once(self, usual: int) -> int:
-    """How many rows of a per-sample pass to hold: `usual` on a CPU, all samples elsewhere, fewer if memory is short."""
-    wanted = usual if jax.default_backend() == "cpu" else len(self.images)
-    return wanted if self.rows is None else min(self.rows, wanted)
+    return jax.lax.stop_gradient(self._once("stats", compute))
 
-  @property
-  def observation(self) -> Any:
-    """What the forward pass in mode `batch` shows: `network.observe`."""
-    return self._once("observation", lambda: self.network.observe(self.params, self.images, self.alphas))
+  def logits(self, params: PyTree, mode: Mode) -> Float[Array, "N K"]:
+    """The network's outputs for other parameters."""
+    stats = self.stats if mode == "running" else None
+    return self.network.apply(params, self.network.embed(params, self.inputs), self.arch, mode, stats=stats).logits
 
-  def _once(self, name, compute):
+  def loss_gradient(self, mode: Mode = "batch") -> PyTree:
+    """d mean cross-entropy / d params."""
+    return self._once(("loss", mode), lambda: jax.grad(lambda p: mean_loss(self, p, mode))(self.params))
+
+  def _once(self, name: Any, compute: Callable[[], Any]) -> Any:
     if name not in self._known:
       self._known[name] = compute()
     return self._known[name]
+
+
+def embedded(evaluation: Evaluated) -> Array:
+  """The inputs as numbers in which derivatives can be taken."""
+  return evaluation.network.embed(evaluation.params, evaluation.inputs)
+
+
+def observe(network: Network, params: PyTree, inputs: Array, arch: Array) -> Observation:
+  """What a forward pass in mode `batch` shows."""
+  seen = network.apply(params, inputs, arch, "batch", collect=("observation",)).observation
+  assert seen is not None
+  return seen
+
+
+def mean_loss(evaluation: Evaluated, params: PyTree, mode: Mode) -> Float[Array, ""]:
+  """Mean cross-entropy in nats."""
+  return cross_entropy(evaluation.logits(params, mode), evaluation.labels).mean()
+
+
+def frozen(evaluation: Evaluated, params: PyTree, inputs: Array) -> Float[Array, "N K"]:
+  """The outputs of any inputs with the statistics of the batch as constants: samples do not see each other."""
+  network = evaluation.network
+  x = network.embed(params, inputs)
+  return network.apply(params, x, evaluation.arch, "running", stats=evaluation.stats, rows=True).logits
+
+
+def rows_at_once(evaluation: Evaluated, usual: int) -> int:
+  """How many rows of a per-sample pass to hold: `usual` on a CPU, all samples elsewhere, fewer if memory is short."""
+  wanted = usual if jax.default_backend() == "cpu" else len(evaluation.inputs)
+  return wanted if evaluation.rows is None else min(evaluation.rows, wanted)
 
 
 def cross_entropy(logits: Float[Array, "N K"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
@@ -124,3 +127,8 @@ def sum_of_squares(tree: PyTree) -> Float[Array, ""]:
   """Squared Euclidean norm of all leaves together."""
   squares = [jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)]
   return sum(squares[1:], squares[0])
+
+
+def names_of(path: tuple) -> list[str]:
+  """A leaf's key path as names, ["last", "bn", "scale"]."""
+  return jax.tree_util.keystr(path, simple=True, separator="/").split("/")

@@ -9,29 +9,29 @@ in `batch` mode. Higher is better. Sources: Theis et al., "Faster gaze predictio
 pruning", 2018; Turner et al., "BlockSwap", ICLR 2020; as an architecture score Abdelfattah et al., ICLR 2021, sec. 3.1.
 """
 
-import functools
+import dataclasses
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy
 from jaxnas.errors import ConfigError
-from jaxnas.proxies.evaluation import Evaluation, cross_entropy
-from jaxnas.proxies.proxy import Proxy
-from jaxnas.proxies.scalar import finite_reading, names_of
+from jaxnas.proxies.evaluation import cross_entropy, embedded, names_of
 
 
 def fan_in(
-  params: PyTree, executed: PyTree, prefix: list[str], own_channels: PyTree | None = None
+  params: PyTree, executed: PyTree, prefix: list[str], used_channels: PyTree | None = None
 ) -> Float[Array, "*cells"]:
   """Weights per output channel of the executed kernel below `prefix`: [], or [cells] where kernels are stacked.
 
-  `own_channels`: see `Evaluation.own_channels`.
+  `used_channels`: see `Single.used_channels`.
   """
   found = []
-  own = jax.tree.leaves(own_channels) or [None] * len(jax.tree.leaves(params))
+  own = jax.tree.leaves(used_channels) or [None] * len(jax.tree.leaves(params))
   leaves = jax.tree_util.tree_leaves_with_path(params)
   for (path, leaf), mask, pair in zip(leaves, jax.tree.leaves(executed), own, strict=True):
     names = names_of(path)
@@ -41,46 +41,48 @@ def fan_in(
   return sum(found[1:], found[0])
 
 
-def _measure(evaluation: Evaluation, *, weighting: str) -> Float[Array, ""]:
-  network = evaluation.network.with_batch_norm("batch")
-  images, alphas, labels = evaluation.images, evaluation.alphas, evaluation.labels
-
-  def loss(gates, head):
-    logits = network.logits(evaluation.params, images, alphas, gates=gates)
-    return cross_entropy(logits * head, labels).mean()
-
-  gates = jax.tree.map(lambda g: g.astype(images.dtype), network.gates(len(images)))
-  logits = jax.eval_shape(lambda: network.logits(evaluation.params, images, alphas))
-  # The derivative in a factor of 1 on a map is the sum of map times gradient.
-  by_gate, by_head = jax.grad(loss, (0, 1))(gates, jnp.ones(logits.shape, logits.dtype))
-  executed, own_channels = network.executed(alphas), evaluation.own_channels
-
-  def weight_of(prefix):
-    return fan_in(evaluation.params, executed, prefix, own_channels) if weighting == "weights" else 1.0
-
-  def layer(path, gradient):  # [N, C], or [cells, N, C]
-    importance = 0.5 * jnp.square(gradient).mean(-2).sum(-1)
-    return (importance * weight_of(names_of(path))).sum()
-
-  layers = jax.tree.leaves(jax.tree_util.tree_map_with_path(layer, by_gate))
-  return sum(layers, layer((jax.tree_util.DictKey("classifier"),), by_head))
-
-
-@functools.cache
-def fisher(weighting: Literal["weights", "channels"] = "weights") -> Proxy:
+@registry.register("proxy", "fisher")
+@dataclasses.dataclass(frozen=True)
+class Fisher(Proxy):
   """The proxy, called `fisher` or `fisher_channels`.
+
+  Attributes:
+    weighting: see the module.
 
   Raises:
     ConfigError: an unknown weighting.
   """
-  if weighting not in ("weights", "channels"):
-    raise ConfigError(f"weighting={weighting!r} must be one of weights, channels")
-  return Proxy(
-    name="fisher" if weighting == "weights" else "fisher_channels",
-    higher_is_better=True,
-    worst=0.0,
-    batch_norm="batch",
-    measure=functools.partial(_measure, weighting=weighting),
-    finish=finite_reading,
-    needs_labels=True,
-  )
+
+  name: str = ""
+  worst: ClassVar[float] = 0.0
+  needs_labels: ClassVar[bool] = True
+  weighting: Literal["weights", "channels"] = "weights"
+
+  def __post_init__(self):
+    if self.weighting not in ("weights", "channels"):
+      raise ConfigError(f"weighting={self.weighting!r} must be one of weights, channels")
+    if not self.name:
+      object.__setattr__(self, "name", "fisher" if self.weighting == "weights" else "fisher_channels")
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    network, params, arch, x = evaluation.network, evaluation.params, evaluation.arch, embedded(evaluation)
+
+    def loss(gates, head):
+      logits = network.apply(params, x, arch, "batch", gates=gates).logits
+      return cross_entropy(logits * head, evaluation.labels).mean()
+
+    gates = jax.tree.map(lambda g: g.astype(x.dtype), network.gates(len(x)))
+    logits = jax.eval_shape(lambda: network.apply(params, x, arch, "batch").logits)
+    # The derivative in a factor of 1 on a map is the sum of map times gradient.
+    by_gate, by_head = jax.grad(loss, (0, 1))(gates, jnp.ones(logits.shape, logits.dtype))
+    executed, used = network.executed(arch), network.used_channels(arch)
+
+    def weight_of(prefix):
+      return fan_in(params, executed, prefix, used) if self.weighting == "weights" else 1.0
+
+    def layer(path, gradient):  # [N, C], or [cells, N, C]
+      importance = 0.5 * jnp.square(gradient).mean(-2).sum(-1)
+      return (importance * weight_of(names_of(path))).sum()
+
+    layers = jax.tree.leaves(jax.tree_util.tree_map_with_path(layer, by_gate))
+    return sum(layers, layer((jax.tree_util.DictKey("classifier"),), by_head))

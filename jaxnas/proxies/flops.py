@@ -5,30 +5,25 @@ No forward pass. Source of its use as a baseline: Ning et al., "Evaluating Effic
 Architectures", NeurIPS 2021.
 """
 
-import functools
+import dataclasses
+from typing import ClassVar
 
 from jaxtyping import Array, Float
 
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy
-from jaxnas.proxies.scalar import finite_reading
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy
 
 
-def _measure(evaluation: Evaluation) -> Float[Array, ""]:
-  return evaluation.network.mac_count(evaluation.alphas, evaluation.images.shape[1])
-
-
-@functools.cache
-def flops() -> Proxy:
+@registry.register("proxy", "flops")
+@dataclasses.dataclass(frozen=True)
+class Flops(Proxy):
   """The proxy; of the batch only the size of its square images is used.
 
   Beyond 2^24 multiply-adds the count is rounded as float32 is, by at most 6e-8 of its value.
   """
-  return Proxy(
-    name="flops",
-    higher_is_better=True,
-    worst=0.0,
-    batch_norm="batch",
-    measure=_measure,
-    finish=finite_reading,
-  )
+
+  name: str = "flops"
+  worst: ClassVar[float] = 0.0
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    return evaluation.network.costs(evaluation.arch, evaluation.inputs.shape[1]).macs

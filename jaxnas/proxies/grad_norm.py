@@ -8,30 +8,25 @@ the code of zero-cost-nas does. Source: Abdelfattah et al., "Zero-Cost Proxies f
 section 3.1.
 """
 
-import functools
+import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy
-from jaxnas.proxies.scalar import finite_reading
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy
 
 
-def _measure(evaluation: Evaluation) -> Float[Array, ""]:
-  gradient = evaluation.loss_gradient("batch")
-  return evaluation.network.by_layer(lambda g: jnp.sqrt(jnp.square(g).sum()), gradient).sum()
-
-
-@functools.cache
-def grad_norm() -> Proxy:
+@registry.register("proxy", "grad_norm")
+@dataclasses.dataclass(frozen=True)
+class GradNorm(Proxy):
   """The proxy; shares its gradient with `snip`, `plain`, `mgm` and `trace_norm`."""
-  return Proxy(
-    name="grad_norm",
-    higher_is_better=True,
-    worst=0.0,
-    batch_norm="batch",
-    measure=_measure,
-    finish=finite_reading,
-    needs_labels=True,
-  )
+
+  name: str = "grad_norm"
+  worst: ClassVar[float] = 0.0
+  needs_labels: ClassVar[bool] = True
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    gradient = evaluation.loss_gradient("batch")
+    return evaluation.network.by_layer(lambda g: jnp.sqrt(jnp.square(g).sum()), gradient).sum()

@@ -9,38 +9,32 @@ Zhang, Grosse, "Picking Winning Tickets before Training by Preserving Gradient F
 architecture score Abdelfattah et al., ICLR 2021, section 3.1.
 """
 
-import functools
-import math
+import dataclasses
+from typing import ClassVar
 
 import jax
 from jaxtyping import Array, Float
 
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy
-from jaxnas.proxies.scalar import finite_reading
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy
+from jaxnas.proxies.evaluation import mean_loss
 
 
-def _measure(evaluation: Evaluation) -> Float[Array, ""]:
-  by_layer = evaluation.network.by_layer
-  constant = evaluation.loss_gradient("batch")
-
-  def along(params):  # reverse mode twice: the layers' own pull-backs know no forward mode
-    gradient = jax.grad(evaluation.loss)(params, "batch")
-    return by_layer(lambda g, h: (g * h).sum(), constant, gradient).sum()
-
-  product = jax.grad(along)(evaluation.params)
-  return by_layer(lambda w, h: -(w * h).sum(), evaluation.params, product).sum()
-
-
-@functools.cache
-def grasp() -> Proxy:
+@registry.register("proxy", "grasp")
+@dataclasses.dataclass(frozen=True)
+class GraSP(Proxy):
   """The proxy; its first gradient is that of `grad_norm`, `snip`, `plain`, `mgm` and `trace_norm`."""
-  return Proxy(
-    name="grasp",
-    higher_is_better=True,
-    worst=-math.inf,
-    batch_norm="batch",
-    measure=_measure,
-    finish=finite_reading,
-    needs_labels=True,
-  )
+
+  name: str = "grasp"
+  needs_labels: ClassVar[bool] = True
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    by_layer = evaluation.network.by_layer
+    constant = evaluation.loss_gradient("batch")
+
+    def along(params):  # reverse mode twice: the layers' own pull-backs know no forward mode
+      gradient = jax.grad(lambda p: mean_loss(evaluation, p, "batch"))(params)
+      return by_layer(lambda g, h: (g * h).sum(), constant, gradient).sum()
+
+    product = jax.grad(along)(evaluation.params)
+    return by_layer(lambda w, h: -(w * h).sum(), evaluation.params, product).sum()

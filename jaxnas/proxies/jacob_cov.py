@@ -10,7 +10,7 @@ float32, its eigenvalues on the host in float64; those that rounding makes negat
 definition of zero-cost-nas (Abdelfattah et al., ICLR 2021) and of NASLib (there `jacov`) is the same.
 """
 
-import functools
+import dataclasses
 import math
 
 import jax
@@ -18,42 +18,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy, Reading
-from jaxnas.proxies.scalar import finite_reading
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy, Reading, Status
+from jaxnas.proxies.evaluation import embedded
 
 K = 1e-5
 
 
-def _measure(evaluation: Evaluation) -> Float[Array, "N N"]:
-  network = evaluation.network.with_batch_norm("batch")
-
-  def total(images):
-    return network.logits(evaluation.params, images, evaluation.alphas).sum()
-
-  rows = jax.grad(total)(evaluation.images).reshape(len(evaluation.images), -1)
-  rows = rows - rows.mean(1, keepdims=True)
-  largest = jnp.abs(rows).max(1, keepdims=True)  # squares of exploding or vanishing gradients leave float32
-  rows = rows / largest
-  rows = rows / jnp.sqrt(jnp.square(rows).sum(1, keepdims=True))
-  return jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
-
-
-def _finish(correlation: np.ndarray) -> Reading:
-  if not np.isfinite(correlation).all():
-    return Reading(math.nan, "non_finite")
-  shifted = np.maximum(np.linalg.eigvalsh(np.asarray(correlation, np.float64)), 0) + K
-  return finite_reading(-np.sum(np.log(shifted) + 1 / shifted))
-
-
-@functools.cache
-def jacob_cov() -> Proxy:
+@registry.register("proxy", "jacob_cov")
+@dataclasses.dataclass(frozen=True)
+class JacobCov(Proxy):
   """The proxy."""
-  return Proxy(
-    name="jacob_cov",
-    higher_is_better=True,
-    worst=-math.inf,
-    batch_norm="batch",
-    measure=_measure,
-    finish=_finish,
-  )
+
+  name: str = "jacob_cov"
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, "N N"]:
+    e, x = evaluation, embedded(evaluation)
+    rows = jax.grad(lambda x: e.network.apply(e.params, x, e.arch, "batch").logits.sum())(x).reshape(len(x), -1)
+    rows = rows - rows.mean(1, keepdims=True)
+    largest = jnp.abs(rows).max(1, keepdims=True)  # squares of exploding or vanishing gradients leave float32
+    rows = rows / largest
+    rows = rows / jnp.sqrt(jnp.square(rows).sum(1, keepdims=True))
+    return jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
+
+  def finish(self, measured: np.ndarray) -> Reading:
+    if not np.isfinite(measured).all():
+      return Reading(math.nan, Status.NON_FINITE)
+    shifted = np.maximum(np.linalg.eigvalsh(np.asarray(measured, np.float64)), 0) + K
+    return super().finish(-np.sum(np.log(shifted) + 1 / shifted))

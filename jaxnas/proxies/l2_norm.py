@@ -7,32 +7,27 @@ With a fixed initialisation it counts layers, weighted by their width. Higher is
 normalisation plays no part. Source: released code of Abdelfattah et al., ICLR 2021 (zero-cost-nas).
 """
 
-import functools
+import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy
-from jaxnas.proxies.scalar import finite_reading
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy
 
 
-def _measure(evaluation: Evaluation) -> Float[Array, ""]:
-  network = evaluation.network
-  executed = network.executed(evaluation.alphas)
-  return network.by_layer(
-    lambda w, on: on.astype(w.dtype) * jnp.sqrt(jnp.square(w).sum()), evaluation.params, executed
-  ).sum()
-
-
-@functools.cache
-def l2_norm() -> Proxy:
+@registry.register("proxy", "l2_norm")
+@dataclasses.dataclass(frozen=True)
+class L2Norm(Proxy):
   """The proxy."""
-  return Proxy(
-    name="l2_norm",
-    higher_is_better=True,
-    worst=0.0,
-    batch_norm="batch",
-    measure=_measure,
-    finish=finite_reading,
-  )
+
+  name: str = "l2_norm"
+  worst: ClassVar[float] = 0.0
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    network = evaluation.network
+    executed = network.executed(evaluation.arch)
+    return network.by_layer(
+      lambda w, on: on.astype(w.dtype) * jnp.sqrt(jnp.square(w).sum()), evaluation.params, executed
+    ).sum()

@@ -2,34 +2,35 @@
 
     g_i = d s_i / d theta,   MGM = (1 / n^2) sum_ij g_i . g_j = || d (mean_i s_i) / d theta ||^2
 
-with s_i the cross-entropy of sample i (`target="loss"`) or the sum of its outputs (`target="output"`), theta every
+with s_i the cross-entropy of sample i (`MGM`) or the sum of its outputs (`MGMOutput`), theta every
 trainable tensor. One backward pass. Higher is better. Source: Xu et al., "KNAS: Green Neural Architecture Search",
 ICML 2021, section 3. With the loss target it is NASI's approximated trace norm (`trace_norm`).
 
-The released code computes something else, `variant="code"`. On 50 images, one at a time, it keeps the head of each of
+The released code computes something else, `MGMCode`. On 50 images, one at a time, it keeps the head of each of
 the first 11 tensors (of at least 50 entries) of the gradient: A and B, the first and the last 25 samples, entries 0..49
 a tensor, each centred over its samples, give
 
     S = sum_k sum (A_k * B_k) / 50^2
 
 which pairs sample k with sample k of the other half: its expectation over pairings is 0, so it is noise whose scale
-grows with the gradients. Kept for fidelity. `variant="truncated"` is the MGM of the same gradients (100 entries a
+grows with the gradients. Kept for fidelity. `MGMTruncated` is the MGM of the same gradients (100 entries a
 tensor, not centred, nothing paired).
 """
 
+import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxnas import registry
+from jaxnas.base import Evaluated, Mode, Proxy, Reading
 from jaxnas.errors import ConfigError
-from jaxnas.proxies.evaluation import Evaluation, cross_entropy
-from jaxnas.proxies.proxy import Proxy, Reading
-from jaxnas.proxies.scalar import finite_reading, names_of
+from jaxnas.proxies.evaluation import cross_entropy, embedded, names_of
 
 SAMPLES = 50
 TENSORS = 11  # the code stops once its counter exceeds 10, before it counts
@@ -39,7 +40,7 @@ _LEAF_ORDER = ("conv", "bn", "kernel", "scale", "bias")
 
 
 def tensor_mgm(
-  evaluation: Evaluation, target: str = "loss", batch_norm: str = "batch"
+  evaluation: Evaluated, target: str = "loss", batch_norm: Literal["batch", "batch_frozen", "batch1"] = "batch"
 ) -> tuple[Float[Array, " T"], Float[Array, " T"]]:
   """The MGM of every tensor (cells apart), whose sum is the network's, and 1 where the architecture has the tensor.
 
@@ -53,8 +54,8 @@ def tensor_mgm(
   elif target == "loss":
     gradient = evaluation.loss_gradient(batch_norm)
   else:
-    gradient = evaluation.output_gradient(batch_norm)
-  masks = evaluation.network.executed(evaluation.alphas)
+    gradient = output_gradient(evaluation, batch_norm)
+  masks = evaluation.network.executed(evaluation.arch)
 
   def squares(leaf, mask):  # the mask's axes are the stacked cells
     return jnp.square(leaf).sum(tuple(range(mask.ndim, leaf.ndim))).ravel()
@@ -65,24 +66,34 @@ def tensor_mgm(
   )
 
 
-def _measure_paper(evaluation, *, target, batch_norm):
-  return tensor_mgm(evaluation, target, batch_norm)
+def output_gradient(evaluation: Evaluated, mode: Mode = "batch") -> PyTree:
+  """d mean over samples of the sum over classes of the logits / d params."""
+  return jax.grad(lambda p: _mean_output(evaluation, evaluation.logits(p, mode)))(evaluation.params)
 
 
-def _single_image_gradient(evaluation, target):
-  network = evaluation.network.with_batch_norm("batch").for_rows()  # under vmap its kernel gradients are products
+def _mean_output(evaluation: Evaluated, logits: Float[Array, "N K"]) -> Float[Array, ""]:
+  """Mean over samples of the sum over classes, with weights that XLA takes for data.
+
+  Of sums over pixels times a constant matrix, which the gradient would else contain, jaxlib 0.10.2 compiles programs
+  for CPUs that read other memory (BUILD_NOTES.md, decision 39).
+  """
+  x = embedded(evaluation)
+  first = x.reshape(len(x), -1)[:, 0]
+  weights = jnp.where(jnp.isnan(first), first, 1 / len(first))
+  return (logits * weights.astype(logits.dtype)[:, None]).sum()
+
+
+def _single_image_gradient(evaluation: Evaluated, target: str) -> PyTree:
+  network, x = evaluation.network, embedded(evaluation)
 
   def mean(params):
-    logits = jax.vmap(lambda image: network.logits(params, image[None], evaluation.alphas)[0])(evaluation.images)
-    return cross_entropy(logits, evaluation.labels).mean() if target == "loss" else evaluation.mean_output(logits)
+    def one(image):  # under vmap its kernel gradients are products
+      return network.apply(params, image[None], evaluation.arch, "batch", rows=True).logits[0]
+
+    logits = jax.vmap(one)(x)
+    return cross_entropy(logits, evaluation.labels).mean() if target == "loss" else _mean_output(evaluation, logits)
 
   return jax.grad(mean)(evaluation.params)
-
-
-def _finish_paper(raw: tuple[np.ndarray, np.ndarray], *, reduce: str) -> Reading:
-  by_tensor, executed = (np.asarray(part, np.float64) for part in raw)
-  total = by_tensor.sum()
-  return finite_reading(total if reduce == "sum" else total / executed.sum())
 
 
 def in_definition_order(params: PyTree, executed: PyTree) -> list[tuple[Array, Array]]:
@@ -145,14 +156,14 @@ def own_head_of(tensor: Array, channels: Int[Array, "2"]) -> tuple[Float[Array, 
 
 
 def first_tensors(
-  gradient: PyTree, executed: PyTree, own_channels: PyTree | None = None
+  gradient: PyTree, executed: PyTree, used_channels: PyTree | None = None
 ) -> tuple[Float[Array, "T S"], Float[Array, " T"]]:
   """Heads of the first executed tensors of at least `SMALLEST` entries, at most `TENSORS`, and 1 where there is one.
 
-  `own_channels`: see `Evaluation.own_channels`; tensors are then those of the architecture, cut to its channels.
+  `used_channels`: see `Single.used_channels`; tensors are then those of the architecture, cut to its channels.
   """
   ordered = in_definition_order(gradient, executed)
-  own = None if own_channels is None else [pair for pair, _ in in_definition_order(own_channels, executed)]
+  own = None if used_channels is None else [pair for pair, _ in in_definition_order(used_channels, executed)]
   heads, masks = [], []
   for i, (leaf, mask) in enumerate(ordered):
     if leaf.size >= SMALLEST:
@@ -164,21 +175,27 @@ def first_tensors(
   return jnp.stack(heads)[chosen], there[chosen]
 
 
-def _measure_heads(evaluation: Evaluation, *, samples: int) -> Float[Array, "samples T S"]:
-  """Heads of the loss gradients of the first images, each in a batch of its own; zeros for tensors there are not."""
-  e = evaluation
-  if len(e.images) < samples:
-    raise ConfigError(f"a batch of {len(e.images)} images: this variant of mgm needs {samples} or more")
-  network, executed = e.network.with_batch_norm("batch").for_rows(), e.network.executed(e.alphas)
-  own = e.own_channels
+def first_gradients(evaluation: Evaluated, samples: int) -> Float[Array, "samples T S"]:
+  """Heads of the loss gradients of the first images, each in a batch of its own; zeros for tensors there are not.
+
+  Raises:
+    ConfigError: the batch has fewer images.
+  """
+  e, x = evaluation, embedded(evaluation)
+  if len(x) < samples:
+    raise ConfigError(f"a batch of {len(x)} images: this variant of mgm needs {samples} or more")
+  executed, used = e.network.executed(e.arch), e.network.used_channels(e.arch)
 
   def one(sample):
     image, label = sample[0][None], sample[1][None]
-    gradient = jax.grad(lambda p: cross_entropy(network.logits(p, image, e.alphas), label)[0])(e.params)
-    heads, there = first_tensors(gradient, executed, own)
+
+    def loss(params):
+      return cross_entropy(e.network.apply(params, image, e.arch, "batch", rows=True).logits, label)[0]
+
+    heads, there = first_tensors(jax.grad(loss)(e.params), executed, used)
     return heads * there.astype(heads.dtype)[:, None]
 
-  return jax.lax.map(one, (e.images[:samples], e.labels[:samples]), batch_size=e.rows or 10)
+  return jax.lax.map(one, (x[:samples], e.labels[:samples]), batch_size=e.rows or 10)
 
 
 def code_score(heads: np.ndarray) -> float:
@@ -189,63 +206,94 @@ def code_score(heads: np.ndarray) -> float:
   return float((first * second).sum() / (2 * half) ** 2)
 
 
-def _finish_code(heads: np.ndarray) -> Reading:
-  return finite_reading(code_score(heads))
+@dataclasses.dataclass(frozen=True)
+class MGM(Proxy):
+  """The MGM of the loss. The default name lists what differs from the default: `mgm_layer_mean_batch1`.
 
-
-def _finish_truncated(heads: np.ndarray) -> Reading:
-  return finite_reading(np.square(np.asarray(heads, np.float64).mean(0)).sum())
-
-
-@functools.cache
-def mgm(
-  variant: Literal["paper", "code", "truncated"] = "paper",
-  *,
-  target: Literal["loss", "output"] = "loss",
-  reduce: Literal["sum", "layer_mean"] = "sum",
-  batch_norm: Literal["batch", "batch_frozen", "batch1"] | None = None,
-  samples: int = SAMPLES,
-) -> Proxy:
-  """The proxy. Its name lists what differs from the default: `mgm_output`, `mgm_layer_mean_batch1`, `mgm_code`, ...
-
-  Args:
-    variant: see the module.
-    target: what is differentiated; "loss" needs labels.
+  Attributes:
     reduce: the whole network ("sum"), or the mean over its tensors: another ranking.
-    batch_norm: of the variant "paper", "batch" if not given; the other variants are "batch1".
-    samples: of "code" and "truncated": how many images of the batch are taken, an even number.
+    batch_norm: see `tensor_mgm`.
 
   Raises:
-    ConfigError: an unknown value, or one that the variant does not have.
+    ConfigError: an unknown value.
   """
-  modes = ("batch", "batch_frozen", "batch1") if variant == "paper" else ("batch1",)
-  batch_norm = batch_norm or modes[0]
-  for name, value, allowed in (
-    ("variant", variant, ("paper", "code", "truncated")),
-    ("target", target, ("loss", "output") if variant == "paper" else ("loss",)),
-    ("reduce", reduce, ("sum", "layer_mean") if variant == "paper" else ("sum",)),
-    ("batch_norm", batch_norm, modes),
-  ):
-    if value not in allowed:
-      raise ConfigError(f"{name}={value!r} must be one of {', '.join(allowed)} (mgm, variant {variant})")
-  if samples < 2 or samples % 2:
-    raise ConfigError(f"samples={samples} must be an even number (mgm pairs two halves)")
-  if variant == "paper":
-    measure = functools.partial(_measure_paper, target=target, batch_norm=batch_norm)
-    finish = functools.partial(_finish_paper, reduce=reduce)
-  else:
-    measure = functools.partial(_measure_heads, samples=samples)
-    finish = _finish_code if variant == "code" else _finish_truncated
-  parts = [
-    ("" if value == default else f"_{value}")
-    for value, default in ((variant, "paper"), (target, "loss"), (reduce, "sum"), (batch_norm, modes[0]))
-  ]
-  return Proxy(
-    name="mgm" + "".join(parts),
-    higher_is_better=True,
-    worst=-math.inf if variant == "code" else 0.0,
-    batch_norm=batch_norm,
-    measure=measure,
-    finish=finish,
-    needs_labels=target == "loss",
-  )
+
+  name: str = ""
+  worst: ClassVar[float] = 0.0
+  needs_labels: ClassVar[bool] = True
+  target: ClassVar[Literal["loss", "output"]] = "loss"
+  reduce: Literal["sum", "layer_mean"] = "sum"
+  batch_norm: Literal["batch", "batch_frozen", "batch1"] = "batch"
+
+  def __post_init__(self):
+    for field, value, allowed in (
+      ("reduce", self.reduce, ("sum", "layer_mean")),
+      ("batch_norm", self.batch_norm, ("batch", "batch_frozen", "batch1")),
+    ):
+      if value not in allowed:
+        raise ConfigError(f"{field}={value!r} must be one of {', '.join(allowed)} (mgm)")
+    if not self.name:
+      parts = ((self.target, "loss"), (self.reduce, "sum"), (self.batch_norm, "batch"))
+      name = "mgm" + "".join("" if value == default else f"_{value}" for value, default in parts)
+      object.__setattr__(self, "name", name)
+
+  def measure(self, evaluation: Evaluated) -> tuple[Float[Array, " T"], Float[Array, " T"]]:
+    return tensor_mgm(evaluation, self.target, self.batch_norm)
+
+  def finish(self, measured: tuple[np.ndarray, np.ndarray]) -> Reading:
+    by_tensor, executed = (np.asarray(part, np.float64) for part in measured)
+    total = by_tensor.sum()
+    return super().finish(total if self.reduce == "sum" else total / executed.sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class MGMOutput(MGM):
+  """The MGM of the outputs."""
+
+  needs_labels: ClassVar[bool] = False
+  target: ClassVar[Literal["loss", "output"]] = "output"
+
+
+@dataclasses.dataclass(frozen=True)
+class MGMCode(Proxy):
+  """What the released code computes, of images one at a time.
+
+  Attributes:
+    samples: how many images of the batch are taken, an even number.
+
+  Raises:
+    ConfigError: an odd number, or none.
+  """
+
+  name: str = "mgm_code"
+  needs_labels: ClassVar[bool] = True
+  samples: int = SAMPLES
+
+  def __post_init__(self):
+    if self.samples < 2 or self.samples % 2:
+      raise ConfigError(f"samples={self.samples} must be an even number (mgm pairs two halves)")
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, "samples T S"]:
+    return first_gradients(evaluation, self.samples)
+
+  def finish(self, measured: np.ndarray) -> Reading:
+    return super().finish(code_score(measured))
+
+
+@dataclasses.dataclass(frozen=True)
+class MGMTruncated(MGMCode):
+  """The MGM of the gradients that the released code looks at."""
+
+  name: str = "mgm_truncated"
+  worst: ClassVar[float] = 0.0
+
+  def finish(self, measured: np.ndarray) -> Reading:
+    return Proxy.finish(self, np.square(np.asarray(measured, np.float64).mean(0)).sum())
+
+
+registry.register("proxy", "mgm", MGM)
+registry.register("proxy", "mgm_output", MGMOutput)
+registry.register("proxy", "mgm_layer_mean", functools.partial(MGM, reduce="layer_mean"))
+registry.register("proxy", "mgm_batch1", functools.partial(MGM, batch_norm="batch1"))
+registry.register("proxy", "mgm_code", MGMCode)
+registry.register("proxy", "mgm_truncated", MGMTruncated)

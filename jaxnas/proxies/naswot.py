@@ -10,33 +10,24 @@ Turner, Storkey, Crowley, "Neural Architecture Search without Training", ICML 20
 the preprint; the first is `jacob_cov`).
 """
 
-import functools
-import math
+import dataclasses
 
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy, Reading
-from jaxnas.proxies.scalar import finite_reading
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy, Reading
 
 
-def _measure(evaluation: Evaluation) -> Float[Array, "N N"]:
-  return evaluation.observation.agreement
-
-
-def _finish(agreement: np.ndarray) -> Reading:
-  return finite_reading(np.linalg.slogdet(np.asarray(agreement, np.float64)).logabsdet)
-
-
-@functools.cache
-def naswot() -> Proxy:
+@registry.register("proxy", "naswot")
+@dataclasses.dataclass(frozen=True)
+class NASWOT(Proxy):
   """The proxy. The determinant is taken on the host in float64."""
-  return Proxy(
-    name="naswot",
-    higher_is_better=True,
-    worst=-math.inf,
-    batch_norm="batch",
-    measure=_measure,
-    finish=_finish,
-  )
+
+  name: str = "naswot"
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, "N N"]:
+    return evaluation.observation.agreement
+
+  def finish(self, measured: np.ndarray) -> Reading:
+    return super().finish(np.linalg.slogdet(np.asarray(measured, np.float64)).logabsdet)

@@ -7,23 +7,27 @@ every parameter whose name contains "weight"); biases stay out. Classes are summ
 traced. Lower is better. Source: Chen, Gong, Wang, ICLR 2021, section 3.1.1.
 """
 
+import dataclasses
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, PyTree
 
-from jaxnas import ntk
+from jaxnas import ntk, registry
+from jaxnas.base import Batch, Evaluated, Inputs, Network, NetworkConfig, Proxy, Reading, Source, Space, Status
+from jaxnas.data.batches import augmented_batch
 from jaxnas.errors import ConfigError
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy, Reading
+from jaxnas.proxies.evaluation import Evaluation, frozen, rows_at_once
+from jaxnas.proxies.indicators import IndicatorConfig, supernets_of
 
 WORST = 1e5  # the official code's value for a kernel that is not a number
 _STATUS = {
-  ntk.Status.OK: "ok",
-  ntk.Status.SINGULAR: "singular",
-  ntk.Status.NEGATIVE: "negative",
-  ntk.Status.NON_FINITE: "non_finite",
+  ntk.Status.OK: Status.OK,
+  ntk.Status.SINGULAR: Status.SINGULAR,
+  ntk.Status.NEGATIVE: Status.NEGATIVE,
+  ntk.Status.NON_FINITE: Status.NON_FINITE,
 }
 
 
@@ -31,57 +35,95 @@ def _enters(path: str) -> bool:
   return path.rsplit("/", 1)[-1] in ("kernel", "scale")
 
 
-def _kernel_coupled(evaluation: Evaluation):
+def _kernel_coupled(evaluation: Evaluated) -> Float[Array, "N N"]:
   """`batch` mode: every row needs a backward pass through the whole batch, cost O(N^2)."""
-  network, alphas = evaluation.network.with_batch_norm("batch").for_rows(), evaluation.alphas
+  e, network = evaluation, evaluation.network
 
-  def logits(p, x):
-    return network.logits(p, x, alphas)
+  def logits(params, inputs):
+    return network.apply(params, network.embed(params, inputs), e.arch, "batch", rows=True).logits
 
-  rows = evaluation.rows_at_once(network.rows_on_cpu)
-  return ntk.gram_matrix(logits, evaluation.params, evaluation.images, coupled=True, select=_enters, chunk_size=rows)
+  rows = rows_at_once(e, network.rows_on_cpu)
+  return ntk.gram_matrix(logits, e.params, e.inputs, coupled=True, select=_enters, chunk_size=rows)
 
 
-def _kernel_frozen(evaluation: Evaluation):
+def _kernel_frozen(evaluation: Evaluated) -> Float[Array, "N N"]:
   """`batch_frozen` mode: the batch's statistics are constants, so samples decouple, cost O(N)."""
-  e, rows = evaluation, evaluation.rows_at_once(8)
+  e, rows = evaluation, rows_at_once(evaluation, 8)
   _ = e.stats  # before the loop over samples, where it would be a value of the loop
-  return ntk.gram_matrix(e.frozen, e.params, e.images, coupled=False, select=_enters, chunk_size=rows)
+  logits = functools.partial(frozen, e)
+  return ntk.gram_matrix(logits, e.params, e.inputs, coupled=False, select=_enters, chunk_size=rows)
 
 
-def _finish(theta: np.ndarray) -> Reading:
-  condition = ntk.condition_number(theta)
-  return Reading(float(condition.ratio), _STATUS[ntk.Status(condition.status)])
-
-
-@functools.cache
-def ntk_condition_number(batch_norm: Literal["batch", "batch_frozen"] = "batch") -> Proxy:
-  """The proxy. A batch is normalised images, float32 [N, H, W, 3].
+@dataclasses.dataclass(frozen=True)
+class NTKConditionNumber(Proxy[IndicatorConfig]):
+  """The proxy, of networks of any kind. A batch is normalised images, float32 [N, H, W, 3].
 
   The value is the raw ratio of the extreme eigenvalues (negative where lambda_min is); a kernel that is singular
   at its precision, not positive, or not finite has that status and ranks as `WORST`.
 
-  Args:
+  Attributes:
     batch_norm: `batch` is what the official code does; `batch_frozen` is N times cheaper.
+
+  Raises:
+    ConfigError: an unknown mode.
   """
-  measures = {"batch": _kernel_coupled, "batch_frozen": _kernel_frozen}
-  if batch_norm not in measures:
-    raise ConfigError(f"batch_norm={batch_norm!r} must be one of {', '.join(measures)}")
-  return Proxy(
-    name="ntk_condition_number",
-    higher_is_better=False,
-    worst=WORST,
-    batch_norm=batch_norm,
-    measure=measures[batch_norm],
-    finish=_finish,
-  )
+
+  name: str = "ntk_condition_number"
+  higher_is_better: ClassVar[bool] = False
+  worst: ClassVar[float] = WORST
+  needs: ClassVar[type] = Network
+  batch_norm: Literal["batch", "batch_frozen"] = "batch"
+
+  def __post_init__(self):
+    if self.batch_norm not in ("batch", "batch_frozen"):
+      raise ConfigError(f"batch_norm={self.batch_norm!r} must be one of batch, batch_frozen")
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, "N N"]:
+    return _kernel_coupled(evaluation) if self.batch_norm == "batch" else _kernel_frozen(evaluation)
+
+  def finish(self, measured: np.ndarray) -> Reading:
+    condition = ntk.condition_number(measured)
+    return Reading(float(condition.ratio), _STATUS[ntk.Status(condition.status)])
 
 
-def eigenvalues(network, params, alphas, images, batch_norm: Literal["batch", "batch_frozen"] = "batch") -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class SupernetConditionNumber(NTKConditionNumber):
+  """The same as TE-NAS measures it: on the space's supernet, whose weights are the architectures or supernets."""
+
+  Settings: ClassVar[type | None] = IndicatorConfig
+
+  def prepare(self, space: Space, source: Source, settings: IndicatorConfig, key: jax.Array) -> Inputs:
+    """The supernet, and a fresh augmented batch of images.
+
+    The images take the second of the two keys that `key` splits into; the first is for the weights.
+    """
+    _, batch_key = jax.random.split(key)
+    own = settings.published(space, source)
+    assert own.ntk_batch is not None
+    config = NetworkConfig(own.ntk_channels, own.ntk_cells, source.classes, own.drawn("kaiming_fan_out"))
+    network = supernets_of(space, self.name).supernet(config)
+    return Inputs(network, Batch(augmented_batch(source, batch_key, own.ntk_batch)))
+
+
+registry.register("proxy", "ntk_condition_number", NTKConditionNumber)
+registry.register(
+  "proxy",
+  "ntk_condition_number_frozen",
+  functools.partial(NTKConditionNumber, name="ntk_condition_number_frozen", batch_norm="batch_frozen"),
+)
+
+
+def eigenvalues(
+  network: Network,
+  params: PyTree,
+  arch: Array,
+  images: Array,
+  batch_norm: Literal["batch", "batch_frozen"] = "batch",
+) -> Float[np.ndarray, " N"]:
   """Eigenvalues of the kernel of one network, float64 [N] ascending: what the spectrum plot shows."""
-  measure = ntk_condition_number(batch_norm).measure
+  proxy = NTKConditionNumber(batch_norm=batch_norm)
 
-  def kernel(params, alphas, images):
-    return measure(Evaluation(network, params, alphas, images))
+  def kernel(params, arch, images):
+    return proxy.measure(Evaluation(network, params, arch, images))
 
-  return ntk.spectrum(jax.jit(kernel)(params, alphas, images)).eigenvalues
+  return ntk.spectrum(jax.jit(kernel)(params, arch, images)).eigenvalues

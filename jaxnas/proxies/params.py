@@ -5,27 +5,22 @@ No forward pass. Source of its use as a baseline: Ning et al., "Evaluating Effic
 Architectures", NeurIPS 2021.
 """
 
-import functools
+import dataclasses
+from typing import ClassVar
 
 from jaxtyping import Array, Float
 
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy
-from jaxnas.proxies.scalar import finite_reading
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy
 
 
-def _measure(evaluation: Evaluation) -> Float[Array, ""]:
-  return evaluation.network.parameter_count(evaluation.alphas)
-
-
-@functools.cache
-def params() -> Proxy:
+@registry.register("proxy", "params")
+@dataclasses.dataclass(frozen=True)
+class Params(Proxy):
   """The proxy; needs neither images nor weights. Exact up to 2^24 parameters, where float32 integers end."""
-  return Proxy(
-    name="params",
-    higher_is_better=True,
-    worst=0.0,
-    batch_norm="batch",
-    measure=_measure,
-    finish=finite_reading,
-  )
+
+  name: str = "params"
+  worst: ClassVar[float] = 0.0
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    return evaluation.network.costs(evaluation.arch).params

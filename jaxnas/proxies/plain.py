@@ -8,30 +8,23 @@ zero but for BN's epsilon: only layers without BN behind them (pooled shortcuts,
 ranking. Sources: Mozer & Smolensky, NIPS 1988; as an architecture score Abdelfattah et al., ICLR 2021, released code.
 """
 
-import functools
-import math
+import dataclasses
+from typing import ClassVar
 
 from jaxtyping import Array, Float
 
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy
-from jaxnas.proxies.scalar import finite_reading
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy
 
 
-def _measure(evaluation: Evaluation) -> Float[Array, ""]:
-  gradient = evaluation.loss_gradient("batch")
-  return evaluation.network.by_layer(lambda w, g: (w * g).sum(), evaluation.params, gradient).sum()
-
-
-@functools.cache
-def plain() -> Proxy:
+@registry.register("proxy", "plain")
+@dataclasses.dataclass(frozen=True)
+class Plain(Proxy):
   """The proxy; shares its gradient with `grad_norm`, `snip`, `mgm` and `trace_norm`."""
-  return Proxy(
-    name="plain",
-    higher_is_better=True,
-    worst=-math.inf,
-    batch_norm="batch",
-    measure=_measure,
-    finish=finite_reading,
-    needs_labels=True,
-  )
+
+  name: str = "plain"
+  needs_labels: ClassVar[bool] = True
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    gradient = evaluation.loss_gradient("batch")
+    return evaluation.network.by_layer(lambda w, g: (w * g).sum(), evaluation.params, gradient).sum()

@@ -7,30 +7,25 @@ gradient in a mask of ones on the weights, which is W * dL / dW. Sources: Lee, A
 Network Pruning", ICLR 2019, section 4; as an architecture score Abdelfattah et al., ICLR 2021, section 3.1.
 """
 
-import functools
+import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy
-from jaxnas.proxies.scalar import finite_reading
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy
 
 
-def _measure(evaluation: Evaluation) -> Float[Array, ""]:
-  gradient = evaluation.loss_gradient("batch")
-  return evaluation.network.by_layer(lambda w, g: jnp.abs(w * g).sum(), evaluation.params, gradient).sum()
-
-
-@functools.cache
-def snip() -> Proxy:
+@registry.register("proxy", "snip")
+@dataclasses.dataclass(frozen=True)
+class SNIP(Proxy):
   """The proxy; shares its gradient with `grad_norm`, `plain`, `mgm` and `trace_norm`."""
-  return Proxy(
-    name="snip",
-    higher_is_better=True,
-    worst=0.0,
-    batch_norm="batch",
-    measure=_measure,
-    finish=finite_reading,
-    needs_labels=True,
-  )
+
+  name: str = "snip"
+  worst: ClassVar[float] = 0.0
+  needs_labels: ClassVar[bool] = True
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    gradient = evaluation.loss_gradient("batch")
+    return evaluation.network.by_layer(lambda w, g: jnp.abs(w * g).sum(), evaluation.params, gradient).sum()

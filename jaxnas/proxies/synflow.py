@@ -16,16 +16,16 @@ Sources: Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any da
 flow", NeurIPS 2020, equation 2; as an architecture score Abdelfattah et al., ICLR 2021, section 3.1.
 """
 
-import functools
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy
-from jaxnas.proxies.scalar import finite_reading, names_of
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy
+from jaxnas.proxies.evaluation import embedded, names_of
 
 TINY = 2.0**-110
 
@@ -40,31 +40,25 @@ def _linearised(params: PyTree) -> PyTree:
   return jax.tree_util.tree_map_with_path(one, params)
 
 
-def _measure(evaluation: Evaluation) -> Float[Array, ""]:
-  network = evaluation.network.with_batch_norm("identity")
-  params = _linearised(evaluation.params)
-  ones = jnp.ones_like(evaluation.images[:1])
-
-  def flow(params, scale):
-    return network.logits(params, scale * ones, evaluation.alphas).sum()
-
-  probes = jnp.concatenate([ones, TINY * ones])  # samples do not mix in this mode
-  at_one, at_tiny = jnp.log2(network.logits(params, probes, evaluation.alphas).sum(1))
-  log_growth = jnp.where(jnp.isfinite(at_one), at_one, at_tiny - math.log2(TINY))
-  scale = jnp.where(jnp.isfinite(log_growth), jnp.exp2(-0.5 * log_growth), 1)
-  gradient = jax.grad(lambda p: scale * flow(p, scale))(params)
-  total = network.by_layer(lambda w, g: jnp.abs(w * g).sum(), params, gradient).sum()
-  return (jnp.log2(total) + log_growth) * math.log10(2)
-
-
-@functools.cache
-def synflow() -> Proxy:
+@registry.register("proxy", "synflow")
+@dataclasses.dataclass(frozen=True)
+class SynFlow(Proxy):
   """The proxy; of the batch only an image's shape is used."""
-  return Proxy(
-    name="synflow",
-    higher_is_better=True,
-    worst=-math.inf,
-    batch_norm="identity",
-    measure=_measure,
-    finish=finite_reading,
-  )
+
+  name: str = "synflow"
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    network, arch = evaluation.network, evaluation.arch
+    params = _linearised(evaluation.params)
+    ones = jnp.ones_like(embedded(evaluation)[:1])
+
+    def flow(params, scale):
+      return network.apply(params, scale * ones, arch, "identity").logits.sum()
+
+    probes = jnp.concatenate([ones, TINY * ones])  # samples do not mix in this mode
+    at_one, at_tiny = jnp.log2(network.apply(params, probes, arch, "identity").logits.sum(1))
+    log_growth = jnp.where(jnp.isfinite(at_one), at_one, at_tiny - math.log2(TINY))
+    scale = jnp.where(jnp.isfinite(log_growth), jnp.exp2(-0.5 * log_growth), 1)
+    gradient = jax.grad(lambda p: scale * flow(p, scale))(params)
+    total = network.by_layer(lambda w, g: jnp.abs(w * g).sum(), params, gradient).sum()
+    return (jnp.log2(total) + log_growth) * math.log10(2)

@@ -17,19 +17,19 @@ passes through the whole batch. The later codes of `successor` do neither: they 
 batch statistics among the samples at each layer.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy
 from jaxnas.errors import ConfigError
-from jaxnas.proxies.evaluation import Evaluation, cross_entropy, sum_of_squares
+from jaxnas.proxies.evaluation import cross_entropy, frozen, names_of, sum_of_squares
 from jaxnas.proxies.mgm import tensor_mgm
-from jaxnas.proxies.proxy import Proxy
-from jaxnas.proxies.scalar import finite_reading, names_of
 
 Outputs = Callable[[Float[Array, "N K"], Int[Array, " N"]], Float[Array, "N M"]]  # of logits and labels
 
@@ -41,7 +41,7 @@ OUTPUTS: dict[str, Outputs] = {
 
 
 def squared_rows(
-  evaluation: Evaluation, outputs: Outputs, labels: Int[Array, " N"], batch_norm: str, *, kernels_only: bool = False
+  evaluation: Evaluated, outputs: Outputs, labels: Int[Array, " N"], batch_norm: str, *, kernels_only: bool = False
 ) -> Float[Array, " R"]:
   """Squared norms of the gradients of `outputs`: [N], of a sample's rows together, or [N * M] in `batch` mode.
 
@@ -59,12 +59,15 @@ def squared_rows(
     return basis, lambda cotangent: square(pullback(cotangent)[0])
 
   if batch_norm == "batch":
-    network = e.network.with_batch_norm("batch").for_rows()
-    basis, row = basis_and_row(lambda p: outputs(network.logits(p, e.images, e.alphas), labels))
+
+    def logits(p):
+      return e.network.apply(p, e.network.embed(p, e.inputs), e.arch, "batch", rows=True).logits
+
+    basis, row = basis_and_row(lambda p: outputs(logits(p), labels))
     return jax.lax.map(row, basis, batch_size=chunk)
 
   def values(p, i):
-    return outputs(e.frozen(p, e.images[i][None]), labels[i][None])[0]
+    return outputs(frozen(e, p, e.inputs[i][None]), labels[i][None])[0]
 
   def one(i):
     basis, row = basis_and_row(lambda p: values(p, i))
@@ -72,55 +75,77 @@ def squared_rows(
 
   e.stats  # noqa: B018  known before the loop: inside, it would be the loop's own
   each = jax.eval_shape(values, e.params, 0).size
-  return jax.lax.map(one, jnp.arange(len(e.images)), batch_size=max(1, chunk // each))
+  return jax.lax.map(one, jnp.arange(len(e.inputs)), batch_size=max(1, chunk // each))
 
 
-def _measure_paper(evaluation: Evaluation, *, batch_norm: str) -> Float[Array, ""]:
-  return tensor_mgm(evaluation, "loss", batch_norm)[0].sum()
-
-
-def _measure_rows(evaluation: Evaluation, *, variant: str, batch_norm: str) -> Float[Array, ""]:
-  count, successor = len(evaluation.images), variant == "successor"
-  labels = jnp.zeros(count, jnp.int32) if variant == "exact" else evaluation.labels
-  squares = squared_rows(evaluation, OUTPUTS[variant], labels, batch_norm, kernels_only=successor)
-  mean = squares.sum() / count
-  return jnp.sqrt(mean) if successor else mean
-
-
-@functools.cache
-def trace_norm(
-  variant: Literal["paper", "per_sample", "exact", "successor"] = "paper",
-  *,
-  batch_norm: Literal["batch", "batch_frozen"] | None = None,
-) -> Proxy:
-  """The proxy: `trace_norm`, `trace_norm_exact`, ..., with the BN mode behind it where it is not the default.
-
-  Args:
-    variant: see the module.
-    batch_norm: `batch` for "paper" and `batch_frozen` for the others if not given.
+@dataclasses.dataclass(frozen=True)
+class TraceNorm(Proxy):
+  """The variant `paper`; a BN mode that is not the default is in the default name.
 
   Raises:
-    ConfigError: an unknown variant or mode.
+    ConfigError: an unknown mode.
   """
-  default = "batch" if variant == "paper" else "batch_frozen"
-  batch_norm = batch_norm or default
-  for name, value, allowed in (
-    ("variant", variant, ("paper", *OUTPUTS)),
-    ("batch_norm", batch_norm, ("batch", "batch_frozen")),
-  ):
-    if value not in allowed:
-      raise ConfigError(f"{name}={value!r} must be one of {', '.join(allowed)} (trace_norm)")
-  if variant == "paper":
-    measure = functools.partial(_measure_paper, batch_norm=batch_norm)
-  else:
-    measure = functools.partial(_measure_rows, variant=variant, batch_norm=batch_norm)
-  suffix = ("" if variant == "paper" else f"_{variant}") + ("" if batch_norm == default else f"_{batch_norm}")
-  return Proxy(
-    name=f"trace_norm{suffix}",
-    higher_is_better=True,
-    worst=0.0,
-    batch_norm=batch_norm,
-    measure=measure,
-    finish=finite_reading,
-    needs_labels=variant != "exact",
-  )
+
+  name: str = ""
+  worst: ClassVar[float] = 0.0
+  needs_labels: ClassVar[bool] = True
+  batch_norm: Literal["batch", "batch_frozen"] = "batch"
+
+  def __post_init__(self):
+    _check_and_name(self, "trace_norm", "batch")
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    return tensor_mgm(evaluation, "loss", self.batch_norm)[0].sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceNormPerSample(Proxy):
+  """The variant `per_sample`, and what its relatives have in common; named like `TraceNorm`.
+
+  Raises:
+    ConfigError: an unknown mode.
+  """
+
+  name: str = ""
+  worst: ClassVar[float] = 0.0
+  needs_labels: ClassVar[bool] = True
+  variant: ClassVar[str] = "per_sample"
+  batch_norm: Literal["batch", "batch_frozen"] = "batch_frozen"
+
+  def __post_init__(self):
+    _check_and_name(self, f"trace_norm_{self.variant}", "batch_frozen")
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    count, successor = len(evaluation.inputs), self.variant == "successor"
+    labels = evaluation.labels if self.needs_labels else jnp.zeros(count, jnp.int32)
+    squares = squared_rows(evaluation, OUTPUTS[self.variant], labels, self.batch_norm, kernels_only=successor)
+    mean = squares.sum() / count
+    return jnp.sqrt(mean) if successor else mean
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceNormExact(TraceNormPerSample):
+  """The variant `exact`."""
+
+  needs_labels: ClassVar[bool] = False
+  variant: ClassVar[str] = "exact"
+
+
+@dataclasses.dataclass(frozen=True)
+class TraceNormSuccessor(TraceNormPerSample):
+  """The variant `successor`."""
+
+  variant: ClassVar[str] = "successor"
+
+
+def _check_and_name(proxy: TraceNorm | TraceNormPerSample, name: str, default: str) -> None:
+  if proxy.batch_norm not in ("batch", "batch_frozen"):
+    raise ConfigError(f"batch_norm={proxy.batch_norm!r} must be one of batch, batch_frozen (trace_norm)")
+  if not proxy.name:
+    object.__setattr__(proxy, "name", name + ("" if proxy.batch_norm == default else f"_{proxy.batch_norm}"))
+
+
+registry.register("proxy", "trace_norm", TraceNorm)
+registry.register("proxy", "trace_norm_per_sample", TraceNormPerSample)
+registry.register("proxy", "trace_norm_exact", TraceNormExact)
+registry.register("proxy", "trace_norm_successor", TraceNormSuccessor)

@@ -12,17 +12,15 @@ variances, which after a few passes still hold part of their initial 1; we take 
 32 draws; here repeats are the caller's, by other keys. Source: Lin et al., "Zen-NAS", ICCV 2021, algorithm 1.
 """
 
-import functools
-import math
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jaxnas.errors import ConfigError
-from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.proxy import Proxy
-from jaxnas.proxies.scalar import finite_reading, names_of
+from jaxnas import registry
+from jaxnas.base import Evaluated, Proxy
+from jaxnas.proxies.evaluation import embedded, names_of, observe
 
 GAMMA = 0.01
 
@@ -43,28 +41,20 @@ def gaussian_params(key: Array, params: PyTree) -> PyTree:
   return jax.tree.unflatten(treedef, leaves)
 
 
-def _measure(evaluation: Evaluation) -> Float[Array, ""]:
-  if evaluation.key is None:
-    raise ConfigError("key=None: zen draws weights and images; give the evaluation a key")
-  network = evaluation.network.with_batch_norm("batch")
-  weights, inputs, noise = jax.random.split(jax.random.fold_in(evaluation.key, 1), 3)
-  images = jax.random.normal(inputs, evaluation.images.shape, evaluation.images.dtype)
-  change = GAMMA * jax.random.normal(noise, images.shape, images.dtype)
-  params = gaussian_params(weights, evaluation.params)
-  clean = network.observe(params, images, evaluation.alphas)
-  moved = network.observe(params, images + change, evaluation.alphas)
-  distance = jnp.abs(clean.features - moved.features).sum((1, 2, 3)).mean()
-  return jnp.log(distance) + clean.log_deviation
-
-
-@functools.cache
-def zen() -> Proxy:
+@registry.register("proxy", "zen")
+@dataclasses.dataclass(frozen=True)
+class Zen(Proxy):
   """The proxy; of the batch only the shape is used, of the evaluation the key."""
-  return Proxy(
-    name="zen",
-    higher_is_better=True,
-    worst=-math.inf,
-    batch_norm="batch",
-    measure=_measure,
-    finish=finite_reading,
-  )
+
+  name: str = "zen"
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    network, x = evaluation.network, embedded(evaluation)
+    weights, inputs, noise = jax.random.split(jax.random.fold_in(evaluation.key, 1), 3)
+    images = jax.random.normal(inputs, x.shape, x.dtype)
+    change = GAMMA * jax.random.normal(noise, images.shape, images.dtype)
+    params = gaussian_params(weights, evaluation.params)
+    clean = observe(network, params, images, evaluation.arch)
+    moved = observe(network, params, images + change, evaluation.arch)
+    distance = jnp.abs(clean.features - moved.features).sum((1, 2, 3)).mean()
+    return jnp.log(distance) + clean.log_deviation

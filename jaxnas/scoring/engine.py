@@ -8,16 +8,17 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Num, PyTree
 
+from jaxnas.base import Batch, Parametrised, Proxy, Reading
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import Evaluation, Proxy, Reading
+from jaxnas.proxies.evaluation import Evaluation
 from jaxnas.scoring.spread import Spread
 
 BLOCK = 6  # architectures a call; 24, 18 and 12 candidates of TE-NAS on NB201 leave no part of a call idle
@@ -27,13 +28,6 @@ CALL_SECONDS = 5.0  # that a call should not take much longer than, if it can be
 CPU_STREAMS = 4  # at most so many blocks at a time on a CPU
 
 log = logging.getLogger(__name__)
-
-
-class Batch(NamedTuple):
-  """Normalised images, float32 [N, H, W, C], and their classes, int32 [N], where known; or what a proxy asks for."""
-
-  images: Any
-  labels: Any = None
 
 
 @dataclasses.dataclass
@@ -86,9 +80,9 @@ class Engine:
   def blocks(
     self,
     proxies: Sequence[Proxy],
-    network: Any,
+    network: Parametrised,
     params: PyTree | None,
-    alphas: Float[np.ndarray, "A cells E O"],
+    archs: Num[np.ndarray, "A ..."],
     batch: Batch,
     *,
     key: Array | None = None,
@@ -98,26 +92,27 @@ class Engine:
 
     Args:
       proxies: measured together, sharing their passes.
-      network: see `Evaluation`.
-      params: the same weights for all architectures; None: `network.init_params` of each one's key in `init_keys` [A].
-      alphas: edge-op weights of A architectures or supernets.
+      network: what each proxy `needs`.
+      params: the same weights for all architectures; None: `network.init` of each one's key in `init_keys` [A].
+      archs: integer codes of architectures [A, L], or weights of their operations [A, cells, E, O] for a network that
+        mixes them.
       batch: the same for all.
       key: for proxies that draw; the same for all.
 
     Raises:
-      ConfigError: a proxy needs labels and the batch has none.
+      ConfigError: a proxy needs labels and the batch has none, or another network.
     """
     for proxy in proxies:
-      if proxy.needs_labels and batch.labels is None:
-        raise ConfigError(f"proxy {proxy.name!r} needs labels and the batch has none: give Batch(images, labels)")
+      _check(proxy, network, batch)
+    encoded = _encoded(network, archs)
     batch, key = self.spread.same((batch, jax.random.key(0) if key is None else key))
     params = self.spread.same(params)
     which = (tuple(proxies), network, init_keys is not None)
 
     def arguments(start: int, stop: int):
       places = start + self._places(stop - start)
-      block = np.zeros((len(places), *alphas.shape[1:]), np.float32)
-      block[places < stop] = alphas[places[places < stop]]
+      block = np.zeros((len(places), *encoded.shape[1:]), encoded.dtype)
+      block[places < stop] = encoded[places[places < stop]]
       counts = (places < stop).reshape(self.spread.size, self.block).sum(1, dtype=np.int32)
       own = self.spread.shared((block, counts))
       weights = params if init_keys is None else self.spread.shared(init_keys[np.minimum(places, stop - 1)])
@@ -127,9 +122,9 @@ class Engine:
     ahead = 2 * self.streams if self.spread.alone else 1  # exchanges with other processes must not overtake one another
     with ThreadPoolExecutor(self.streams) as pool:
       try:
-        while waiting or start < len(alphas):
-          while start < len(alphas) and len(waiting) < ahead:
-            count = self._count(len(alphas) - start, pace)
+        while waiting or start < len(encoded):
+          while start < len(encoded) and len(waiting) < ahead:
+            count = self._count(len(encoded) - start, pace)
             args = arguments(start, start + count)  # here, not in the thread: jax's settings are the calling thread's
             program = self._program(*which, args)
             waiting.append((count, args, self.rows, pool.submit(self._execute, program, args)))
@@ -223,12 +218,31 @@ class Engine:
     return True
 
 
+def _check(proxy: Proxy, network: Parametrised, batch: Batch) -> None:
+  """Refuses a network or a batch that the proxy cannot be measured with."""
+  if proxy.needs_labels and batch.labels is None:
+    raise ConfigError(f"proxy {proxy.name!r} needs labels and the batch has none: give Batch(inputs, labels)")
+  if not isinstance(network, proxy.needs):
+    kind = type(network)
+    raise ConfigError(
+      f"proxy {proxy.name!r} needs a network that is {proxy.needs.__module__}.{proxy.needs.__qualname__}, which "
+      f"{kind.__module__}.{kind.__qualname__} is not: give it space.network(...), or leave it out"
+    )
+
+
+def _encoded(network: Parametrised, archs: Num[np.ndarray, "A ..."]) -> np.ndarray:
+  """What of architectures or supernets enters a program, [A, ...]."""
+  if np.issubdtype(archs.dtype, np.integer):
+    return network.encode(archs)
+  return np.asarray(archs, np.float32)
+
+
 def _loop(proxies, network, draw, rows):
-  """The program: weights or keys, alphas [block, ...], count [1], batch, key -> a tree a proxy, leaves [block, ...]."""
+  """The program: weights or keys, archs [block, ...], count [1], batch, key -> a tree a proxy, leaves [block, ...]."""
 
   def run(weights, block, count, batch, key):
     def one(i):
-      params = network.init_params(weights[i]) if draw else weights
+      params = network.init(weights[i]) if draw else weights
       evaluation = Evaluation(network, params, block[i], *batch, key=key, rows=rows)
       return [proxy.measure(evaluation) for proxy in proxies]
 

@@ -1,17 +1,18 @@
 """Any proxies over any set of architectures, as a table."""
 
+import dataclasses
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
+from jaxnas.base import Batch, NetworkConfig, Parametrised, Proxy, Space, Status
 from jaxnas.errors import ArchitectureError, ConfigError
-from jaxnas.proxies import Proxy
-from jaxnas.scoring.engine import Batch, Engine
+from jaxnas.scoring.engine import Engine
 
 
 class Score(NamedTuple):
@@ -21,7 +22,7 @@ class Score(NamedTuple):
     arch: the architecture's text form.
     proxy: the proxy's name.
     value: the proxy's own figure.
-    status: "ok", or what is wrong with it.
+    status: whether the value can be trusted.
     rank_by: the figure to rank by: higher is better, degenerate networks last.
     seed, repeat: which weights and batch.
     seconds: wall seconds an architecture of its block took (all proxies of the pass together, blocks side by side),
@@ -31,7 +32,7 @@ class Score(NamedTuple):
   arch: str
   proxy: str
   value: float
-  status: str
+  status: Status
   rank_by: float
   seed: int
   repeat: int
@@ -40,18 +41,18 @@ class Score(NamedTuple):
 
 def score(
   proxies: Sequence[Proxy],
-  space: Any,
+  space: Space,
   architectures: Any,
   batches: Batch | Callable[[int, Array], Batch],
   seed: int = 0,
   *,
-  network: Any = None,
+  network: Parametrised | NetworkConfig | None = None,
   repeats: int = 1,
   share_weights: bool = True,
   engine: Engine | None = None,
-  records: Iterable[dict[str, Any]] = (),
-  keep: Callable[..., None] = lambda *records: None,
-  advance: Callable[..., None] = lambda n, **earlier: None,
+  records: Iterable[Mapping[str, Any]] = (),
+  keep: Callable[..., object] = lambda *records: None,
+  advance: Callable[..., object] = lambda n, **earlier: None,
 ) -> list[Score]:
   """Scores every architecture with every proxy, `repeats` times; lines in the order given.
 
@@ -59,13 +60,14 @@ def score(
   not depend on the other architectures, on their order or on an interruption.
 
   Args:
-    architectures: op columns [A, E], or text forms and benchmark indices.
+    architectures: codes [A, L], or text forms and benchmark indices.
     batches: one batch for all repeats, or a function of (repeat, key) that draws one.
     seed: of weights, batches and what proxies draw.
-    network: default `space.plain_network()`.
+    network: for all architectures, or what `space.network` makes one of for each of their shapes; default
+      `space.default_config`.
     repeats: independent initialisations (and batches).
-    share_weights: the same initialisation for all architectures of a repeat (a comparison of lower variance, and
-      cheaper); else each has its own, drawn from its text form.
+    share_weights: the same initialisation for all architectures of a repeat and shape (a comparison of lower variance,
+      and cheaper); else each has its own, drawn from its text form.
     engine: compiled programs to share.
     records: what an interrupted call passed to `keep`; not scored again.
     keep: called with the new lines of a block, one argument each, JSON-able.
@@ -74,19 +76,20 @@ def score(
 
   Raises:
     ArchitectureError: an architecture of another space, or malformed.
-    ConfigError: no proxies, two of the same name, or labels missing.
+    ConfigError: no proxies, two of the same name, labels missing, or a network that a proxy cannot be measured on.
   """
   names = [p.name for p in proxies]
   if not names or len(set(names)) < len(names):
     raise ConfigError(f"proxies={names}: give at least one, and each name once")
   if repeats < 1:
     raise ConfigError(f"repeats={repeats} must be at least 1")
-  archs = as_architectures(space, architectures)
-  texts = [space.format(a) for a in archs]
+  codes = as_architectures(space, architectures)
+  texts = [space.format(code) for code in codes]
   position: dict[str, int] = {}
   for i, text in enumerate(texts):
     position.setdefault(text, i)
-  engine, network = engine or Engine(), network or space.plain_network()
+  engine = engine or Engine()
+  groups = _groups(space, codes, space.default_config if network is None else network)
   known = {(r["arch"], r["proxy"], r["repeat"]): _line(r) for r in records if _is_score(r, seed)}
   for repeat in range(repeats):
     wanted = [i for t, i in position.items() if any((t, n, repeat) not in known for n in names)]
@@ -95,34 +98,64 @@ def score(
       continue
     init_key, batch_key, own_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), repeat), 3)
     batch = batches(repeat, batch_key) if callable(batches) else batches
-    params = network.init_params(init_key) if share_weights else None
-    keys = None
-    if not share_weights:
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(
-        init_key, np.array([zlib.crc32(texts[i].encode()) for i in wanted], np.uint32)
-      )
-    own = space.alphas(archs[wanted])
-    blocks = engine.blocks(proxies, network, params, own, batch, key=own_key, init_keys=keys)
-    start, begin = 0, time.perf_counter() - engine.seconds.compile
-    for values in blocks:
-      part = wanted[start : start + len(values[0])]
-      start, now = start + len(part), time.perf_counter() - engine.seconds.compile
-      seconds, begin = (now - begin) / len(part), now
-      new = []
-      for a, i in enumerate(part):
-        for proxy, raw in zip(proxies, values, strict=True):
-          if (texts[i], proxy.name, repeat) not in known:
-            reading = proxy.finish(raw[a])
-            line = Score(texts[i], proxy.name, *reading, proxy.ranking_value(reading), seed, repeat, seconds)
-            known[texts[i], proxy.name, repeat] = line
-            new.append({"kind": "score", **line._asdict()})
-      keep(*new)
-      advance(len(part))
+
+    for own, members in groups:
+      left = [i for i in wanted if i in members]
+      params = own.init(init_key) if share_weights and left else None
+      keys = None if share_weights or not left else _own_keys(init_key, [texts[i] for i in left])
+      blocks = engine.blocks(proxies, own, params, codes[left], batch, key=own_key, init_keys=keys) if left else ()
+      done = 0
+      for values, seconds in _timed(blocks, engine):
+        part = left[done : done + len(values[0])]
+        done += len(part)
+        lines = _lines(proxies, [texts[i] for i in part], values, (seed, repeat, seconds))
+        new = [line for line in lines if (line.arch, line.proxy, repeat) not in known]
+        known.update({(line.arch, line.proxy, repeat): line for line in new})
+        keep(*({"kind": "score", **line._asdict()} for line in new))
+        advance(len(part))
   return [known[t, n, r] for r in range(repeats) for t in texts for n in names]
 
 
+def _groups(
+  space: Space, codes: np.ndarray, network: Parametrised | NetworkConfig
+) -> list[tuple[Parametrised, set[int]]]:
+  """Networks, and the places of the architectures that each is for: one a shape, or the one given for all."""
+  if not isinstance(network, NetworkConfig):
+    return [(network, set(range(len(codes))))]
+  places: dict[Hashable, set[int]] = {}
+  for i, code in enumerate(codes):
+    places.setdefault(space.shape(code), set()).add(i)
+  return [(space.network(dataclasses.replace(network, shape=shape)), own) for shape, own in places.items()]
+
+
+def _lines(
+  proxies: Sequence[Proxy], texts: Sequence[str], values: list[list[Any]], rest: tuple[int, int, float]
+) -> list[Score]:
+  """The lines of a block, from `values` [proxy][architecture]; `rest` are a line's last fields."""
+  found = []
+  for a, text in enumerate(texts):
+    for proxy, raw in zip(proxies, values, strict=True):
+      reading = proxy.finish(raw[a])
+      found.append(Score(text, proxy.name, *reading, proxy.ranking_value(reading), *rest))
+  return found
+
+
+def _own_keys(key: Array, texts: Sequence[str]) -> Array:
+  """A key an architecture, from its text form."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, np.array([zlib.crc32(t.encode()) for t in texts], np.uint32))
+
+
+def _timed(blocks: Iterable[list[list[Any]]], engine: Engine) -> Iterator[tuple[list[list[Any]], float]]:
+  """Blocks as they come, with the seconds that each of their architectures took, without compilation."""
+  begin = time.perf_counter() - engine.seconds.compile
+  for values in blocks:
+    now = time.perf_counter() - engine.seconds.compile
+    yield values, (now - begin) / len(values[0])
+    begin = now
+
+
 def as_architectures(space: Any, architectures: Any) -> np.ndarray:
-  """Op columns [A, E] of op columns, text forms, benchmark indices, or a mixture of the latter two.
+  """Codes [A, L] of codes, text forms, benchmark indices, or a mixture of the latter two.
 
   Raises:
     ArchitectureError: malformed, out of range, of another space, or none at all.
@@ -143,12 +176,13 @@ def as_architectures(space: Any, architectures: Any) -> np.ndarray:
   return archs
 
 
-def _is_score(record: dict[str, Any], seed: int) -> bool:
+def _is_score(record: Mapping[str, Any], seed: int) -> bool:
   return record.get("kind") == "score" and record["seed"] == seed
 
 
-def _line(record: dict[str, Any]) -> Score:
-  return Score(**{name: record[name] for name in Score._fields})
+def _line(record: Mapping[str, Any]) -> Score:
+  line = Score(**{name: record[name] for name in Score._fields})
+  return line._replace(status=Status(line.status))
 
 
 class Summary(NamedTuple):

@@ -1,6 +1,6 @@
 """Any network of the package as a Flax module: `init` and `apply`, parameters and running statistics as collections.
 
-    module = FlaxNetwork(spaces.get("darts").single_network(16, 8, 10, "kaiming_fan_out"))
+    module = FlaxNetwork(darts.PlainNetwork(darts.NetworkConfig()))
     variables = module.init(key, images, alphas)  # {"params": ..., "batch_stats": ...}
     logits, updates = module.apply(variables, images, alphas, train=True, mutable=["batch_stats"])
 

@@ -1,40 +1,48 @@
 """The network that is trained for an architecture of a space, and what it costs."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import jax
+import jax.numpy as jnp
+
+from jaxnas.base import Code, NetworkConfig, Space, TrainableNetwork
 from jaxnas.errors import ConfigError
 from jaxnas.spaces.darts import costs as darts_costs
-from jaxnas.spaces.darts.plain import NetworkConfig as DARTSConfig
-from jaxnas.spaces.darts.plain import PlainNetwork
-from jaxnas.spaces.nb201 import NetworkConfig
-from jaxnas.train.protocol import Trainable
 from jaxnas.train.recipe import TrainConfig
+from jaxnas.train.steps import check_step
 
-SPACES = ("nb201", "darts")
+_SIDES = {"cifar": 32, "imagenet": 224}  # of images, by stem
+_EXTRAS = {"drop_path": 0, "auxiliary": 0, "train_stem": "cifar"}  # that not every space has, and their defaults
 
 
-def trained_network(space: Any, config: TrainConfig, classes: int, arch: Any | None = None) -> Trainable:
+@runtime_checkable
+class Trains(Protocol):
+  """The part of `base.Trainable` that is needed here."""
+
+  def trained_network(self, config: NetworkConfig, code: Code | None = None) -> TrainableNetwork: ...
+
+
+def trained_network(space: Space, config: TrainConfig, classes: int, code: Code | None = None) -> TrainableNetwork:
   """The network of the recipe; its weights are drawn as PyTorch does by default, unless the recipe says otherwise.
 
   Args:
-    space: `NB201` or `DARTS`.
-    arch: the only architecture that it will be trained for (as `space.as_codes` takes it): in the DARTS space the
-      network is then made for it and quicker to compile. In NB201 one network serves all.
+    code: the only architecture that it will be trained for; some spaces' networks are then quicker to compile.
 
   Raises:
-    ConfigError: another space, or a setting that the space's networks do not have.
+    ConfigError: a space without networks to train, or a setting that its networks do not have.
   """
-  if space.name not in SPACES:
-    raise ConfigError(f"--space={space.name} has no networks to train; take one of {', '.join(SPACES)}")
-  size: dict[str, Any] = {"channels": config.train_channels, "cells": config.train_cells, "classes": classes}
-  if space.name == "darts":
-    genotype = None if arch is None else tuple(space.as_codes(arch).tolist())
-    extra = {"stem": config.train_stem, "auxiliary": config.auxiliary > 0, "genotype": genotype}
-    return PlainNetwork(DARTSConfig(**size, **extra, init=config.train_init))
-  for name, default in (("drop_path", 0), ("auxiliary", 0), ("train_stem", "cifar")):
-    if getattr(config, name) != default:
-      raise ConfigError(f"--{name}={getattr(config, name)} is for --space=darts; drop it for --space={space.name}")
-  return space.plain_network(NetworkConfig(**size, init=config.train_init))
+  if not isinstance(space, Trains):
+    raise ConfigError(f"--space={space.name} has no networks to train; take another")
+  try:
+    network = space.trained_network(config.network(classes), code)
+    if config.drop_path:
+      codes = space.sample(jax.random.key(0), 1) if code is None else code[None]
+      side = _SIDES[config.train_stem]
+      check_step(network, jnp.asarray(network.encode(codes)[0]), config, (side, side, 3))
+  except ConfigError as error:
+    extras = [f"--{name}={getattr(config, name)}" for name, usual in _EXTRAS.items() if getattr(config, name) != usual]
+    raise ConfigError(f"{', '.join(extras)}: {error}" if extras else str(error)) from error
+  return network
 
 
 def trained_costs(space: Any, arch: Any, config: TrainConfig, classes: int, image_size: int) -> tuple[int, int]:

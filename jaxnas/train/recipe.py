@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float32, Int
 
+from jaxnas.base import NetworkConfig
 from jaxnas.errors import ConfigError
 from jaxnas.settings import setting
 
@@ -86,6 +87,12 @@ class TrainConfig:
     self._refuse("final_learning_rate", fits, f"from 0 to --learning_rate={self.learning_rate}")
     fits = 0 <= self.warmup_epochs < self.train_epochs
     self._refuse("warmup_epochs", fits, f"at least 0 and below --train_epochs={self.train_epochs}")
+
+  def network(self, classes: int) -> NetworkConfig:
+    """What `space.trained_network` takes."""
+    return NetworkConfig(
+      self.train_channels, self.train_cells, classes, self.train_init, self.train_stem, self.auxiliary > 0
+    )
 
   def _refuse(self, name: str, fits: bool, wanted: str) -> None:
     if not fits:

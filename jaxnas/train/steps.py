@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Float32, Int, Int32, PyTree, UInt8
 
+from jaxnas.base import TrainableNetwork
 from jaxnas.train.augment import cut_out, flip_and_crop, flip_and_resize, jitter_colors, middle, normalise
-from jaxnas.train.protocol import Trainable
 from jaxnas.train.recipe import TrainConfig, drop_probability, optimizer
 
 _KEPT = 0.9  # share of the old running statistics (PyTorch's momentum 0.1)
@@ -34,8 +34,8 @@ class State(NamedTuple):
 
   Attributes:
     params: of the network, float32.
-    batch_stats: running (mean, variance) of every BN, as `logits_and_moments` has them; those of operations that the
-      architecture does not execute mean nothing.
+    batch_stats: running (mean, variance) of every BN, see `base.TrainableNetwork.init_stats`; those of operations that
+      the architecture does not execute mean nothing.
     optimizer: its momenta.
     step: the number of updates done.
   """
@@ -55,37 +55,41 @@ class Tally(NamedTuple):
 
 
 def initial_state(
-  network: Trainable,
-  config: TrainConfig,
-  steps: int,
-  key: Array,
-  *,
-  alphas: tuple[int, int, int],
-  images: tuple[int, int, int],
+  network: TrainableNetwork, arch: Array, config: TrainConfig, steps: int, key: Array, images: tuple[int, int, int]
 ) -> State:
-  """Fresh parameters, running means 0 and variances 1, momentum 0; `alphas` and `images` are shapes (of one image).
+  """Fresh parameters, running means 0 and variances 1, momentum 0; `images` is the shape of one.
 
   Raises:
-    JaxnasError: images that the network cannot take.
+    JaxnasError: images that the network cannot take, or drop path of a network that has none.
   """
-  params = network.init_params(key)
-  stats = jax.tree_util.tree_map_with_path(
-    lambda path, leaf: jnp.full(leaf.shape, path[-1].idx, jnp.float32), _moment_shapes(network, alphas, images)
-  )
-  return State(params, stats, optimizer(config, steps).init(params), jnp.zeros((), jnp.int32))
+  check_step(network, arch, config, images)
+  params = network.start(network.init(key), arch)
+  return State(params, network.init_stats(), optimizer(config, steps).init(params), jnp.zeros((), jnp.int32))
+
+
+def check_step(network: TrainableNetwork, arch: Array, config: TrainConfig, images: tuple[int, int, int]) -> None:
+  """Refuses what a step of training would refuse, and computes nothing; `images` is the shape of one.
+
+  Raises:
+    JaxnasError: see `initial_state`.
+  """
+  _trace_step(network, (arch.shape, str(arch.dtype)), config.drop_path > 0, images)
 
 
 @functools.lru_cache(maxsize=4)
-def _moment_shapes(network: Trainable, alphas: tuple[int, int, int], images: tuple[int, int, int]) -> PyTree:
-  params = jax.eval_shape(network.init_params, jax.random.key(0))
-  like = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, *images), alphas)]
-  return jax.eval_shape(network.logits_and_moments, params, *like)[1]
+def _trace_step(
+  network: TrainableNetwork, arch: tuple[tuple[int, ...], str], drops: bool, images: tuple[int, int, int]
+) -> None:
+  params = jax.eval_shape(network.init, jax.random.key(0))
+  like = [jax.ShapeDtypeStruct((1, *images), jnp.float32), jax.ShapeDtypeStruct(*arch)]
+  key = jax.random.key(0) if drops else None
+  jax.eval_shape(lambda p, x, a: network.train(p, x, a, jnp.float32(0.5), key).logits, params, *like)
 
 
 def train_step(
-  network: Trainable, mean: Array, std: Array, config: TrainConfig, steps: int
-) -> Callable[[State, Float[Array, "T E O"], UInt8[Array, "N H W C"], Int[Array, " N"], Array], tuple[State, Tally]]:
-  """`step(state, alphas, images, labels, key) -> (state, tally)`; the tally is of the parameters before the update.
+  network: TrainableNetwork, mean: Array, std: Array, config: TrainConfig, steps: int
+) -> Callable[[State, Array, UInt8[Array, "N H W C"], Int[Array, " N"], Array], tuple[State, Tally]]:
+  """`step(state, arch, images, labels, key) -> (state, tally)`; the tally is of the parameters before the update.
 
   `mean` and `std` [3] are the data set's, in 0..1 units; `steps` are those of the whole training; `key` is the same
   for every step. The network has an auxiliary head exactly if `config.auxiliary` is positive.
@@ -93,16 +97,15 @@ def train_step(
   dtype = jnp.bfloat16 if config.bf16 else jnp.float32
   update = optimizer(config, steps).update
 
-  def loss(params, alphas, images, labels, drop):
+  def loss(params, arch, images, labels, *drop):
     params, images = _cast((params, images), dtype)
-    logits, moments = _cast(network.logits_and_moments(params, images, alphas, unbiased=True, **drop), jnp.float32)
-    logits, *auxiliary = logits if config.auxiliary else (logits,)
-    value = total = cross_entropy(logits, labels, config.label_smoothing).mean()
-    for head in auxiliary:
-      total += config.auxiliary * cross_entropy(head, labels, config.label_smoothing).mean()
-    return total, (value, moments, logits)
+    output = _cast(network.train(params, network.embed(params, images), arch, *drop), jnp.float32)
+    value = total = cross_entropy(output.logits, labels, config.label_smoothing).mean()
+    if output.auxiliary is not None:
+      total += config.auxiliary * cross_entropy(output.auxiliary, labels, config.label_smoothing).mean()
+    return total, (value, output.stats, output.logits)
 
-  def step(state, alphas, images, labels, key):
+  def step(state, arch, images, labels, key):
     key = jax.random.fold_in(key, state.step)
     images = _changed(key, images, config)
     if config.color_jitter:
@@ -110,12 +113,12 @@ def train_step(
     images = normalise(images, mean, std)
     if config.cutout:
       images = cut_out(jax.random.fold_in(key, _CUT), images, config.cutout)
-    drop = {}
+    drop = 0.0, None
     if config.drop_path:
-      drop = {"drop_path": drop_probability(config, steps, state.step), "key": jax.random.fold_in(key, _DROP)}
+      drop = drop_probability(config, steps, state.step), jax.random.fold_in(key, _DROP)
     gradient = jax.value_and_grad(loss, has_aux=True)
-    (_, (value, moments, logits)), grads = gradient(state.params, alphas, images, labels, drop)
-    decayed = jax.tree.map(_times, network.executed(alphas), state.params)
+    (_, (value, moments, logits)), grads = gradient(state.params, arch, images, labels, *drop)
+    decayed = jax.tree.map(_times, network.executed(arch), state.params)
     updates, momentum = update(grads, state.optimizer, decayed)
     batch_stats = jax.tree.map(lambda old, new: _KEPT * old + (1 - _KEPT) * new, state.batch_stats, moments)
     tally = Tally(value * images.shape[0], *right_answers(logits, labels))
@@ -125,17 +128,16 @@ def train_step(
 
 
 def eval_step(
-  network: Trainable, mean: Array, std: Array, image_size: int = 0
-) -> Callable[[PyTree, PyTree, Float[Array, "T E O"], UInt8[Array, "N H W C"], Int[Array, " N"]], Tally]:
-  """`step(params, batch_stats, alphas, images, labels) -> tally`; a label below 0 does not count.
+  network: TrainableNetwork, mean: Array, std: Array, image_size: int = 0
+) -> Callable[[PyTree, PyTree, Array, UInt8[Array, "N H W C"], Int[Array, " N"]], Tally]:
+  """`step(params, batch_stats, arch, images, labels) -> tally`; a label below 0 does not count.
 
   With `image_size` the network sees the images' middle.
   """
-  frozen = network.with_batch_norm("running")
 
-  def step(params, batch_stats, alphas, images, labels):
-    images = middle(images, image_size) if image_size else images
-    logits = frozen.logits(params, normalise(images, mean, std), alphas, stats=batch_stats)
+  def step(params, batch_stats, arch, images, labels):
+    images = normalise(middle(images, image_size) if image_size else images, mean, std)
+    logits = network.apply(params, network.embed(params, images), arch, "running", stats=batch_stats).logits
     losses = jnp.where(labels >= 0, cross_entropy(logits, labels, 0.0), 0)
     return Tally(losses.sum(), *right_answers(logits, labels))
 

@@ -21,14 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, PyTree
+from jaxtyping import Array, PyTree
 
-from jaxnas.data import ImageSource
+from jaxnas.base import Code, Source, TrainableNetwork
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.settings import recorded
 from jaxnas.train import checkpoint
 from jaxnas.train.parallel import compiled, mesh_for, replicated
-from jaxnas.train.protocol import Trainable
 from jaxnas.train.recipe import TrainConfig, schedule
 from jaxnas.train.steps import State, Tally, eval_step, initial_state, train_step
 
@@ -65,7 +64,7 @@ class Measured(NamedTuple):
   top5: float
 
 
-def total_steps(config: TrainConfig, source: ImageSource) -> int:
+def total_steps(config: TrainConfig, source: Source) -> int:
   """Steps of a whole training, also the sum of what `advance` is told.
 
   Raises ConfigError: a batch is larger than the data set.
@@ -78,10 +77,10 @@ def total_steps(config: TrainConfig, source: ImageSource) -> int:
 
 
 def train(
-  network: Trainable,
-  alphas: Float[Any, "T E O"],
-  source_train: ImageSource,
-  source_valid: ImageSource,
+  network: TrainableNetwork,
+  code: Code,
+  source_train: Source,
+  source_valid: Source,
   config: TrainConfig,
   *,
   seed: int = 0,
@@ -93,8 +92,8 @@ def train(
   """Trains one architecture of `network` from fresh weights and evaluates it after every epoch.
 
   Args:
-    network: such as `trained_network` makes.
-    alphas: of one architecture.
+    network: such as `space.trained_network` makes.
+    code: the architecture.
     source_train, source_valid: images of one shape and set of classes.
     architecture: its text form; a folder with a training of another one is refused with both.
     workdir: folder for metrics.jsonl and checkpoints; a training that was killed there continues.
@@ -103,20 +102,21 @@ def train(
     log: told every epoch's record when it is done.
 
   Raises:
-    ArchitectureError: `alphas` are no architecture.
+    ArchitectureError: `code` is not one architecture of the network's space.
     ConfigError: the batch is larger than the data or cannot be shared among the devices, or sources, network and
       recipe do not fit together.
     WorkdirError: the folder cannot be written, is in use, or holds a training of other settings or architecture.
     DatasetError: an image cannot be read.
   """
-  alphas, steps, mesh = _one_hot(alphas), total_steps(config, source_train), mesh_for(config)
+  arch, steps, mesh = _encoded(network, code), total_steps(config, source_train), mesh_for(config)
   _check(network, source_train, source_valid, config)
   key = jax.random.key(seed)
-  shapes = {"alphas": alphas.shape, "images": seen_shape(config, source_train)}
-  state = initial_state(network, config, steps, jax.random.fold_in(key, _INIT), **shapes)
+  images = seen_shape(config, source_train)
+  state = initial_state(network, arch, config, steps, jax.random.fold_in(key, _INIT), images)
   state = replicated(state, mesh)
-  run = _Run(network, alphas, source_train, source_valid, config, steps, key, mesh)
-  identity = _identity(network, architecture or alphas, source_train, source_valid, config, seed)
+  run = _Run(network, arch, source_train, source_valid, config, steps, key, mesh)
+  named = architecture or np.asarray(code).tolist()
+  identity = _identity(network, state, named, source_train, source_valid, config, seed)
   with checkpoint.opened(workdir, identity) if workdir is not None else contextlib.nullcontext() as store:
     state, history = store.restore(state) if store else (state, [])
     if history:
@@ -137,9 +137,9 @@ def train(
 class _Run:
   """The two compiled steps of a training, and its epochs."""
 
-  def __init__(self, network, alphas, source_train, source_valid, config, steps, key, mesh):
+  def __init__(self, network, arch, source_train, source_valid, config, steps, key, mesh):
     self.source_train, self.source_valid, self.config, self.key = source_train, source_valid, config, key
-    self.alphas = alphas
+    self.arch = arch
     self.per_epoch = steps // config.train_epochs
     self.rate = schedule(config, steps)
     self.step = _train_step(network, *_colours(source_train), _numerics(config), steps, mesh)
@@ -160,7 +160,7 @@ class _Run:
 
     pending, finite = None, True
     for images, labels in self._batches(done):
-      state, tally = self.step(state, self.alphas, images, labels, key)
+      state, tally = self.step(state, self.arch, images, labels, key)
       # One step behind, so that the next batch is read while this one is computed.
       finite = pending is None or settle(pending)
       pending = tally
@@ -169,7 +169,7 @@ class _Run:
     finite = finite and pending is not None and settle(pending)
     valid = Measured(math.nan, math.nan, math.nan)
     if finite:
-      trained = state.params, state.batch_stats, self.alphas
+      trained = state.params, state.batch_stats, self.arch
       valid = _measured(self.evaluate, trained, self.source_valid, self.eval_batch)
     step = done * self.per_epoch + len(tallies)
     train = _means(tallies, len(tallies) * self.config.train_batch)
@@ -201,18 +201,20 @@ Colours = tuple[float, ...]  # a data set's mean or standard deviation of every 
 
 @functools.lru_cache(maxsize=4)
 def _train_step(
-  network: Trainable, mean: Colours, std: Colours, config: TrainConfig, steps: int, mesh: Mesh | None = None
+  network: TrainableNetwork, mean: Colours, std: Colours, config: TrainConfig, steps: int, mesh: Mesh | None = None
 ) -> Any:
   step = train_step(network, _array(mean), _array(std), config, steps)
   return compiled(step, mesh, "aassa", donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=4)
-def _eval_step(network: Trainable, mean: Colours, std: Colours, image_size: int = 0, mesh: Mesh | None = None) -> Any:
+def _eval_step(
+  network: TrainableNetwork, mean: Colours, std: Colours, image_size: int = 0, mesh: Mesh | None = None
+) -> Any:
   return compiled(eval_step(network, _array(mean), _array(std), image_size), mesh, "aaass")
 
 
-def _colours(source: ImageSource) -> tuple[Colours, Colours]:
+def _colours(source: Source) -> tuple[Colours, Colours]:
   mean, std = (tuple(np.asarray(x, np.float64).tolist()) for x in (source.mean, source.std))
   return mean, std
 
@@ -227,27 +229,27 @@ def _numerics(config: TrainConfig) -> TrainConfig:
 
 
 def evaluate(
-  network: Trainable,
-  alphas: Float[Any, "T E O"],
+  network: TrainableNetwork,
+  code: Code,
   params: PyTree,
   batch_stats: PyTree,
-  source: ImageSource,
+  source: Source,
   batch: int = 500,
   image_size: int = 0,
 ) -> Measured:
   """Measures the network on every image of `source` once, with running statistics; see `TrainConfig.image_size`.
 
   Raises:
-    ArchitectureError: `alphas` are no architecture.
+    ArchitectureError: as `train`.
     DatasetError: an image cannot be read.
   """
-  trained = params, batch_stats, _one_hot(alphas)
+  trained = params, batch_stats, _encoded(network, code)
   step = _eval_step(network, *_colours(source), image_size)
   return _measured(step, trained, source, min(batch, len(source)))
 
 
 def _measured(
-  step: Callable[..., Tally], trained: tuple[PyTree, PyTree, Array], source: ImageSource, batch: int
+  step: Callable[..., Tally], trained: tuple[PyTree, PyTree, Array], source: Source, batch: int
 ) -> Measured:
   """The last batch is filled up with images that do not count."""
   tallies = []
@@ -267,18 +269,15 @@ def _means(tallies: list[tuple[float, int, int]], count: int) -> Measured:
   return Measured(loss / count, 100 * right / count, 100 * in_five / count)
 
 
-def _one_hot(alphas: Any) -> Float32[Array, "T E O"]:
-  weights = np.asarray(alphas)
-  edges = weights.sum(-1) if weights.ndim == 3 else np.full((), 2)
-  if not (((weights == 0) | (weights == 1)).all() and (edges <= 1).all() and edges.any(-1).all()):
-    raise ArchitectureError(
-      f"alphas of shape {weights.shape} must be [cell types, edges, ops], one-hot or zero on every edge and not zero "
-      "everywhere, to be trained: give space.alphas(arch) of one architecture"
-    )
-  return jnp.asarray(weights, jnp.float32)
+def _encoded(network: TrainableNetwork, code: Code) -> Array:
+  """What of the architecture enters a program."""
+  one = np.asarray(code)
+  if one.ndim != 1 or not np.issubdtype(one.dtype, np.integer):
+    raise ArchitectureError(f"code of shape {one.shape} and type {one.dtype} must be one architecture's integers [L]")
+  return jnp.asarray(network.encode(one[None])[0])
 
 
-def seen_shape(config: TrainConfig, source: ImageSource) -> tuple[int, int, int]:
+def seen_shape(config: TrainConfig, source: Source) -> tuple[int, int, int]:
   """(H, W, 3) of what the network gets.
 
   Raises ConfigError: the recipe does not fit the images.
@@ -295,34 +294,33 @@ def seen_shape(config: TrainConfig, source: ImageSource) -> tuple[int, int, int]
   return shape
 
 
-def _check(network: Trainable, source_train: ImageSource, source_valid: ImageSource, config: TrainConfig) -> None:
+def _check(network: TrainableNetwork, source_train: Source, source_valid: Source, config: TrainConfig) -> None:
   for name in ("image_shape", "classes"):
     ours, theirs = getattr(source_train, name), getattr(source_valid, name)
     if ours != theirs:
       raise ConfigError(f"source_train has {name}={ours} and source_valid {theirs}: they must be the same")
-  if network.config.classes != source_train.classes:
+  if network.classes != source_train.classes:
+    raise ConfigError(f"the network has classes={network.classes}; {source_train.name!r} needs {source_train.classes}")
+  if network.auxiliary != (config.auxiliary > 0):
     raise ConfigError(
-      f"the network has classes={network.config.classes}; {source_train.name!r} needs {source_train.classes}"
+      f"the network has auxiliary={network.auxiliary}; --auxiliary={config.auxiliary} needs it the other way round"
     )
-  head = getattr(network.config, "auxiliary", False)
-  if head != (config.auxiliary > 0):
-    raise ConfigError(f"the network has auxiliary={head}; --auxiliary={config.auxiliary} needs it the other way round")
 
 
 def _identity(
-  network: Trainable,
-  architecture: str | Array,
-  source_train: ImageSource,
-  source_valid: ImageSource,
+  network: TrainableNetwork,
+  state: State,
+  architecture: str | list[int],
+  source_train: Source,
+  source_valid: Source,
   config: TrainConfig,
   seed: int,
 ) -> dict[str, Any]:
   """What makes a training this one and no other, JSON-able."""
-  text = isinstance(architecture, str)
-  shape = dataclasses.asdict(network.config)
   return {
-    "architecture": architecture if text else np.asarray(architecture).argmax(-1).tolist(),
-    "network": {name: value for name, value in shape.items() if name not in ("batch_norm", "fused", "genotype")},
+    "architecture": architecture,
+    "classes": network.classes,
+    "weights": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
     "dataset": source_train.name,
     "train_images": len(source_train),
     "valid_images": len(source_valid),

@@ -1,5 +1,6 @@
 """KNAS: the shortlist, the fine stage, ties, resuming, and what progress says of its trainings."""
 
+import dataclasses
 import io
 import json
 import signal
@@ -7,6 +8,8 @@ import subprocess
 import threading
 import time
 import types
+from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -16,8 +19,8 @@ from helpers import Counted, command, environment
 from jaxnas import data, proxies, report, spaces
 from jaxnas.algorithms import knas
 from jaxnas.algorithms.knas import KNASConfig
+from jaxnas.base import Proxy
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import Proxy, Reading
 from jaxnas.scoring import Engine
 from jaxnas.spaces.nb201 import costs
 from jaxnas.train import TrainConfig
@@ -33,18 +36,29 @@ def accuracy(arch):
   return float((EDGE_WEIGHTS * WEIGHTS[columns]).sum())
 
 
-def coarse(name, measure, finish=lambda raw: Reading(float(raw), "ok")):
-  return Proxy(name, True, -1.0, "batch", measure, finish)
+@dataclasses.dataclass(frozen=True)
+class Coarse(Proxy):
+  """A proxy of one function."""
+
+  name: str
+  function: Callable
+  worst: ClassVar[float] = -1.0
+
+  def measure(self, evaluation):
+    return self.function(evaluation)
 
 
-PERFECT = coarse("perfect", lambda e: (EDGE_WEIGHTS[:, None] * WEIGHTS[None] * e.alphas[0]).sum())
-CONSTANT = coarse("constant", lambda e: e.alphas.sum())
-FIRST_EDGE = coarse("first_edge", lambda e: (WEIGHTS * e.alphas[0, 0]).sum())  # five values only
-BROKEN = coarse(  # no number for half of the architectures
-  "broken",
-  PERFECT.measure,
-  lambda raw: Reading(float(raw), "ok") if raw < 4000 else Reading(float("nan"), "non_finite"),
-)
+class Broken(Coarse):
+  """No number for half of the architectures."""
+
+  def finish(self, measured):
+    return super().finish(measured if measured < 4000 else np.nan)
+
+
+PERFECT = Coarse("perfect", lambda e: (EDGE_WEIGHTS[:, None] * WEIGHTS[None] * e.arch[0]).sum())
+CONSTANT = Coarse("constant", lambda e: e.arch.sum())
+FIRST_EDGE = Coarse("first_edge", lambda e: (WEIGHTS * e.arch[0, 0]).sum())  # five values only
+BROKEN = Broken("broken", PERFECT.function)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from jaxnas.algorithms.nasi_ascent import Step
 from jaxnas.errors import ConfigError
 from jaxnas.nets import relaxation
 from jaxnas.spaces.darts import DARTS
-from jaxnas.spaces.nb201 import NB201, Mixture, NetworkConfig, plain
+from jaxnas.spaces.nb201 import NB201, Mixture, Network, NetworkConfig, plain
 
 SPACE = spaces.get("nb201")
 SHAPE = (1, 6, 5)
@@ -87,7 +87,7 @@ def test_operations_that_are_not_allowed(kind):
 def mixture(channels=6, cells=1, samples=3, size=4):
   """Config, parameters as `Network` and as `Mixture` have them, images, labels, soft weights; all float64."""
   config = NetworkConfig(channels=channels, cells=cells, classes=3)
-  drawn = SPACE.network(config).init_params(jax.random.key(0))
+  drawn = Network(config).init_params(jax.random.key(0))
   cast = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, jnp.float64))
   rng = np.random.default_rng(0)
   images = jnp.asarray(rng.normal(size=(samples, size, size, 3)))
@@ -103,14 +103,14 @@ def losses(logits, labels):
 @pytest.mark.parametrize("cells", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_mixture_is_the_flax_network(x64, cells):
   config, drawn, params, images, _, weights = mixture(cells=cells)
-  expected = jax.jit(lambda p, x, w: SPACE.network(config).apply({"params": p}, x, w))(drawn, images, weights)
+  expected = jax.jit(lambda p, x, w: Network(config).apply({"params": p}, x, w))(drawn, images, weights)
   np.testing.assert_allclose(jax.jit(Mixture(config).logits)(params, images, weights), expected, rtol=1e-9)
 
 
 def test_mixture_of_the_space():
   network = SPACE.mixture(3, 1, 4, "torch_default")
   assert network == Mixture(NetworkConfig(3, 1, 4, init="torch_default"))
-  own, flax = network.init_params(jax.random.key(5)), SPACE.network(network.config).init_params(jax.random.key(5))
+  own, flax = network.init_params(jax.random.key(5)), Network(network.config).init_params(jax.random.key(5))
   jax.tree.map(np.testing.assert_array_equal, own, plain.stack(flax, 1))
   with pytest.raises(ConfigError, match="batch_norm='identity'"):
     network.with_batch_norm("identity")
@@ -126,7 +126,7 @@ def test_mixture_of_the_space():
 def test_gradients_of_the_mixture_are_those_of_the_flax_network(x64, mode):
   """T~ = ||grad of the mean loss||^2 = mean of the Gram matrix of the samples' gradients <= mean of its diagonal."""
   config, drawn, params, images, labels, weights = mixture()
-  network = SPACE.network(config).with_batch_norm(mode)
+  network = Network(config).with_batch_norm(mode)
 
   def mean_loss(p, share):
     return jnp.vdot(losses(network.apply({"params": p}, images, weights), labels), share)
@@ -486,7 +486,7 @@ def test_search_on_the_real_network(source):
   noise_key, batch_key = jax.random.split(jax.random.fold_in(search_key, 1))
   cell = np.argmax(jax.random.gumbel(noise_key, SHAPE, jnp.float32), -1)[0]
   images, labels = nasi._batch(source, config, batch_key)
-  network = SPACE.network(NetworkConfig(channels=4, cells=1, init=config.nasi_init))
+  network = Network(NetworkConfig(channels=4, cells=1, init=config.nasi_init))
 
   def loss(p):
     return losses(network.apply({"params": p}, images, SPACE.alphas(cell)), labels).mean()

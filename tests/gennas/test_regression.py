@@ -11,7 +11,7 @@ from jaxnas import spaces
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import tasks
 from jaxnas.gennas.heads import SignalNetwork
-from jaxnas.gennas.regression import WIDTHS, Curve, Problem, Training, pose, regress, signal_regression
+from jaxnas.gennas.regression import WIDTHS, Curve, Problem, SignalRegression, Training, pose, regress
 from jaxnas.scoring import Batch, Engine
 from jaxnas.spaces.nb201.backbone import Backbone
 
@@ -123,12 +123,12 @@ ENGINE = Engine(block=2)
 
 def batch(key=0):
   images = np.random.default_rng(1).normal(size=(4, 16, 16, 3)).astype(np.float32)
-  return Batch(images, pose(TASK, images, jax.random.key(key), QUICK))
+  return Batch(images, problem=pose(TASK, images, jax.random.key(key), QUICK))
 
 
 def curves(archs, key=0):
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), np.array([SPACE.index_of(a) for a in archs]))
-  proxies = [signal_regression(QUICK)]
+  proxies = [SignalRegression(training=QUICK)]
   return ENGINE.measure(proxies, SMALL, None, SPACE.alphas(archs), batch(key), init_keys=keys)[0]
 
 
@@ -147,7 +147,7 @@ def test_scores_depend_on_the_draws_and_not_on_company():
 
 def test_one_program_for_all_tasks():
   """Other channels, other noise: the same shapes; and channels that a task does not have do not enter."""
-  images = batch().images
+  images = batch().inputs
   problems = [pose(tasks.get(name), images, jax.random.key(0), QUICK) for name in ("CONF_NB101", "CONF_RESNET")]
   shapes = [jax.tree.map(np.shape, p) for p in problems]
   assert shapes[0] == shapes[1]
@@ -159,7 +159,7 @@ def test_one_program_for_all_tasks():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_diverged_losses_rank_last(bad):
-  proxy = signal_regression(QUICK)
+  proxy = SignalRegression(training=QUICK)
   good, reading = (proxy.finish(Curve(np.ones(4), np.array([1.0, last]))) for last in (2.0, bad))
   assert (good.value, good.status) == (2.0, "ok")
   assert reading.status == "non_finite"
@@ -174,5 +174,5 @@ def test_bad_training(steps, interval):
 
 def test_needs_targets():
   images = np.zeros((4, 16, 16, 3), np.float32)
-  with pytest.raises(ConfigError, match="signal_regression"):
-    ENGINE.measure([signal_regression(QUICK)], SMALL, None, SPACE.alphas(SPACE.parse(ARCH)[None]), Batch(images))
+  with pytest.raises(ConfigError, match="signal_regression needs a problem"):
+    ENGINE.measure([SignalRegression(training=QUICK)], SMALL, None, SPACE.parse(ARCH)[None], Batch(images))

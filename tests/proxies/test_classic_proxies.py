@@ -9,25 +9,26 @@ import numpy as np
 import pytest
 from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, read, values
 
+from jaxnas import proxies
+from jaxnas.base import Reading, Status
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import Reading
-from jaxnas.proxies.fisher import fisher
-from jaxnas.proxies.flops import flops
-from jaxnas.proxies.grad_norm import grad_norm
-from jaxnas.proxies.grasp import grasp
-from jaxnas.proxies.jacob_cov import jacob_cov
-from jaxnas.proxies.l2_norm import l2_norm
-from jaxnas.proxies.naswot import naswot
-from jaxnas.proxies.params import params
-from jaxnas.proxies.plain import plain
-from jaxnas.proxies.snip import snip
-from jaxnas.proxies.synflow import synflow
-from jaxnas.proxies.zen import gaussian_params, zen
+from jaxnas.proxies.fisher import Fisher
+from jaxnas.proxies.flops import Flops
+from jaxnas.proxies.grad_norm import GradNorm
+from jaxnas.proxies.grasp import GraSP
+from jaxnas.proxies.jacob_cov import JacobCov
+from jaxnas.proxies.l2_norm import L2Norm
+from jaxnas.proxies.naswot import NASWOT
+from jaxnas.proxies.params import Params
+from jaxnas.proxies.plain import Plain
+from jaxnas.proxies.snip import SNIP
+from jaxnas.proxies.synflow import SynFlow
+from jaxnas.proxies.zen import Zen, gaussian_params
 
 NETWORK = Tiny()
-FACTORIES = (grad_norm, snip, plain, l2_norm, params, flops, naswot, jacob_cov, grasp, fisher, synflow, zen)
-LABELLED = (grad_norm, snip, plain, grasp, fisher)
-ALL = (*(f() for f in FACTORIES), fisher("channels"))
+FACTORIES = (GradNorm, SNIP, Plain, L2Norm, Params, Flops, NASWOT, JacobCov, GraSP, Fisher, SynFlow, Zen)
+LABELLED = (GradNorm, SNIP, Plain, GraSP, Fisher)
+ALL = (*(f() for f in FACTORIES), Fisher(weighting="channels"))
 ARCHITECTURES = pytest.mark.parametrize("alphas", [CONV, SKIP], ids=["conv", "skip"])
 
 
@@ -40,7 +41,7 @@ def everything(e):
 def pieces():
   """One program for what the oracles need: gradients, maps, patterns."""
 
-  def run(p, alphas, images, labels, key):
+  def run(p, alphas, images, labels, problem, key):
     def forward(p, images, **kwargs):
       return NETWORK.forward(p, images, alphas, **kwargs)
 
@@ -81,7 +82,7 @@ def oracle(e):
 @functools.cache
 def flow_gradient(network):
   def flow(p, ones, alphas):
-    return network.with_batch_norm("identity").logits(p, ones, alphas).sum()
+    return network.apply(p, ones, alphas, "identity").logits.sum()
 
   return jax.jit(jax.grad(flow))
 
@@ -91,7 +92,7 @@ def linear_flow(e, alphas=CONV):
   p = jax.tree.map(jnp.abs, e.params)
   for bn in (p["stem"]["bn"], p["stage_0"]["edge1_0"]["nor_conv_3x3"]["bn"], p["last"]["bn"]):
     bn["scale"], bn["bias"] = jnp.ones_like(bn["scale"]), jnp.zeros_like(bn["bias"])
-  gradient = flow_gradient(e.network)(p, jnp.ones_like(e.images[:1]), e.alphas)
+  gradient = flow_gradient(e.network)(p, jnp.ones_like(e.inputs[:1]), e.arch)
   return sum(np.abs(w * g).sum() for w, g in zip(kernels(p, alphas), kernels(gradient, alphas), strict=True))
 
 
@@ -158,7 +159,7 @@ def test_fisher_by_loops_over_layers_and_channels(x64, alphas):
 
 def test_jacob_cov_is_numpy_s_correlation(x64):
   e = evaluation(NETWORK, dtype=np.float64)
-  eigen = np.linalg.eigvalsh(np.corrcoef(oracle(e)["jacobian"].reshape(len(e.images), -1)))
+  eigen = np.linalg.eigvalsh(np.corrcoef(oracle(e)["jacobian"].reshape(len(e.inputs), -1)))
   expected = -sum(math.log(v + 1e-5) + 1 / (v + 1e-5) for v in eigen)
   np.testing.assert_allclose(everything(e)["jacob_cov"], expected, rtol=1e-8)
 
@@ -209,30 +210,30 @@ def test_counts(x64):
 def test_synflow_passes_the_range_of_float32(x64):
   """Weights scaled in each of three convolutions, far below and far beyond what float32 holds."""
   for factor, status in ((1e-8, "ok"), (1e4, "ok"), (1e18, "ok"), (1e26, "non_finite")):
-    start = NETWORK.init_params(dtype=np.float64)
+    start = NETWORK.init(dtype=np.float64)
     large = jax.tree.map(lambda leaf, f=factor: leaf * f if leaf.ndim in (4, 5) else leaf, start)
     double = linear_flow(evaluation(NETWORK, params=large, dtype=np.float64))
     single = jax.tree.map(lambda leaf: leaf.astype(np.float32), large)
     e = evaluation(NETWORK, params=single, dtype=np.float32)
-    (reading,) = read([synflow()], e)
+    (reading,) = read([SynFlow()], e)
     assert reading.status == status, factor
     if status == "ok":
       np.testing.assert_allclose(reading.value, math.log10(double), atol=1e-4)
     else:
-      assert synflow().ranking_value(reading) == -math.inf
+      assert SynFlow().ranking_value(reading) == -math.inf
 
 
 def test_jacob_cov_keeps_tiny_and_huge_gradients():
-  start = NETWORK.init_params()
+  start = NETWORK.init()
   found = []
   for factor in (1, 1e-25, 1e25):
     head = {name: factor * leaf for name, leaf in start["classifier"].items()}
-    found += values([jacob_cov()], evaluation(NETWORK, params={**start, "classifier": head}))
+    found += values([JacobCov()], evaluation(NETWORK, params={**start, "classifier": head}))
   np.testing.assert_allclose(found, found[0], rtol=1e-4)
 
 
 def test_gaussian_params():
-  drawn = jax.tree.map(np.asarray, gaussian_params(jax.random.key(0), Tiny(channels=16).init_params()))
+  drawn = jax.tree.map(np.asarray, gaussian_params(jax.random.key(0), Tiny(channels=16).init()))
   pooled = np.concatenate([k.ravel() for k in kernels(drawn)])
   assert abs(pooled.mean()) < 0.05
   assert abs(pooled.std() - 1) < 0.05
@@ -244,7 +245,7 @@ def test_gaussian_params():
 def test_what_each_proxy_looks_at(x64):
   start, other_data, other_key, other_weights = (
     everything(evaluation(NETWORK, dtype=np.float64, **changed))
-    for changed in ({}, {"seed": 2}, {"key": 1}, {"params": NETWORK.init_params(dtype=np.float64, seed=5)})
+    for changed in ({}, {"seed": 2}, {"key": 1}, {"params": NETWORK.init(dtype=np.float64, seed=5)})
   )
   counts = {"params", "flops"}
   assert {name for name in start if start[name] == other_data[name]} == counts | {"synflow", "zen", "l2_norm"}
@@ -258,29 +259,29 @@ def test_what_each_proxy_looks_at(x64):
 @pytest.mark.parametrize("factory", FACTORIES, ids=lambda f: f.__name__)
 def test_declaration(factory):
   proxy = factory()
-  assert proxy is factory()
-  assert proxy.name == factory.__name__
+  assert proxy == factory() and hash(proxy) == hash(factory())
+  assert proxy.name == factory.__module__.rpartition(".")[2]
+  assert isinstance(proxies.get(proxy.name), factory)
   assert proxy.higher_is_better
   assert proxy.needs_labels == (factory in LABELLED)
-  assert proxy.batch_norm == ("identity" if factory is synflow else "batch")
-  assert proxy.ranking_value(Reading(3.0, "ok")) > proxy.ranking_value(Reading(2.0, "ok"))
-  assert proxy.ranking_value(Reading(math.nan, "non_finite")) < proxy.ranking_value(Reading(0.001, "ok"))
+  assert proxy.ranking_value(Reading(3.0, Status.OK)) > proxy.ranking_value(Reading(2.0, Status.OK))
+  assert proxy.ranking_value(Reading(math.nan, Status.NON_FINITE)) < proxy.ranking_value(Reading(0.001, Status.OK))
 
 
 def test_score_that_is_no_number_has_a_status():
-  for proxy in (f() for f in FACTORIES if f not in (naswot, jacob_cov)):
+  for proxy in (f() for f in FACTORIES if f not in (NASWOT, JacobCov)):
     for value in (math.nan, math.inf, -math.inf):
       assert proxy.finish(np.float32(value)).status == "non_finite"
     assert proxy.finish(np.float32(2.5)) == Reading(2.5, "ok")
-  assert jacob_cov().finish(np.full((3, 3), np.nan)).status == "non_finite"
-  assert naswot().finish(np.ones((3, 3))) == Reading(-math.inf, "non_finite")
-  assert jacob_cov().finish(np.eye(3)) == Reading(pytest.approx(-3.0, abs=1e-4), "ok")
-  assert jacob_cov().finish(np.ones((3, 3))).value == pytest.approx(-2e5, rel=1e-3)
+  assert JacobCov().finish(np.full((3, 3), np.nan)).status == "non_finite"
+  assert NASWOT().finish(np.ones((3, 3))) == Reading(-math.inf, "non_finite")
+  assert JacobCov().finish(np.eye(3)) == Reading(pytest.approx(-3.0, abs=1e-4), "ok")
+  assert JacobCov().finish(np.ones((3, 3))).value == pytest.approx(-2e5, rel=1e-3)
 
 
 def test_network_that_ignores_its_input(x64):
   """A stem of zeros: no gradients, no flow, one pattern; nothing raises, and what is no number says so."""
-  start = NETWORK.init_params(dtype=np.float64, plain=True)
+  start = NETWORK.init(dtype=np.float64, plain=True)
   dead = {**start, "stem": {**start["stem"], "conv": {"kernel": jnp.zeros_like(start["stem"]["conv"]["kernel"])}}}
   e = evaluation(NETWORK, params=dead, dtype=np.float64)
   readings = dict(zip([p.name for p in ALL], read(ALL, e), strict=True))
@@ -299,6 +300,6 @@ def test_missing_labels_are_named(factory):
 
 
 def test_fisher_weighting_is_checked():
-  assert fisher("channels").name == "fisher_channels"
+  assert Fisher(weighting="channels").name == "fisher_channels"
   with pytest.raises(ConfigError, match=r"weighting='layers'.*weights, channels"):
-    fisher("layers")
+    Fisher(weighting="layers")

@@ -11,24 +11,34 @@ import pytest
 from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, raw
 
 from jaxnas import ntk, spaces
+from jaxnas.base import NetworkConfig, Output, Reading, Status
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import Reading
 from jaxnas.proxies.evaluation import Evaluation, cross_entropy
-from jaxnas.proxies.mgm import code_score, first_tensors, head_of, in_definition_order, mgm
-from jaxnas.proxies.trace_norm import trace_norm
+from jaxnas.proxies.mgm import (
+  MGM,
+  MGMCode,
+  MGMOutput,
+  MGMTruncated,
+  code_score,
+  first_tensors,
+  head_of,
+  in_definition_order,
+  output_gradient,
+)
+from jaxnas.proxies.trace_norm import TraceNorm
 
 NETWORK = Tiny()
 MODES = ("batch", "batch_frozen", "batch1")
 ALL = (
-  *(mgm(target=target, batch_norm=mode) for target in ("loss", "output") for mode in MODES),
-  trace_norm(),
-  trace_norm(batch_norm="batch_frozen"),
-  mgm("code", samples=2),
+  *(kind(batch_norm=mode) for kind in (MGM, MGMOutput) for mode in MODES),
+  TraceNorm(),
+  TraceNorm(batch_norm="batch_frozen"),
+  MGMCode(samples=2),
 )
 
 
-def small(alphas=CONV, **changed):
-  return evaluation(NETWORK, alphas, samples=4, size=4, dtype=np.float64, rows=1, **changed)
+def small(arch=CONV, **changed):
+  return evaluation(NETWORK, arch, samples=4, size=4, dtype=np.float64, rows=1, **changed)
 
 
 def everything(e):
@@ -41,17 +51,17 @@ def gram_program(target):
   """The n x n Gram matrix of single-image gradients, and of the gradients with frozen statistics."""
 
   def run(e_params, alphas, images, labels):
-    stats = NETWORK.moments(e_params, images, alphas)
+    stats = NETWORK.apply(e_params, images, alphas, collect=("stats",)).stats
 
-    def scalars(network, p, x, y, **kwargs):
-      logits = network.logits(p, x, alphas, **kwargs)
+    def scalars(p, x, y, **kwargs):
+      logits = NETWORK.apply(p, x, alphas, **kwargs).logits
       return (cross_entropy(logits, y) if target == "loss" else logits.sum(1))[:, None]
 
     def single(p, sample):
-      return scalars(NETWORK, p, *sample)
+      return scalars(p, *sample)
 
     def frozen(p, sample):
-      return scalars(NETWORK.with_batch_norm("running"), p, *sample, stats=stats)
+      return scalars(p, *sample, mode="running", stats=stats)
 
     return [ntk.gram_matrix(f, e_params, (images, labels), coupled=False) for f in (single, frozen)]
 
@@ -64,8 +74,9 @@ def gram_program(target):
 @pytest.mark.parametrize("target", ["loss", "output"])
 def test_one_pass_is_the_mean_of_the_gram_matrix(x64, target):
   e = small()
-  grams = gram_program(target)(e.params, e.alphas, e.images, e.labels)
-  proxies = [mgm(target=target, batch_norm=mode) for mode in ("batch1", "batch_frozen")]
+  grams = gram_program(target)(e.params, e.arch, e.inputs, e.labels)
+  kind = {"loss": MGM, "output": MGMOutput}[target]
+  proxies = [kind(batch_norm=mode) for mode in ("batch1", "batch_frozen")]
   found = [proxy.finish(everything(e)[proxy.name]).value for proxy in proxies]
   np.testing.assert_allclose(found, [np.asarray(g).mean() for g in grams], rtol=1e-9)
 
@@ -75,8 +86,8 @@ def test_tensors_add_up_and_their_mean_counts_the_executed(x64):
   assert by_tensor.shape == executed.shape == (3 + 2 * 3 + 2 + 2,)
   assert executed.sum() == 7
   assert (by_tensor[executed == 0] == 0).all()
-  assert mgm().finish((by_tensor, executed)).value == by_tensor.sum()
-  assert mgm(reduce="layer_mean").finish((by_tensor, executed)).value == by_tensor.sum() / 7
+  assert MGM().finish((by_tensor, executed)).value == by_tensor.sum()
+  assert MGM(reduce="layer_mean").finish((by_tensor, executed)).value == by_tensor.sum() / 7
   conv = everything(small(CONV))["mgm"]
   assert conv[1].sum() == 13
   assert (conv[0] > 0).all()
@@ -86,15 +97,15 @@ def test_order_of_parameters_inside_a_tensor_does_not_matter():
   """The same function of parameters whose classifier is stored upside down."""
 
   class Turned(Tiny):
-    def logits(self, params, images, alphas, **kwargs):
-      return super().logits(turn(params), images, alphas, **kwargs)
+    def apply(self, params, *args, **kwargs):
+      return super().apply(turn(params), *args, **kwargs)
 
   def turn(params):
     return {**params, "classifier": {**params["classifier"], "kernel": params["classifier"]["kernel"][::-1]}}
 
   network = Tiny(cells=1)
-  start = raw([mgm()], evaluation(network))[0][0]
-  turned = raw([mgm()], evaluation(Turned(cells=1), params=turn(network.init_params())))[0][0]
+  start = raw([MGM()], evaluation(network))[0][0]
+  turned = raw([MGM()], evaluation(Turned(cells=1), params=turn(network.init())))[0][0]
   np.testing.assert_allclose(turned, start, rtol=1e-5)
 
 
@@ -126,17 +137,17 @@ def test_code_score_by_loops():
     for t in range(2):
       for c in range(50):
         expected += (rows[k, t, c] - centre[0][t, c]) * (rows[25 + k, t, c] - centre[1][t, c])
-  reading = mgm("code").finish(heads)
+  reading = MGMCode().finish(heads)
   assert reading.status == "ok"
   np.testing.assert_allclose(reading.value, expected / 2500, rtol=1e-12)
   heads[:, :, 50:] += 100
-  assert mgm("code").finish(heads).value == reading.value
+  assert MGMCode().finish(heads).value == reading.value
 
 
 def test_truncated_score_is_the_mean_of_the_gram_matrix():
   heads = np.random.default_rng(0).normal(1, 1, (50, 2, 100))
   rows = heads.reshape(50, 200)
-  np.testing.assert_allclose(mgm("truncated").finish(heads).value, (rows @ rows.T).mean(), rtol=1e-12)
+  np.testing.assert_allclose(MGMTruncated().finish(heads).value, (rows @ rows.T).mean(), rtol=1e-12)
 
 
 def tensors(sizes, start=1.0):
@@ -227,9 +238,9 @@ def test_heads_are_those_of_single_image_gradients(x64):
   assert heads.shape == (2, 3, 100)
 
   def loss(p, image, label):
-    return -jax.nn.log_softmax(NETWORK.logits(p, image[None], e.alphas)[0])[label]
+    return -jax.nn.log_softmax(NETWORK.apply(p, image[None], e.arch).logits[0])[label]
 
-  gradients = jax.jit(jax.vmap(jax.grad(loss), (None, 0, 0)))(e.params, e.images[:2], e.labels[:2])
+  gradients = jax.jit(jax.vmap(jax.grad(loss), (None, 0, 0)))(e.params, e.inputs[:2], e.labels[:2])
   cells = gradients["stage_0"]["edge1_0"]["nor_conv_3x3"]["conv"]["kernel"]
   for i in range(2):
     kernels = [gradients["stem"]["conv"]["kernel"][i], cells[i, 0], cells[i, 1]]
@@ -259,54 +270,52 @@ def test_code_score_is_noise_around_zero_over_pairings():
 
 def test_declarations():
   names = {
-    "mgm": mgm(),
-    "mgm_output": mgm(target="output"),
-    "mgm_layer_mean": mgm(reduce="layer_mean"),
-    "mgm_batch_frozen": mgm(batch_norm="batch_frozen"),
-    "mgm_output_layer_mean_batch1": mgm(target="output", reduce="layer_mean", batch_norm="batch1"),
-    "mgm_code": mgm("code"),
-    "mgm_truncated": mgm("truncated"),
+    "mgm": MGM(),
+    "mgm_output": MGMOutput(),
+    "mgm_layer_mean": MGM(reduce="layer_mean"),
+    "mgm_batch_frozen": MGM(batch_norm="batch_frozen"),
+    "mgm_output_layer_mean_batch1": MGMOutput(reduce="layer_mean", batch_norm="batch1"),
+    "mgm_code": MGMCode(),
+    "mgm_truncated": MGMTruncated(),
   }
   for name, proxy in names.items():
     assert proxy.name == name
     assert proxy.higher_is_better
     assert proxy.needs_labels == ("output" not in name)
-  assert mgm("code").batch_norm == names["mgm_output_layer_mean_batch1"].batch_norm == "batch1"
-  assert mgm() is mgm()
-  assert mgm("code").ranking_value(Reading(math.nan, "non_finite")) == -math.inf
-  assert mgm().ranking_value(Reading(math.inf, "non_finite")) == 0.0
+  assert names["mgm_output_layer_mean_batch1"].batch_norm == "batch1"
+  assert MGM() == MGM() and hash(MGM()) == hash(MGM())
+  assert len(set(names.values())) == len(names)
+  assert MGMCode().ranking_value(Reading(math.nan, Status.NON_FINITE)) == -math.inf
+  assert MGM().ranking_value(Reading(math.inf, Status.NON_FINITE)) == 0.0
 
 
 @pytest.mark.parametrize(
-  ("arguments", "message"),
+  ("kind", "arguments", "message"),
   [
-    ({"variant": "released"}, "variant='released'.*paper, code, truncated"),
-    ({"target": "logits"}, "target='logits'.*loss, output"),
-    ({"reduce": "mean"}, "reduce='mean'.*sum, layer_mean"),
-    ({"batch_norm": "running"}, "batch_norm='running'.*batch, batch_frozen, batch1"),
-    ({"variant": "code", "batch_norm": "batch"}, "batch_norm='batch'.*batch1"),
-    ({"variant": "code", "target": "output"}, "target='output'.*loss"),
-    ({"variant": "truncated", "samples": 7}, "samples=7.*even"),
+    (MGM, {"reduce": "mean"}, "reduce='mean'.*sum, layer_mean"),
+    (MGMOutput, {"batch_norm": "running"}, "batch_norm='running'.*batch, batch_frozen, batch1"),
+    (MGMCode, {"samples": 0}, "samples=0.*even"),
+    (MGMTruncated, {"samples": 7}, "samples=7.*even"),
   ],
 )
-def test_settings_are_checked(arguments, message):
+def test_settings_are_checked(kind, arguments, message):
   with pytest.raises(ConfigError, match=message):
-    mgm(**arguments)
+    kind(**arguments)
 
 
 def test_values_that_are_no_numbers():
-  assert mgm().finish((np.asarray([1.0, np.inf]), np.ones(2))).status == "non_finite"
-  assert mgm("code").finish(np.full((50, 2, 100), np.nan)).status == "non_finite"
-  assert mgm("truncated").finish(np.full((50, 2, 100), np.inf)).status == "non_finite"
+  assert MGM().finish((np.asarray([1.0, np.inf]), np.ones(2))).status == "non_finite"
+  assert MGMCode().finish(np.full((50, 2, 100), np.nan)).status == "non_finite"
+  assert MGMTruncated().finish(np.full((50, 2, 100), np.inf)).status == "non_finite"
 
 
 @pytest.mark.parametrize(
   ("proxy", "labels", "message"),
   [
-    (mgm(), False, "labels"),
-    (mgm(batch_norm="batch1"), False, "labels"),
-    (mgm("code", samples=4), False, "labels"),
-    (mgm("code"), True, "6 images.*needs 50"),
+    (MGM(), False, "labels"),
+    (MGM(batch_norm="batch1"), False, "labels"),
+    (MGMCode(samples=4), False, "labels"),
+    (MGMCode(), True, "6 images.*needs 50"),
   ],
 )
 def test_batches_that_do_not_do(proxy, labels, message):
@@ -318,36 +327,39 @@ def test_batches_that_do_not_do(proxy, labels, message):
 @pytest.mark.parametrize("mode", MODES)
 def test_outputs_need_no_labels(mode):
   e = evaluation(NETWORK, labels=False)
-  assert jax.eval_shape(program((mgm(target="output", batch_norm=mode),), NETWORK), *contents(e))
+  assert jax.eval_shape(program((MGMOutput(batch_norm=mode),), NETWORK), *contents(e))
 
 
 class Pooled:
-  """A linear layer on the mean of each map; the maps, [C, N, H, W] as in DARTS cells, are given as alphas."""
+  """A linear layer on the mean of each map; the maps, [C, N, H, W] as in DARTS cells, are given as arch."""
 
-  def with_batch_norm(self, mode):
-    return self
+  def start(self, params, arch):
+    return params
 
-  def logits(self, params, images, alphas):
-    return jnp.tensordot(alphas.mean((2, 3)), params, ((0,), (0,)))
+  def embed(self, params, inputs):
+    return inputs
+
+  def apply(self, params, inputs, arch, mode="batch", *, stats=None):
+    return Output(jnp.tensordot(arch.mean((2, 3)), params, ((0,), (0,))))
 
 
 def test_outputs_of_means_of_maps():
   """In float32, and of a size at which jaxlib 0.10.2 on a CPU is wrong where the samples' weights are a constant."""
   maps = np.random.default_rng(0).normal(size=(256, 16, 4, 4)).astype(np.float32)
   images, params = np.ones((16, 2, 2, 3), np.float32), np.ones((256, 10), np.float32)
-  gradient = jax.jit(lambda p, x, maps: Evaluation(Pooled(), p, maps, x).output_gradient())(params, images, maps)
+  gradient = jax.jit(lambda p, x, maps: output_gradient(Evaluation(Pooled(), p, maps, x)))(params, images, maps)
   np.testing.assert_allclose(gradient, np.repeat(maps.mean((1, 2, 3), np.float64)[:, None], 10, 1), atol=1e-6)
 
 
 def test_definition_order_of_darts_puts_the_kernels_of_a_cell_into_it():
   space = spaces.get("darts")
-  network = space.single_network(1, 8, 3, "torch_default")
+  network = space.network(NetworkConfig(1, 8, 3))
 
   def number(path, leaf):  # of the cell that a part of a stack is named after
     return jnp.zeros_like(leaf) + sum(int(p.key[5:]) for p in path if p.key.startswith("cell_"))
 
-  params = jax.tree_util.tree_map_with_path(number, network.init_params(jax.random.key(0)))
-  executed = network.executed(jnp.asarray(space.alphas(space.parse("DARTS_V2"))))
+  params = jax.tree_util.tree_map_with_path(number, network.init(jax.random.key(0)))
+  executed = network.executed(jnp.asarray(network.encode(space.parse("DARTS_V2")[None])[0]))
   found = [int(leaf.ravel()[0]) for leaf, _ in in_definition_order(params, executed)]
   # cells 3 and 4 share the shape of the second input's kernel, which is named after cell 3; so do 6 and 7
   assert [n for n, _ in itertools.groupby(found) if n] == [1, 3, 3, 4, 3, 6, 6, 7, 6]

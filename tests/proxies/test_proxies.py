@@ -11,9 +11,12 @@ from flax import traverse_util
 from helpers import draw
 
 from jaxnas import proxies, spaces
+from jaxnas.base import Reading, Status
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import Evaluation, Reading, ntk_condition_number
-from jaxnas.proxies.ntk_condition_number import eigenvalues
+from jaxnas.proxies.evaluation import Evaluation
+from jaxnas.proxies.linear_regions import LinearRegions
+from jaxnas.proxies.ntk_condition_number import NTKConditionNumber, eigenvalues
+from jaxnas.spaces.adapter import Adapted
 from jaxnas.spaces.nb201 import encoding
 from jaxnas.spaces.nb201.network import Network, NetworkConfig
 
@@ -38,9 +41,10 @@ SPARSE = NetworkConfig(channels=2, cells=1, classes=3, ops=((3,), (1,), (4,), (2
 
 
 @functools.cache
-def compiled(measure, network, rows=None):
+def compiled(proxy, network, rows=None):
   """The proxy's traced part, one program a precision; alphas, parameters and images are data."""
-  return jax.jit(lambda *given: measure(Evaluation(network, *given, rows=rows)))
+  own = Adapted(network, encoding.alphas)
+  return jax.jit(lambda *given: proxy.measure(Evaluation(own, *given, rows=rows)))
 
 
 def load(fixtures, name):
@@ -87,12 +91,12 @@ def reference_kernel(file, case, dtype, proxy, network=NTK_NETWORK):
   np.testing.assert_allclose(weights, file[f"{case}/softmax"] * (weights > 0), rtol=1e-12)
   arguments = fixture_params(file, dtype), jnp.asarray(weights[None], dtype)
   images = jnp.asarray(file["x_nhwc"], dtype)
-  return np.asarray(compiled(proxy.measure, network)(*arguments, images))
+  return np.asarray(compiled(proxy, network)(*arguments, images))
 
 
 @pytest.mark.parametrize("case", NTK_CASES)
 def test_kernel_is_the_reference(x64, ntk_reference, case):
-  proxy = ntk_condition_number("batch")
+  proxy = NTKConditionNumber(batch_norm="batch")
   theta = reference_kernel(ntk_reference, case, jnp.float64, proxy)
   assert theta.dtype == np.float64
   assert_kernel(theta, ntk_reference[f"{case}/ntk"], 1e-10)
@@ -103,7 +107,7 @@ def test_kernel_is_the_reference(x64, ntk_reference, case):
 
 @pytest.mark.parametrize("case", ["full", "single_path"])
 def test_float32_kernel_is_near_the_reference(ntk_reference, case):
-  proxy = ntk_condition_number("batch")
+  proxy = NTKConditionNumber(batch_norm="batch")
   theta = reference_kernel(ntk_reference, case, jnp.float32, proxy)
   assert theta.dtype == np.float32
   assert_kernel(theta, ntk_reference[f"{case}/ntk"], 1e-4)
@@ -117,7 +121,7 @@ def test_float32_kernel_is_near_the_reference(ntk_reference, case):
 @pytest.mark.parametrize("case", NTK_CASES)
 def test_unfused_kernel_is_the_reference(x64, ntk_reference, case):
   network = Network(dataclasses.replace(NTK_NETWORK.config, fused=False))
-  proxy = ntk_condition_number("batch")
+  proxy = NTKConditionNumber(batch_norm="batch")
   theta = reference_kernel(ntk_reference, case, jnp.float64, proxy, network)
   assert_kernel(theta, ntk_reference[f"{case}/ntk"], 1e-10)
 
@@ -126,7 +130,7 @@ def test_permuted_samples_permute_the_kernel(x64, fixtures):
   file = load(fixtures, "f2_ntk_nb201_generic")
   order = np.random.default_rng(0).permutation(8)
   file["x_nhwc"] = file["x_nhwc"][order]
-  proxy = ntk_condition_number("batch")
+  proxy = NTKConditionNumber(batch_norm="batch")
   theta = reference_kernel(file, "full", jnp.float64, proxy)
   assert_kernel(theta, file["full/ntk"][np.ix_(order, order)], 1e-10)
   np.testing.assert_allclose(proxy.finish(theta).value, file["full/cond"], rtol=1e-10)
@@ -136,8 +140,8 @@ def test_disconnected_network_is_singular_not_an_error(fixtures):
   """Same program as the reference's, with `none` on every edge: all images have one gradient."""
   file = load(fixtures, "f2_ntk_nb201_generic")
   arguments = fixture_params(file, jnp.float32), jnp.asarray(encoding.alphas([0] * 6))
-  proxy = ntk_condition_number("batch")
-  program = compiled(proxy.measure, NTK_NETWORK)
+  proxy = NTKConditionNumber(batch_norm="batch")
+  program = compiled(proxy, NTK_NETWORK)
   reading = proxy.finish(np.asarray(program(*arguments, jnp.asarray(file["x_nhwc"]))))
   assert reading.status in ("singular", "negative", "non_finite")
   assert proxy.ranking_value(reading) == -proxy.worst
@@ -174,8 +178,8 @@ def test_kernel_is_that_of_the_dense_jacobian(x64, config, mode):
   """`batch`: fused layers = autodiff. `batch_frozen`: decoupled = stop-gradient statistics."""
   params = random_params(Network(config), jnp.float64)
   arguments = params, soft_alphas(1), draw(2, 5, 8, 8, 3)
-  proxy = ntk_condition_number(mode)
-  theta = np.asarray(compiled(proxy.measure, Network(config), rows=2)(*arguments))
+  proxy = NTKConditionNumber(batch_norm=mode)
+  theta = np.asarray(compiled(proxy, Network(config), rows=2)(*arguments))
   dense = dense_kernel(mode, config, *arguments)
   assert_kernel(theta, dense, 1e-10)
   eigen = np.linalg.eigvalsh(dense)
@@ -190,8 +194,8 @@ def test_frozen_kernel_and_eigenvalues():
   images = draw(2, 5, 4, 4, 3, dtype=np.float32)
   spectra = {}
   for mode in ("batch", "batch_frozen"):
-    theta = compiled(ntk_condition_number(mode).measure, network)(params, alphas, images)
-    spectra[mode] = eigenvalues(network, params, alphas, images, mode)
+    theta = compiled(NTKConditionNumber(batch_norm=mode), network)(params, alphas, images)
+    spectra[mode] = eigenvalues(Adapted(network, encoding.alphas), params, alphas, images, mode)
     assert spectra[mode].dtype == np.float64
     expected = np.linalg.eigvalsh(np.asarray(theta, np.float64))
     np.testing.assert_allclose(spectra[mode], expected, rtol=0, atol=1e-5 * expected[-1])
@@ -218,14 +222,14 @@ def region_bits(file, inputs, case, pruned):
   weights = spaces.mixing_weights(file[f"{inputs}/{case}/alphas_{pruned}"].astype(np.float64))
   arguments = region_params(file, jnp.float64), jnp.asarray(weights[None], jnp.float64)
   batches = jnp.asarray(file[f"x_{inputs}_nhwc"], jnp.float64).reshape(3, 100, 3, 3, 1)
-  packed = compiled(proxies.linear_regions().measure, REGION_NETWORK)(*arguments, batches)
+  packed = compiled(LinearRegions(), REGION_NETWORK)(*arguments, batches)
   return np.asarray(packed), np.unpackbits(packed, axis=1, count=36)
 
 
 @pytest.mark.parametrize("inputs", REGION_INPUTS)
 @pytest.mark.parametrize("case", REGION_CASES)
 def test_patterns_and_counts_are_the_reference(x64, region_reference, case, inputs):
-  proxy, counts = proxies.linear_regions(), []
+  proxy, counts = LinearRegions(), []
   for pruned in (0, 1):
     packed, bits = region_bits(region_reference, inputs, case, pruned)
     blocks = dict(zip(("last", "0", "1", "2"), np.split(bits, 4, axis=1), strict=True))
@@ -246,12 +250,12 @@ def test_patterns_and_counts_are_the_reference(x64, region_reference, case, inpu
 
 
 def test_float32_counts_are_near_the_reference(region_reference):
-  proxy = proxies.linear_regions()
+  proxy = LinearRegions()
   for inputs in REGION_INPUTS:
     alphas = spaces.mixing_weights(region_reference[f"{inputs}/e3_op3/alphas_0"])
     arguments = region_params(region_reference, jnp.float32), jnp.asarray(alphas[None])
     batches = jnp.asarray(region_reference[f"x_{inputs}_nhwc"]).reshape(3, 100, 3, 3, 1)
-    packed = np.asarray(compiled(proxy.measure, REGION_NETWORK)(*arguments, batches))
+    packed = np.asarray(compiled(proxy, REGION_NETWORK)(*arguments, batches))
     assert packed.dtype == np.uint8
     assert len(packed) == 300
     expected = region_reference[f"{inputs}/e3_op3/count_0"]
@@ -259,11 +263,11 @@ def test_float32_counts_are_near_the_reference(region_reference):
 
 
 def region_reading(arch, params=None, batches=None):
-  proxy = proxies.linear_regions()
+  proxy = LinearRegions()
   params = random_params(REGION_NETWORK, np.float32) if params is None else params
   batches = draw(3, 3, 100, 3, 3, 1, dtype=np.float32) if batches is None else batches
   alphas = jnp.asarray(encoding.alphas(arch))
-  packed = np.asarray(compiled(proxy.measure, REGION_NETWORK)(params, alphas, batches))
+  packed = np.asarray(compiled(proxy, REGION_NETWORK)(params, alphas, batches))
   return packed, proxy.finish(packed)
 
 
@@ -280,7 +284,7 @@ def test_nodes_without_an_active_convolution_show_nothing():
 
 def test_disconnected_network_has_one_region():
   _, reading = region_reading([0] * 6)
-  assert reading == Reading(1.0, "ok")
+  assert reading == Reading(1.0, Status.OK)
 
 
 def test_batches_are_normalised_apart_and_counted_together():
@@ -296,39 +300,38 @@ def test_batches_are_normalised_apart_and_counted_together():
 
 
 def test_saturated_count_says_so():
-  finish = proxies.linear_regions().finish
+  finish = LinearRegions().finish
   distinct = np.arange(200, dtype=np.uint8)[:, None]
-  assert finish(distinct) == Reading(200.0, "saturated")
-  assert finish(np.minimum(distinct, 189)) == Reading(190.0, "saturated")  # 95 %
-  assert finish(np.minimum(distinct, 188)) == Reading(189.0, "ok")
-  assert finish(np.zeros((200, 3), np.uint8)) == Reading(1.0, "ok")
+  assert finish(distinct) == Reading(200.0, Status.SATURATED)
+  assert finish(np.minimum(distinct, 189)) == Reading(190.0, Status.SATURATED)  # 95 %
+  assert finish(np.minimum(distinct, 188)) == Reading(189.0, Status.OK)
+  assert finish(np.zeros((200, 3), np.uint8)) == Reading(1.0, Status.OK)
 
 
 # What a proxy declares
 
 
 def test_declarations():
-  ntk, regions = ntk_condition_number("batch_frozen"), proxies.linear_regions()
+  ntk, regions = NTKConditionNumber(batch_norm="batch_frozen"), LinearRegions()
   assert (ntk.name, ntk.higher_is_better, ntk.worst) == ("ntk_condition_number", False, 1e5)
   assert (regions.name, regions.higher_is_better, regions.worst) == ("linear_regions", True, 1.0)
   assert ntk.batch_norm == "batch_frozen"
-  assert regions.batch_norm == "batch"
 
 
 def test_ranking_puts_better_first_and_degenerate_last():
-  ntk, regions = ntk_condition_number("batch"), proxies.linear_regions()
+  ntk, regions = NTKConditionNumber(batch_norm="batch"), LinearRegions()
   readings = [
-    Reading(2.0, "ok"),
-    Reading(30.0, "ok"),
-    Reading(1e7, "singular"),
-    Reading(-4.0, "negative"),
-    Reading(float("nan"), "non_finite"),
-    Reading(float("inf"), "ok"),
+    Reading(2.0, Status.OK),
+    Reading(30.0, Status.OK),
+    Reading(1e7, Status.SINGULAR),
+    Reading(-4.0, Status.NEGATIVE),
+    Reading(float("nan"), Status.NON_FINITE),
+    Reading(float("inf"), Status.OK),
   ]
   values = [ntk.ranking_value(r) for r in readings]
   assert values[0] > values[1] > values[2]
   assert values[2:] == [-ntk.worst] * 4
-  counts = [Reading(300.0, "saturated"), Reading(120.0, "ok"), Reading(1.0, "ok")]
+  counts = [Reading(300.0, Status.SATURATED), Reading(120.0, Status.OK), Reading(1.0, Status.OK)]
   assert [regions.ranking_value(r) for r in counts] == [300.0, 120.0, 1.0]
 
 
@@ -344,26 +347,27 @@ def test_ranking_puts_better_first_and_degenerate_last():
   ],
 )
 def test_status_of_a_kernel(theta, status):
-  proxy = ntk_condition_number("batch")
+  proxy = NTKConditionNumber(batch_norm="batch")
   reading = proxy.finish(theta)
   assert reading.status == status
   assert proxy.ranking_value(reading) == (-4.0 if status == "ok" else -proxy.worst)
 
 
-def test_one_object_per_setting():
-  """Programs are kept by proxy, so equal settings must be one object."""
-  assert ntk_condition_number("batch") is ntk_condition_number("batch")
-  assert ntk_condition_number("batch") != ntk_condition_number("batch_frozen")
-  assert proxies.linear_regions() is proxies.linear_regions()
+def test_proxies_of_equal_settings_are_equal():
+  """Programs are kept by proxy."""
+  for name in proxies.names():
+    assert proxies.get(name) == proxies.get(name)
+    assert hash(proxies.get(name)) == hash(proxies.get(name))
+  assert len({proxies.get(name) for name in proxies.names()}) == len(proxies.names())
 
 
 def test_proxies_by_name():
-  for name in proxies.NAMES:
+  for name in proxies.names():
     assert proxies.get(name).name == name
-  assert len(set(proxies.NAMES)) == len(proxies.NAMES)
+  assert len(set(proxies.names())) == len(proxies.names())
   modes = {name: proxies.get(f"ntk_condition_number{name}").batch_norm for name in ("", "_frozen")}
   assert modes == {"": "batch", "_frozen": "batch_frozen"}
   with pytest.raises(ConfigError, match=r"'accuracy'.*ntk_condition_number, .*linear_regions"):
     proxies.get("accuracy")
   with pytest.raises(ConfigError, match=r"batch_norm='running'.*batch, batch_frozen"):
-    ntk_condition_number("running")
+    NTKConditionNumber(batch_norm="running")

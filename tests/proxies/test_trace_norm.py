@@ -9,19 +9,20 @@ import pytest
 from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, values
 
 from jaxnas import ntk
+from jaxnas.base import Reading, Status
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import Reading
 from jaxnas.proxies.evaluation import Evaluation
-from jaxnas.proxies.trace_norm import trace_norm
+from jaxnas.proxies.trace_norm import TraceNorm, TraceNormExact, TraceNormPerSample, TraceNormSuccessor
 
 NETWORK = Tiny(cells=1)
 VARIANTS = ("paper", "per_sample", "exact", "successor")
-FROZEN = tuple(trace_norm(variant, batch_norm="batch_frozen") for variant in VARIANTS)
-COUPLED = tuple(trace_norm(variant, batch_norm="batch") for variant in VARIANTS)
+KINDS = (TraceNorm, TraceNormPerSample, TraceNormExact, TraceNormSuccessor)
+FROZEN = tuple(kind(batch_norm="batch_frozen") for kind in KINDS)
+COUPLED = tuple(kind(batch_norm="batch") for kind in KINDS)
 
 
-def small(alphas=CONV, **changed):
-  return evaluation(NETWORK, alphas, samples=4, size=4, dtype=np.float64, rows=3, **changed)
+def small(arch=CONV, **changed):
+  return evaluation(NETWORK, arch, samples=4, size=4, dtype=np.float64, rows=3, **changed)
 
 
 def everything(e):
@@ -39,10 +40,8 @@ def dense(mode):
   """Jacobians, one sample a row: of the losses, of all logits, in `mode`."""
 
   def run(p, alphas, images, labels):
-    network = NETWORK.with_batch_norm(mode)
-
     def both(p):
-      logits = network.logits(p, images, alphas)
+      logits = NETWORK.apply(p, images, alphas, mode).logits
       return losses(logits, labels), logits
 
     return jax.jacrev(both)(p)
@@ -51,7 +50,7 @@ def dense(mode):
 
 
 def oracle(e, mode):
-  by_loss, by_logit = jax.tree.map(np.asarray, dense(mode)(e.params, e.alphas, e.images, e.labels))
+  by_loss, by_logit = jax.tree.map(np.asarray, dense(mode)(e.params, e.arch, e.inputs, e.labels))
   rows = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(by_loss)], 1)
   outputs = [leaf.reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(by_logit)]
   own = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(by_logit)}
@@ -80,7 +79,7 @@ def test_estimate_is_the_gradient_of_the_mean_and_the_mean_of_the_gram_matrix(x6
   e = small()
 
   def gradient_of_mean(p):
-    return losses(NETWORK.with_batch_norm("batch_frozen").logits(p, e.images, e.alphas), e.labels).mean()
+    return losses(NETWORK.apply(p, e.inputs, e.arch, "batch_frozen").logits, e.labels).mean()
 
   gradient = jax.jit(jax.grad(gradient_of_mean))(e.params)
   one_pass = sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient))
@@ -98,12 +97,13 @@ def test_exact_is_the_trace_of_the_dense_kernel(x64):
   e = small()
 
   def kernel(p, stats):
-    network = NETWORK.with_batch_norm("running")
-    return ntk.gram_matrix(
-      lambda p, x: network.logits(p, x, e.alphas, stats=stats), p, e.images, target="full", coupled=False
-    )
+    def logits(p, x):
+      return NETWORK.apply(p, x, e.arch, "running", stats=stats).logits
 
-  full = np.asarray(jax.jit(kernel)(e.params, NETWORK.moments(e.params, e.images, e.alphas)))
+    return ntk.gram_matrix(logits, p, e.inputs, target="full", coupled=False)
+
+  stats = NETWORK.apply(e.params, e.inputs, e.arch, collect=("stats",)).stats
+  full = np.asarray(jax.jit(kernel)(e.params, stats))
   assert full.shape == (4, 4, 3, 3)
   trace = sum(full[i, i, k, k] for i in range(4) for k in range(3))
   found = dict(zip(VARIANTS, everything(e)["batch_frozen"], strict=True))
@@ -119,44 +119,39 @@ def test_modes_differ_and_so_do_architectures(x64):
 
 def test_labels_matter_only_where_they_are_read(x64):
   e = small()
-  other = Evaluation(e.network, e.params, e.alphas, e.images, (e.labels + 1) % 3, e.key, rows=3)
+  other = Evaluation(e.network, e.params, e.arch, e.inputs, (e.labels + 1) % 3, None, e.key, rows=3)
   for start, changed in zip(everything(e).values(), everything(other).values(), strict=True):
     assert [a == b for a, b in zip(start, changed, strict=True)] == [False, False, True, False]
   unlabelled = small(labels=False)
-  assert jax.eval_shape(program((trace_norm("exact"),), NETWORK), *contents(unlabelled))
+  assert jax.eval_shape(program((TraceNormExact(),), NETWORK), *contents(unlabelled))
 
 
 # What it declares, and bad input
 
 
 def test_declarations():
-  names = [trace_norm(variant).name for variant in VARIANTS]
+  names = [kind().name for kind in KINDS]
   assert names == ["trace_norm", "trace_norm_per_sample", "trace_norm_exact", "trace_norm_successor"]
   assert [p.name for p in FROZEN] == ["trace_norm_batch_frozen", *names[1:]]
   assert [p.name for p in COUPLED] == [names[0], *(f"{name}_batch" for name in names[1:])]
   assert [p.needs_labels for p in FROZEN] == [True, True, False, True]
   assert all(p.higher_is_better for p in FROZEN)
   assert {p.batch_norm for p in COUPLED} == {"batch"}
-  assert trace_norm("exact") is trace_norm("exact")
+  assert TraceNormExact() == TraceNormExact() and hash(TraceNormExact()) == hash(TraceNormExact())
+  assert len({*FROZEN, *COUPLED}) == 8
   for proxy in FROZEN:
     assert proxy.finish(np.float32(np.inf)).status == "non_finite"
-    assert proxy.ranking_value(Reading(math.inf, "non_finite")) == 0.0
+    assert proxy.ranking_value(Reading(math.inf, Status.NON_FINITE)) == 0.0
 
 
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    ({"variant": "norm"}, "variant='norm'.*paper, per_sample, exact, successor"),
-    ({"batch_norm": "running"}, "batch_norm='running'.*batch, batch_frozen"),
-  ],
-)
-def test_settings_are_checked(arguments, message):
-  with pytest.raises(ConfigError, match=message):
-    trace_norm(**arguments)
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_are_checked(kind):
+  with pytest.raises(ConfigError, match="batch_norm='running'.*batch, batch_frozen"):
+    kind(batch_norm="running")
 
 
-@pytest.mark.parametrize("variant", ["paper", "per_sample", "successor"])
-def test_missing_labels_are_named(variant):
+@pytest.mark.parametrize("kind", [TraceNorm, TraceNormPerSample, TraceNormSuccessor])
+def test_missing_labels_are_named(kind):
   e = evaluation(NETWORK, labels=False)
   with pytest.raises(ConfigError, match="labels"):
-    jax.eval_shape(program((trace_norm(variant),), NETWORK), *contents(e))
+    jax.eval_shape(program((kind(),), NETWORK), *contents(e))

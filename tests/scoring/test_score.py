@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import zlib
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -13,10 +14,12 @@ import pytest
 from helpers import Counted
 
 from jaxnas import proxies, scoring, spaces
+from jaxnas.base import NetworkConfig, Output, Proxy
 from jaxnas.errors import ArchitectureError, ConfigError
-from jaxnas.proxies import Proxy, Reading
+from jaxnas.proxies.evaluation import mean_loss
+from jaxnas.proxies.ntk_condition_number import NTKConditionNumber
 from jaxnas.scoring import Batch, Engine, Score, summarise
-from jaxnas.spaces.nb201 import NetworkConfig, costs
+from jaxnas.spaces.nb201 import costs
 
 SPACE = spaces.get("nb201")
 ARCHS = SPACE.sample(jax.random.key(1), 8)
@@ -26,51 +29,63 @@ BATCH = Batch(np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(np.float
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
-  """Two layers with the interface of a network: every operation turns the inputs its own way. Compiles at once."""
+  """Two layers as a network of single architectures: every operation turns the inputs its own way. Compiles at once."""
 
   width: int = 16
+  classes: int = 3
   rows_on_cpu: ClassVar[int] = 8
 
-  def init_params(self, key):
+  def encode(self, codes):
+    return SPACE.alphas(codes)
+
+  def init(self, key):
     mix, out = jax.random.split(key)
     return {
       "mix": {"kernel": jax.random.normal(mix, (30, 48, self.width))},
       "out": {"kernel": jax.random.normal(out, (self.width, 3))},
     }
 
-  def with_batch_norm(self, mode):
-    del mode
-    return self
+  def start(self, params, arch):
+    return params
 
-  def for_rows(self):
-    return self
+  def embed(self, params, inputs):
+    return inputs
 
-  def moments(self, params, images, alphas):
-    del params, images, alphas
-    return ()
+  def apply(self, params, inputs, arch, mode="batch", *, stats=None, gates=None, collect=(), rows=False):
+    kernel = jnp.tensordot(arch.ravel(), params["mix"]["kernel"], 1)
+    logits = jnp.tanh(inputs.reshape(len(inputs), -1) @ kernel / 10) @ params["out"]["kernel"]
+    return Output(logits, stats=())
 
-  def logits(self, params, images, alphas, *, stats=None):
-    del stats
-    kernel = jnp.tensordot(alphas.ravel(), params["mix"]["kernel"], 1)
-    return jnp.tanh(images.reshape(len(images), -1) @ kernel / 10) @ params["out"]["kernel"]
+  def executed(self, arch):
+    raise NotImplementedError
+
+  used_channels = by_layer = gates = costs = executed
 
 
 NETWORK = Toy()
 
 
-def proxy_of(name, measure, finish=lambda raw: Reading(float(raw), "ok"), **fields):
-  return Proxy(name, True, -1.0, "batch", measure, finish, **fields)
+@dataclasses.dataclass(frozen=True)
+class Measured(Proxy):
+  """A proxy of one function."""
+
+  name: str
+  function: Callable
+  worst: ClassVar[float] = -1.0
+
+  def measure(self, evaluation):
+    return self.function(evaluation)
 
 
-ENERGY = proxy_of("energy", lambda e: jnp.square(e.logits(e.params, "batch")).mean())
-LOSS = proxy_of("loss", lambda e: e.loss(e.params, "batch"), needs_labels=True)
+class Labelled(Measured):
+  needs_labels: ClassVar[bool] = True
+
+
+ENERGY = Measured("energy", lambda e: jnp.square(e.logits(e.params, "batch")).mean())
+LOSS = Labelled("loss", lambda e: mean_loss(e, e.params, "batch"))
 # A number where edge 1<-0 is not `none`.
-FRAGILE = proxy_of(
-  "fragile",
-  lambda e: jnp.where(e.alphas[0, 0, 0] > 0, jnp.nan, e.alphas[0, 1, 3] + 1),
-  lambda raw: Reading(float(raw), "ok" if np.isfinite(raw) else "non_finite"),
-)
-KERNEL = proxies.ntk_condition_number("batch_frozen")
+FRAGILE = Measured("fragile", lambda e: jnp.where(e.arch[0, 0, 0] > 0, jnp.nan, e.arch[0, 1, 3] + 1))
+KERNEL = NTKConditionNumber(batch_norm="batch_frozen")
 
 
 @functools.cache
@@ -108,9 +123,9 @@ def test_columns_and_order():
 def test_values_are_those_of_the_network_alone():
   """Weights from the first of three keys of the seed's and repeat's key, the batch as given."""
   key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[0]
-  params = NETWORK.init_params(key)
+  params = NETWORK.init(key)
   for arch, line in zip(ARCHS, reference()[::2], strict=True):
-    logits = NETWORK.logits(params, BATCH.images, jnp.asarray(SPACE.alphas(arch)))
+    logits = NETWORK.apply(params, BATCH.inputs, jnp.asarray(SPACE.alphas(arch))).logits
     np.testing.assert_allclose(line.value, np.square(logits).mean(), rtol=1e-5)
   assert len({line.value for line in reference()[::2]}) == len(ARCHS)
 
@@ -153,7 +168,7 @@ def test_seeds_and_repeats_differ_and_draw_their_own_batch():
 
   def batches(repeat, key):
     drawn.append((repeat, jax.random.key_data(key).tolist()))
-    return BATCH._replace(images=BATCH.images * (1 + repeat))
+    return BATCH._replace(inputs=BATCH.inputs * (1 + repeat))
 
   lines = run((ENERGY,), batches=batches, repeats=2)
   assert [repeat for repeat, _ in drawn] == [0, 1]
@@ -172,6 +187,45 @@ def test_proxies_together_are_proxies_alone():
     np.testing.assert_allclose(alone, [line.value for line in own], rtol=1e-6)
 
 
+@dataclasses.dataclass(frozen=True)
+class Shaped:
+  """A space of two shapes: those of an even and of an odd first operation; its networks are `Toy`s of two widths."""
+
+  default_config: NetworkConfig = NetworkConfig()  # noqa: RUF009
+
+  as_codes, format = staticmethod(SPACE.as_codes), staticmethod(SPACE.format)
+
+  def shape(self, code):
+    return int(code[0]) % 2
+
+  def network(self, config):
+    return Toy(16 + config.shape)
+
+
+def test_architectures_of_a_shape_share_a_program_and_weights():
+  own = Engine(block=3)
+  lines = scoring.score([ENERGY, LOSS], Shaped(), ARCHS, BATCH, engine=own)
+  assert [(line.arch, line.proxy) for line in lines] == [(t, p) for t in TEXTS for p in ("energy", "loss")]
+  assert len(own._programs) == 2
+  for shape in (0, 1):
+    part = [i for i, arch in enumerate(ARCHS) if arch[0] % 2 == shape]
+    assert part
+    alone = timeless(run(archs=ARCHS[part], network=Toy(16 + shape)))
+    assert [line for i in part for line in timeless(lines)[2 * i : 2 * i + 2]] == alone
+
+
+@pytest.mark.parametrize("name", spaces.names())
+def test_every_space_has_a_default_network(name):
+  space = spaces.get(name)
+  archs = space.sample(jax.random.key(0), 2)
+  given = [proxies.get("params")], space, archs, Batch(np.zeros((2, 32, 32, 3), np.float32))
+  lines, size = scoring.score(*given), space.default_config
+  assert [line.arch for line in lines] == [space.format(arch) for arch in archs]
+  alone = scoring.score(*given, network=space.network(size))
+  assert [line.value for line in lines] == [line.value for line in alone]
+  assert min(line.value for line in lines) > 10 * size.channels * size.channels
+
+
 # Weights
 
 
@@ -185,12 +239,12 @@ def test_own_weights_do_not_depend_on_company():
 
 def test_own_weights_differ_between_architectures():
   """A score of the weights alone is the same for all that share them, and everyone's own otherwise."""
-  weights = proxy_of("weights", lambda e: e.params["out"]["kernel"].sum())
+  weights = Measured("weights", lambda e: e.params["out"]["kernel"].sum())
   assert len({line.value for line in run((weights,))}) == 1
   found = [line.value for line in run((weights,), share_weights=False)]
   assert len(set(found)) == len(ARCHS)
   key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[0]
-  params = NETWORK.init_params(jax.random.fold_in(key, zlib.crc32(SPACE.format(ARCHS[6]).encode())))
+  params = NETWORK.init(jax.random.fold_in(key, zlib.crc32(SPACE.format(ARCHS[6]).encode())))
   np.testing.assert_allclose(found[6], params["out"]["kernel"].sum(), rtol=1e-5)
 
 
@@ -251,9 +305,9 @@ def test_failed_architectures_stay_and_rank_last():
 
 
 def test_labels_missing():
-  unlabelled = Batch(BATCH.images)
+  unlabelled = Batch(BATCH.inputs)
   assert len(run((ENERGY,), batches=unlabelled)) == len(ARCHS)
-  with pytest.raises(ConfigError, match=r"proxy 'loss' needs labels.*Batch\(images, labels\)"):
+  with pytest.raises(ConfigError, match=r"proxy 'loss' needs labels.*Batch\(inputs, labels\)"):
     run(batches=unlabelled)
 
 
@@ -278,7 +332,7 @@ def test_architectures_of_another_space(archs):
 
 def test_bad_arguments():
   with pytest.raises(ConfigError, match=r"\['energy', 'energy'\].*each name once"):
-    run((ENERGY, proxy_of("energy", LOSS.measure)))
+    run((ENERGY, Measured("energy", LOSS.function)))
   with pytest.raises(ConfigError, match="at least one"):
     run(())
   with pytest.raises(ConfigError, match="repeats=0"):
@@ -306,7 +360,7 @@ def test_summary_is_mean_and_standard_error():
 
 
 def kernels(own):
-  return np.array(own.measure([KERNEL], NETWORK, NETWORK.init_params(jax.random.key(0)), alphas(), BATCH)[0])
+  return np.array(own.measure([KERNEL], NETWORK, NETWORK.init(jax.random.key(0)), alphas(), BATCH)[0])
 
 
 def alphas():
@@ -328,7 +382,7 @@ def test_little_memory_lowers_the_rows_and_not_the_numbers(caplog):
 
 def test_rows_stay_where_fewer_do_not_help():
   """A proxy of one pass takes what it takes: it is not compiled for every number of rows."""
-  own, params = Engine(memory=1), NETWORK.init_params(jax.random.key(0))
+  own, params = Engine(memory=1), NETWORK.init(jax.random.key(0))
   found, wanted = (e.measure([ENERGY], NETWORK, params, alphas(), BATCH)[0] for e in (own, engine()))
   assert own.rows is None and len(own._programs) == 3
   np.testing.assert_array_equal(found, wanted)
@@ -385,7 +439,7 @@ def test_other_errors_and_the_last_row_are_the_callers(monkeypatch, error, rows)
 
 def test_real_proxies_share_a_pass():
   """naswot, mgm, grad_norm, l2_norm and params on networks of NAS-Bench-201, together and one by one."""
-  network = SPACE.plain_network(NetworkConfig(channels=4, cells=1, classes=3))
+  network = NetworkConfig(channels=4, cells=1, classes=3)
   names = ("naswot", "grad_norm", "l2_norm", "params")
   images = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype(np.float32)
   given = {"archs": ARCHS[:4], "batches": Batch(images, np.arange(4, dtype=np.int32) % 3), "network": network}

@@ -4,39 +4,43 @@ import dataclasses
 import functools
 import logging
 import threading
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import proxies
+from jaxnas.base import Parametrised, Proxy, Status
 from jaxnas.errors import ConfigError
-from jaxnas.proxies import Evaluation
+from jaxnas.proxies.evaluation import Evaluation
+from jaxnas.proxies.linear_regions import LinearRegions
+from jaxnas.proxies.naswot import NASWOT
+from jaxnas.proxies.ntk_condition_number import NTKConditionNumber
 from jaxnas.scoring import Batch, Engine
 from jaxnas.scoring import engine as engine_module
+from jaxnas.spaces.adapter import Adapted
 from jaxnas.spaces.nb201 import encoding
 from jaxnas.spaces.nb201.network import Network, NetworkConfig
 
 # Compiling is most of the time here: LLVM without its expensive passes.
 # One convolution on each of two edges: programs small enough to compile several.
-NETWORK = Network(
-  NetworkConfig(
-    channels=3,
-    cells=1,
-    classes=2,
-    stem=False,
-    first_cell_only=True,
-    ops=((0, 1, 3, 4), (0, 1), (0, 1), (0, 1, 4), (0, 1), (0, 1, 2)),
-  )
+CONFIG = NetworkConfig(
+  channels=3,
+  cells=1,
+  classes=2,
+  stem=False,
+  first_cell_only=True,
+  ops=((0, 1, 3, 4), (0, 1), (0, 1), (0, 1, 4), (0, 1), (0, 1, 2)),
 )
-REGIONS = proxies.linear_regions()
-KERNEL = proxies.ntk_condition_number("batch_frozen")
+NETWORK = Adapted(Network(CONFIG), encoding.alphas)
+REGIONS = LinearRegions()
+KERNEL = NTKConditionNumber(batch_norm="batch_frozen")
 
 
 @functools.cache
 def own_params():
-  return NETWORK.init_params(jax.random.key(0))
+  return NETWORK.init(jax.random.key(0))
 
 
 @functools.cache
@@ -45,7 +49,7 @@ def archs():
   rng = np.random.default_rng(0)
   found: list[tuple[int, ...]] = []
   while len(found) < 7:
-    arch = tuple(int(rng.choice(ops)) for ops in NETWORK.config.ops)
+    arch = tuple(int(rng.choice(ops)) for ops in CONFIG.ops)
     if encoding.is_connected(arch) and 3 in arch and arch not in found:
       found.append(arch)
   return encoding.alphas(np.array(found))
@@ -85,7 +89,7 @@ def test_measures_what_the_proxy_alone_measures(proxy):
   (raw,) = engine().measure([proxy], NETWORK, own_params(), archs(), batch_of(proxy))
   assert len(raw) == len(archs())
   for row, found in zip(archs(), raw, strict=True):
-    alone = np.asarray(program(own_params(), jnp.asarray(row), batch_of(proxy).images))
+    alone = np.asarray(program(own_params(), jnp.asarray(row), batch_of(proxy).inputs))
     assert found.dtype == alone.dtype
     np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-4 * alone.max())
   assert [proxy.finish(found) for found in raw] == readings(proxy)
@@ -139,36 +143,47 @@ def compilations(caplog):
 
 
 def test_one_compilation_for_any_number_of_architectures(caplog):
-  own, images = Engine(block=3), batch_of(REGIONS).images
+  own, images = Engine(block=3), batch_of(REGIONS).inputs
   with jax.log_compiles(), caplog.at_level(logging.DEBUG, logger="jax"):
     for number in (1, 3, 4, 7):
       assert scored(own, REGIONS, alphas=archs()[:number]) == readings(REGIONS)[:number]
     assert len(compilations(caplog)) == 1
     scored(own, REGIONS, jax.tree.map(lambda a: 2 * a, own_params()), batch=Batch(-images))
-    again = Network(dataclasses.replace(NETWORK.config))  # an equal network
-    own.score([proxies.linear_regions()], again, own_params(), archs(), Batch(images))
+    again = Adapted(Network(dataclasses.replace(CONFIG)), encoding.alphas)  # an equal network
+    own.score([LinearRegions()], again, own_params(), archs(), Batch(images))
     assert len(compilations(caplog)) == 1
     scored(own, REGIONS, batch=Batch(images[:, :10]))
     assert len(compilations(caplog)) == 2
 
 
 def test_batches_of_another_dtype_have_a_program_of_their_own():
-  total = proxies.Proxy(
-    name="total",
-    higher_is_better=True,
-    worst=0.0,
-    batch_norm="batch",
-    measure=lambda evaluation: evaluation.images.sum(),
-    finish=lambda value: proxies.Reading(float(value), "ok"),
-  )
+  @dataclasses.dataclass(frozen=True)
+  class Total(Proxy):
+    name: str = "total"
+    needs: ClassVar[type] = Parametrised
+
+    def measure(self, evaluation):
+      return evaluation.inputs.sum()
+
   own = Engine()
   for images in (np.full(3, 1.5, np.float32), np.full(3, 2, np.int32)):
-    assert own.score([total], None, {}, archs()[:1], Batch(images)) == [[(images.sum(), "ok")]]
+    assert own.score([Total()], NETWORK, own_params(), archs()[:1], Batch(images)) == [[(images.sum(), Status.OK)]]
+
+
+def test_codes_are_encoded_by_the_network_and_weights_are_taken_as_they_are():
+  codes = np.argmax(archs()[:, 0], -1)
+  found = scored(engine(), REGIONS, alphas=codes)
+  assert found == readings(REGIONS)
+
+
+def test_a_network_that_is_not_what_the_proxy_needs_is_refused():
+  with pytest.raises(ConfigError, match=r"'naswot' needs .* jaxnas\.base.*Single, which .*Adapted is not"):
+    engine().score([NASWOT()], NETWORK, own_params(), archs(), batch_of(KERNEL))
 
 
 def test_weights_and_batch_are_not_baked_into_the_program():
-  batch = Batch(batch_of(REGIONS).images[::-1] * 2)
-  other = NETWORK.init_params(jax.random.key(1))
+  batch = Batch(batch_of(REGIONS).inputs[::-1] * 2)
+  other = NETWORK.init(jax.random.key(1))
   fresh = scored(Engine(block=3), REGIONS, other, batch=batch)
   assert scored(engine(), REGIONS, other, batch=batch) == fresh
   assert fresh != readings(REGIONS)

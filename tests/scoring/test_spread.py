@@ -56,7 +56,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def four_devices():
-  return json.loads(finished(started(["-c", DEVICES, str(ROOT / "tests")], 4)).splitlines()[-1])
+  return json.loads(finished(started(["-c", DEVICES, str(ROOT / "tests" / "scoring")], 4)).splitlines()[-1])
 
 
 def test_four_devices_read_what_one_does(four_devices):
@@ -70,7 +70,7 @@ def test_four_devices_read_what_one_does(four_devices):
 
 def test_two_processes_read_what_one_does(four_devices):
   address = f"127.0.0.1:{free_port()}"
-  hosts = [started(["-c", DEVICES, str(ROOT / "tests"), address, "2", str(i)], 2) for i in range(2)]
+  hosts = [started(["-c", DEVICES, str(ROOT / "tests" / "scoring"), address, "2", str(i)], 2) for i in range(2)]
   first, second = (json.loads(finished(host).splitlines()[-1]) for host in hosts)
   assert first["all"][0] == second["all"][0] == first["one"][0] == four_devices["one"][0]
   assert "one" not in second

@@ -10,10 +10,12 @@ import pytest
 from darts_oracle import Oracle
 
 from jaxnas import proxies
+from jaxnas.base import Batch
 from jaxnas.errors import ArchitectureError, ConfigError, DatasetError
-from jaxnas.proxies.evaluation import sum_of_squares
-from jaxnas.proxies.mgm import mgm
+from jaxnas.proxies.evaluation import Evaluation, sum_of_squares
+from jaxnas.proxies.mgm import MGMCode, MGMTruncated
 from jaxnas.scoring import engine
+from jaxnas.spaces.adapter import AdaptedSingle
 from jaxnas.spaces.darts import auxiliary, costs, encoding, genotypes
 from jaxnas.spaces.darts.encoding import OPS
 from jaxnas.spaces.darts.plain import NetworkConfig, PlainNetwork
@@ -315,7 +317,7 @@ def test_layers_are_all_convolutions_and_the_classifier():
 
 # Proxies
 
-MEASURED = [n for n in proxies.NAMES if n not in ("linear_regions", "signal_regression", "mgm_code", "mgm_truncated")]
+MEASURED = [n for n in proxies.names() if n not in ("linear_regions", "signal_regression", "mgm_code", "mgm_truncated")]
 
 
 def test_proxies_score_a_static_network():
@@ -324,7 +326,8 @@ def test_proxies_score_a_static_network():
 
   @jax.jit
   def measure(params, images):
-    evaluation = proxies.Evaluation(network, params, jnp.zeros((2, 14, 8)), images, jnp.arange(6) % 3)
+    own, arch = AdaptedSingle(network, encoding.alphas), jnp.zeros((2, 14, 8))
+    evaluation = Evaluation(own, params, arch, images, jnp.arange(6) % 3)
     return [proxies.get(name).measure(evaluation) for name in names]
 
   for name, raw in zip(names, measure(params, images), strict=True):
@@ -335,11 +338,13 @@ def test_proxies_score_a_static_network():
 @pytest.mark.parametrize("network", [static(ARCHS[0], cells=3), PlainNetwork(dataclasses.replace(CONFIG, cells=1))])
 def test_all_proxies_are_finite(network):
   names = MEASURED
-  batch = engine.Batch(jnp.asarray(images_of(8, 6), jnp.float32), jnp.arange(6) % 3)
+  batch = Batch(jnp.asarray(images_of(8, 6), jnp.float32), jnp.arange(6) % 3)
   params = jax.jit(network.init_params)(jax.random.key(0))
   alphas = np.asarray(encoding.alphas(ARCHS[:2]), np.float32)
-  measured = [proxies.get(name) for name in names] + [mgm(v, samples=6) for v in ("code", "truncated")]
-  readings = engine.Engine(block=2).score(measured, network, params, alphas, batch, key=jax.random.key(1))
+  measured = [proxies.get(name) for name in names] + [kind(samples=6) for kind in (MGMCode, MGMTruncated)]
+  readings = engine.Engine(block=2).score(
+    measured, AdaptedSingle(network, encoding.alphas), params, alphas, batch, key=jax.random.key(1)
+  )
   for name, own in zip([proxy.name for proxy in measured], readings, strict=True):
     assert all(np.isfinite(r.value) for r in own), (name, own)
     assert network.config.genotype or len({r.value for r in own}) == 2, name

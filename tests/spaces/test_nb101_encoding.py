@@ -328,4 +328,4 @@ def test_space_object():
   assert space.name == "nb101"
   assert len(space) == 423_624
   assert space.format(space.parse(TEXT)) == TEXT
-  assert hash(space.plain_network()) == hash(space.plain_network())
+  assert hash(space.network(space.default_config)) == hash(space.network(space.default_config))

@@ -12,9 +12,11 @@ import pytest
 from helpers import Counted
 
 from jaxnas import data, spaces
+from jaxnas.base import NetworkConfig
 from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError, WorkdirError
-from jaxnas.spaces.nb201 import NetworkConfig
+from jaxnas.spaces import nb201
+from jaxnas.spaces.nb201.network import Network
 from jaxnas.spaces.nb201.plain import stack
 from jaxnas.train import TrainConfig, checkpoint, evaluate, total_steps, train, trained_network, trainer
 from jaxnas.train.augment import flip_and_crop, normalise
@@ -44,16 +46,16 @@ def toy(size, seed, name="toy"):
 TRAIN, VALID = toy(45, 0), toy(21, 1)
 
 
-SHAPE = NetworkConfig(channels=2, cells=1, classes=CLASSES)
-NETWORK = SPACE.plain_network(SHAPE)
+SHAPE = NetworkConfig(channels=2, cells=1, classes=CLASSES, init="kaiming_fan_out")
+NETWORK = SPACE.trained_network(SHAPE)
 
 
 def tiny(arch=ARCH):
-  return NETWORK, SPACE.alphas(arch)
+  return NETWORK, arch
 
 
 def start(config, key):
-  return initial_state(NETWORK, config, 15, key, alphas=(1, 6, 5), images=(8, 8, 3))
+  return initial_state(NETWORK, jnp.asarray(SPACE.alphas(ARCH)), config, 15, key, (8, 8, 3))
 
 
 def run(config=CONFIG, arch=ARCH, seed=0, **kwargs):
@@ -123,8 +125,9 @@ def test_smoothed_cross_entropy_by_hand():
 
 
 def test_trained_network_is_the_benchmarks():
-  config = trained_network(SPACE, TrainConfig(), 100).config
-  assert config == NetworkConfig(channels=16, cells=5, classes=100, init="torch_default")
+  network = trained_network(SPACE, TrainConfig(), 100)
+  assert network == SPACE.trained_network(NetworkConfig(channels=16, cells=5, classes=100, init="torch_default"))
+  assert (network.classes, network.auxiliary) == (100, False)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +236,7 @@ def test_running_statistics_follow_pytorchs_rule(stepped):
 def gradient():
   """Of an architecture and this mini-batch: loss, logits, gradients, running statistics, by the Flax network."""
   ops = tuple(tuple(sorted({int(op) for op in pair})) for pair in zip(ARCH, OTHER, strict=True))
-  network = SPACE.network(dataclasses.replace(SHAPE, ops=ops))  # others would only be compiled
+  network = Network(nb201.NetworkConfig(2, 1, CLASSES, ops=ops))  # others would only be compiled
   variables = network.with_batch_norm("running").init(jax.random.key(0), method="declare")
   stats = jax.tree.map(lambda x: x + 0.5, variables["batch_stats"])
   x, labels = seen_by_step()
@@ -295,20 +298,20 @@ def test_running_statistics_are_the_flax_networks(stepped, gradient):
 
 
 def test_evaluation_counts_every_image_once():
-  network, alphas = tiny()
+  network, alphas = NETWORK, jnp.asarray(SPACE.alphas(ARCH))
   state = start(CONFIG, jax.random.key(4))
   stats = jax.tree.map(lambda x: x + 0.25, state.batch_stats)
   images, labels = VALID.examples(np.arange(21))
   x = jnp.asarray((images / 255 - 0.4) / 0.2, jnp.float32)
   logits = np.asarray(
-    jax.jit(network.with_batch_norm("running").logits)(state.params, x, alphas, stats=stats), np.float64
+    jax.jit(lambda p, x, s: network.apply(p, x, alphas, "running", stats=s).logits)(state.params, x, stats), np.float64
   )
   log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
   expected = -log_p[np.arange(21), labels].mean(), 100 * (logits.argmax(1) == labels).mean(), 100
   for batch in (8, 500):  # a partial last batch; one that is larger than the data
-    assert evaluate(network, alphas, state.params, stats, VALID, batch) == pytest.approx(expected, rel=1e-5)
+    assert evaluate(network, ARCH, state.params, stats, VALID, batch) == pytest.approx(expected, rel=1e-5)
   count_nothing = trainer._eval_step(network, *trainer._colours(VALID))
-  tally = count_nothing(state.params, stats, jnp.asarray(alphas), images, np.full(21, -1))
+  tally = count_nothing(state.params, stats, alphas, images, np.full(21, -1))
   assert (float(tally.loss), int(tally.right), int(tally.in_five)) == (0, 0, 0)
 
 
@@ -449,8 +452,8 @@ def test_a_folder_in_use_is_refused(tmp_path):
 def test_divergence_is_recorded(tmp_path, monkeypatch):
   """Logits beyond float32's end: the history is kept, and a second call trains nothing."""
 
-  def huge(*args, **shapes):
-    state = initial_state(*args, **shapes)
+  def huge(*args):
+    state = initial_state(*args)
     head = jax.tree.map(lambda x: jnp.full_like(x, 3e38), state.params["classifier"])
     return state._replace(params=state.params | {"classifier": head})
 
@@ -472,8 +475,7 @@ def test_trains_on_cifar10(shared):
   jax.config.update("jax_disable_most_optimizations", False)
   sources = [data.load("cifar10", split=split, data_dir=shared / "data" / "tfds") for split in ("train", "test")]
   config = TrainConfig(train_epochs=2, train_batch=64, train_channels=8, train_cells=1)
-  alphas = SPACE.alphas(SPACE.from_index(6111))
-  result = train(trained_network(SPACE, config, 10), alphas, sources[0], sources[1], config, seed=0)
+  result = train(trained_network(SPACE, config, 10), SPACE.from_index(6111), sources[0], sources[1], config, seed=0)
   assert result.status == "finished"
   assert result.history[-1]["valid_accuracy"] > 35
   assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]

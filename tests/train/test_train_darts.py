@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 from helpers import ROOT, Counted, jaxnas, python, refused
-from tiny_trainable import ALPHAS, Config, TinyTrainable, toy
+from tiny_trainable import ALPHAS, CODE, TinyTrainable, toy
 
 from jaxnas import main, spaces
 from jaxnas.algorithms import train as algorithm
@@ -35,11 +35,11 @@ DARTS = TrainConfig(
   eval_batch=8,
 )
 TRAIN, VALID = toy(45, 0), toy(21, 1)
-NETWORK = TinyTrainable(Config(auxiliary=True))
+NETWORK = TinyTrainable(auxiliary=True)
 
 
-def run(config=DARTS, alphas=ALPHAS, **kwargs):
-  return train(NETWORK, alphas, TRAIN, VALID, config, **kwargs)
+def run(config=DARTS, code=CODE, **kwargs):
+  return train(NETWORK, code, TRAIN, VALID, config, **kwargs)
 
 
 def numbers(result):
@@ -212,7 +212,7 @@ def test_right_answers_are_those_of_a_stable_sort():
 def test_a_step_by_hand(step_number):
   """Auxiliary loss, drop-path of the epoch, cutout, clipping; epochs have 5 steps."""
   steps, key = 20, jax.random.key(3)
-  state = initial_state(NETWORK, DARTS, steps, jax.random.key(0), alphas=ALPHAS.shape, images=(8, 8, 3))
+  state = initial_state(NETWORK, jnp.asarray(ALPHAS), DARTS, steps, jax.random.key(0), (8, 8, 3))
   state = state._replace(step=jnp.int32(step_number))
   params = jax.tree.map(np.array, state.params)
   images, labels = TRAIN.examples(np.arange(8))
@@ -227,9 +227,9 @@ def test_a_step_by_hand(step_number):
 
   def losses(params, x, key):
     drop = jnp.float32(0.3 * (step_number // 5) / 4)
-    kwargs = {"drop_path": drop, "key": jax.random.fold_in(key, 3)}
-    (logits, side), _ = NETWORK.logits_and_moments(params, x, jnp.asarray(ALPHAS), **kwargs)
-    main, auxiliary = (cross_entropy(out, jnp.asarray(labels), 0.0).mean() for out in (logits, side))
+    output = NETWORK.train(params, x, jnp.asarray(ALPHAS), drop, jax.random.fold_in(key, 3))
+    outputs = output.logits, output.auxiliary
+    main, auxiliary = (cross_entropy(out, jnp.asarray(labels), 0.0).mean() for out in outputs)
     return main + 0.4 * auxiliary, main
 
   grads, main = by_hand(params, jax.random.fold_in(key, step_number))
@@ -251,7 +251,7 @@ def test_a_step_by_hand(step_number):
 def test_records(whole):
   assert whole.status == "finished" and [r["step"] for r in whole.history] == [5, 10, 15, 20]
   assert whole.history[-1]["valid_top5"] == 100 > whole.history[-1]["valid_accuracy"] > 60
-  measured = evaluate(NETWORK, ALPHAS, whole.params, whole.batch_stats, VALID, 21)
+  measured = evaluate(NETWORK, CODE, whole.params, whole.batch_stats, VALID, 21)
   assert measured.loss == pytest.approx(whole.history[-1]["valid_loss"], rel=1e-5)
 
 
@@ -268,7 +268,7 @@ def test_smaller_parts_of_the_images():
     VALID, image_shape=(6, 6, 3), read=lambda i: (np.asarray(middle(VALID.read(i)[0], 6)), VALID.read(i)[1])
   )
   for source, size in ((VALID, 6), (middles, 0)):
-    found = evaluate(NETWORK, ALPHAS, result.params, result.batch_stats, source, image_size=size)
+    found = evaluate(NETWORK, CODE, result.params, result.batch_stats, source, image_size=size)
     assert found.loss == pytest.approx(result.history[0]["valid_loss"], rel=1e-5)
 
 
@@ -300,13 +300,11 @@ def test_killed_inside_a_checkpoint_it_ends_as_uninterrupted(whole, tmp_path, mo
 
 
 def test_what_is_no_architecture():
-  mixed, empty = ALPHAS.copy(), ALPHAS.copy()
-  mixed[0, 0], empty[1] = 1, 0
-  for alphas in (mixed, empty, 0.5 * ALPHAS, ALPHAS[None], ALPHAS[0]):
-    with pytest.raises(ArchitectureError, match="one-hot"):
-      run(alphas=alphas)
+  for code in (CODE[None], CODE.astype(np.float32), ALPHAS, np.int64(3), "one"):
+    with pytest.raises(ArchitectureError, match=r"one architecture's integers \[L\]"):
+      run(code=code)
   with pytest.raises(ConfigError, match="auxiliary"):
-    train(TinyTrainable(), ALPHAS, TRAIN, VALID, DARTS)
+    train(TinyTrainable(), CODE, TRAIN, VALID, DARTS)
 
 
 PARALLEL = """
@@ -344,8 +342,8 @@ def test_networks_and_their_costs():
   config = TrainConfig(train_channels=36, train_cells=20, auxiliary=0.4, drop_path=0.2)
   arch = darts.parse("DARTS_V2")
   network = trained_network(darts, config, 10, arch)
-  assert network.config.auxiliary and network.config.genotype == tuple(arch.tolist())
-  assert network.config.init == "torch_default" and network.config.stem == "cifar"
+  assert network.auxiliary and network.old.config.genotype == tuple(arch.tolist())
+  assert network.old.config.init == "torch_default" and network.old.config.stem == "cifar"
   assert trained_costs(darts, arch, config, 10, 32)[0] == 3_349_342
   with pytest.raises(ConfigError, match="image_size=48"):
     trained_costs(darts, arch, config, 10, 48)  # the auxiliary head cannot pool it
@@ -353,7 +351,7 @@ def test_networks_and_their_costs():
   cell = nb201.from_index(6111)
   assert trained_costs(nb201, cell, narrow, 10, 32) == (nb201.params(cell, 4, 1), nb201.macs(cell, 32, 4, 1))
   for settings in ({"drop_path": 0.2}, {"auxiliary": 0.4}, {"train_stem": "imagenet"}):
-    with pytest.raises(ConfigError, match=f"--{next(iter(settings))}=.*darts"):
+    with pytest.raises(ConfigError, match=f"--{next(iter(settings))}=.*drop"):
       trained_network(nb201, TrainConfig(**settings), 10)
   with pytest.raises(ConfigError, match="--space=nb101"):
     trained_network(spaces.get("nb101"), narrow, 10)
@@ -445,7 +443,7 @@ def test_flagfiles(name):
     main._refuse_contradictions(settings)
   recipe, darts = settings.training, spaces.get("darts")
   network = trained_network(darts, recipe, 10, darts.parse(settings.genotype))
-  assert network.config.auxiliary == (recipe.auxiliary > 0) and not recipe.nesterov
+  assert network.auxiliary == (recipe.auxiliary > 0) and not recipe.nesterov
   side = recipe.image_size or 32
   low, high = {"cifar10": (3.349, 3.35), "imagenet": (4.718, 4.719), "subset": (0.01, 0.1)}[name]
   classes = 1000 if name == "imagenet" else 10

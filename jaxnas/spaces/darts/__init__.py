@@ -5,18 +5,19 @@ Source: Liu, Simonyan & Yang, "DARTS: Differentiable Architecture Search", ICLR 
 
 import dataclasses
 import pathlib
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int8
 
-from jaxnas import registry
+from jaxnas import base, registry
+from jaxnas.spaces import adapter
 from jaxnas.spaces.darts import benchmark, costs, encoding, genotypes
 from jaxnas.spaces.darts.backbone import Backbone
 from jaxnas.spaces.darts.plain import NetworkConfig, PlainNetwork
 from jaxnas.spaces.darts.supernet import Supernet, SupernetConfig
-from jaxnas.spaces.tenas_settings import TENASSettings
 from jaxnas.tabular import Benchmark
 
 __all__ = [
@@ -32,13 +33,10 @@ __all__ = [
 ]
 
 _GROUPS = tuple(tuple(e for e, (target, _) in enumerate(encoding.EDGES) if target == node) for node in encoding.NODES)
-_TENAS = TENASSettings(
-  ntk_batch=14,
-  ntk_channels=1,
-  ntk_cells=2,
-  prune_number=3,
-  op_order=tuple(encoding.OPS.index(op) for op in encoding.TENAS_OPS),
-)
+_PUBLISHED = {"tenas": {"ntk_batch": 14, "ntk_channels": 1, "ntk_cells": 2, "prune_number": 3}}
+
+
+_DEFAULT = base.NetworkConfig(16, 8, init="kaiming_fan_out")
 
 
 @registry.register("space", "darts")
@@ -63,7 +61,8 @@ class DARTS:
   none_op: int = encoding.NONE
   edge_groups: tuple[tuple[int, ...], ...] = _GROUPS
   edges_kept: int = 2
-  tenas: TENASSettings = _TENAS
+  op_order: tuple[int, ...] = tuple(encoding.OPS.index(op) for op in encoding.TENAS_OPS)
+  default_config: base.NetworkConfig = _DEFAULT
 
   as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(genotypes.lookup)
@@ -101,29 +100,53 @@ class DARTS:
     """
     return encoding.as_code(arch).size > 0
 
-  def supernet(self, channels: int, cells: int, classes: int, init: Any) -> Supernet:
-    """TE-NAS's network for the NTK: `cells` is its depth, 2 in the published search.
+  def shape(self, code: Any) -> Hashable:
+    """None: one program serves all architectures."""
+    del code
+
+  def published(self, method: str, dataset: str) -> Mapping[str, Any]:
+    """See `base.Space.published`; the same for all data sets."""
+    del dataset
+    return _PUBLISHED.get(method, {})
+
+  def network(self, config: base.NetworkConfig) -> base.Single:
+    """The network of single architectures, the architecture being data."""
+    return adapter.AdaptedSingle(self._plain(config), encoding.alphas)
+
+  def trained_network(self, config: base.NetworkConfig, code: base.Code | None = None) -> base.TrainableNetwork:
+    """See `base.Trainable`; a network made for one architecture is quicker to compile."""
+    plain = self._plain(config, None if code is None else tuple(encoding.as_code(code).tolist()))
+    return adapter.AdaptedTrainable(plain, encoding.alphas, plain.shape, drops=True, auxiliary=config.auxiliary)
+
+  def _plain(self, config: base.NetworkConfig, genotype: tuple[int, ...] | None = None) -> PlainNetwork:
+    own = config.filled(self.default_config)
+    sizes: dict[str, Any] = {"channels": own.channels, "cells": own.cells, "classes": own.classes}
+    return PlainNetwork(
+      NetworkConfig(**sizes, stem=own.stem, init=own.init, auxiliary=own.auxiliary, genotype=genotype)
+    )
+
+  def supernet(self, config: base.NetworkConfig) -> base.Network:
+    """TE-NAS's network for the NTK: `config.cells` is its depth, 2 in the published search.
 
     With N = ceil(cells / 3) the cells are N of C channels, a reduction and N - 1 of 2 C, a reduction and N - 1 of 4 C,
     cut to the depth.
     """
+    channels, cells, classes = adapter.plain_config(config, self.default_config, self.name)
     stage = -(-cells // 3)
     reductions = tuple(i for i in (stage, 2 * stage) if i < cells)
-    return _supernet(channels, cells, classes, init, reductions=reductions, stem_multiplier=1)
+    network = _supernet(channels, cells, classes, config.init, reductions=reductions, stem_multiplier=1)
+    return adapter.Adapted(network, encoding.alphas)
 
-  def region_supernet(self, classes: int, init: Any) -> Supernet:
+  def region_network(self, config: base.NetworkConfig) -> base.Network:
     """TE-NAS's network for linear regions: one normal and one reduction cell on one-channel 3 x 3 crops, no stem."""
-    return _supernet(1, 2, classes, init, reductions=(1,), stem=False, stem_multiplier=1)
+    network = _supernet(1, 2, config.classes, config.init, reductions=(1,), stem=False, stem_multiplier=1)
+    return adapter.Adapted(network, encoding.alphas)
 
   def mixture(self, channels: int, cells: int, classes: int, init: Any) -> Supernet:
     """DARTS's search network: reductions at one and two thirds of the cells, a stem of 3 C channels."""
     return _supernet(
       channels, cells, classes, init, reductions=tuple(sorted({cells // 3, 2 * cells // 3})), stem_multiplier=3
     )
-
-  def single_network(self, channels: int, cells: int, classes: int, init: Any) -> PlainNetwork:
-    """The network of single architectures, the architecture being data."""
-    return PlainNetwork(NetworkConfig(channels=channels, cells=cells, classes=classes, init=init))
 
   def backbone(self, channels: int = 16, cells: int = 8) -> Backbone:
     """The network that GenNAS trains."""

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxnas.errors import ConfigError
 from jaxnas.gennas.heads import MOMENTUM
+from jaxnas.spaces.darts import encoding
 from jaxnas.spaces.darts.layout import NetworkConfig
 from jaxnas.spaces.darts.plain import PlainNetwork
 
@@ -28,6 +29,8 @@ class Backbone:
 
   channels: int = 16
   cells: int = 8
+
+  encode = staticmethod(encoding.alphas)
 
   def __post_init__(self):
     if self.cells < 3:

@@ -5,15 +5,20 @@ Source: Ying et al., "NAS-Bench-101: Towards Reproducible NAS", ICML 2019.
 
 import dataclasses
 import pathlib
+from collections.abc import Hashable, Mapping
 from typing import Any
 
-from jaxnas import registry
+from jaxnas import base, registry
+from jaxnas.spaces import adapter
 from jaxnas.spaces.nb101 import benchmark, channels, costs, encoding, isomorphism
 from jaxnas.spaces.nb101.network import PlainNetwork
 from jaxnas.spaces.nb101.parameters import NetworkConfig
 from jaxnas.tabular import Benchmark
 
 __all__ = ["NB101", "NetworkConfig", "PlainNetwork", "channels", "costs", "encoding", "isomorphism"]
+
+
+_DEFAULT = base.NetworkConfig(16, 3, init="kaiming_fan_out")
 
 
 @registry.register("space", "nb101")
@@ -29,6 +34,7 @@ class NB101:
   edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
   cell_types: int = 1
   cells: int = 3  # modules per stack, in the benchmark
+  default_config: base.NetworkConfig = _DEFAULT  # the benchmark trains C=128
 
   as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(encoding.parse)
@@ -53,14 +59,19 @@ class NB101:
   def __len__(self) -> int:
     return isomorphism.NUM_UNIQUE
 
-  def plain_network(self, config: NetworkConfig | None = None) -> PlainNetwork:
-    """The network of single architectures, with 16 channels by default (the benchmark trains 128)."""
-    return PlainNetwork(config or NetworkConfig())
+  def shape(self, code: Any) -> Hashable:
+    """None: one program serves all architectures."""
+    del code
 
-  def single_network(self, channels: int, cells: int, classes: int, init: Any) -> PlainNetwork:
-    """`plain_network` of these settings; `init` is for spaces that have a choice."""
-    del init
-    return PlainNetwork(NetworkConfig(channels, cells, classes))
+  def published(self, method: str, dataset: str) -> Mapping[str, Any]:
+    """See `base.Space.published`: nothing."""
+    del method, dataset
+    return {}
+
+  def network(self, config: base.NetworkConfig) -> base.Single:
+    """The network of single architectures; `config.init` is for spaces that have a choice."""
+    own = adapter.plain_config(config, self.default_config, self.name)
+    return adapter.AdaptedOwn(PlainNetwork(NetworkConfig(*own)), encoding.alphas)
 
   def backbone(self, channels: int = 16, cells: int = 3) -> PlainNetwork:
     """The network that GenNAS trains."""

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.nets import layers, plain_layers, single
 from jaxnas.nets.single import Observation, choose
-from jaxnas.spaces.nb101 import parameters
+from jaxnas.spaces.nb101 import encoding, parameters
 from jaxnas.spaces.nb101.encoding import COLUMNS, INNER_OPS, MAX_VERTICES, OP_COLUMNS, OPS, RANK_COLUMN
 from jaxnas.spaces.nb101.normalisation import batch_norm_relu
 from jaxnas.spaces.nb101.observation import nothing_seen, seen_of, total
@@ -63,6 +63,8 @@ class PlainNetwork:
   feeding: int | None = None
   shape: ClassVar[tuple[int, int, int]] = (1, MAX_VERTICES, COLUMNS)  # of alphas
   rows_on_cpu: ClassVar[int] = 16  # cotangents that go back together on a CPU: each chunk repeats the forward pass
+
+  encode = staticmethod(encoding.alphas)
 
   def with_batch_norm(self, mode: str) -> "PlainNetwork":
     """The same network with another `batch_norm` mode; parameters are the same."""

@@ -5,15 +5,16 @@ Source: Dong & Yang, "NAS-Bench-201: Extending the Scope of Reproducible NAS", I
 
 import dataclasses
 import pathlib
+from collections.abc import Hashable, Mapping
 from typing import Any
 
-from jaxnas import registry
+from jaxnas import base, registry
+from jaxnas.spaces import adapter
 from jaxnas.spaces.nb201 import benchmark, costs, encoding, isomorphism
 from jaxnas.spaces.nb201.backbone import Backbone
 from jaxnas.spaces.nb201.mixture import Mixture
 from jaxnas.spaces.nb201.network import Network, NetworkConfig
 from jaxnas.spaces.nb201.plain import PlainNetwork
-from jaxnas.spaces.tenas_settings import TENASSettings
 from jaxnas.tabular import Benchmark
 
 __all__ = [
@@ -28,9 +29,10 @@ __all__ = [
   "isomorphism",
 ]
 
-_TENAS = TENASSettings(
-  ntk_batch=72, ntk_channels=3, ntk_cells=1, prune_number=1, op_order=tuple(range(len(encoding.OPS)))
-)
+_PUBLISHED = {"tenas": {"ntk_batch": 72, "ntk_channels": 3, "ntk_cells": 1, "prune_number": 1}}
+
+
+_DEFAULT = base.NetworkConfig(16, 5, init="kaiming_fan_out")
 
 
 @registry.register("space", "nb201")
@@ -49,7 +51,8 @@ class NB201:
   none_op: int = encoding.OPS.index("none")
   edge_groups: tuple[tuple[int, ...], ...] = ()  # TE-NAS keeps every edge
   edges_kept: int = 0
-  tenas: TENASSettings = _TENAS
+  op_order: tuple[int, ...] = tuple(range(len(encoding.OPS)))  # of TE-NAS's code
+  default_config: base.NetworkConfig = _DEFAULT
 
   as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(encoding.parse)
@@ -75,21 +78,37 @@ class NB201:
   def __len__(self) -> int:
     return encoding.NUM_ARCHS
 
-  def network(self, config: NetworkConfig) -> Network:
-    """The Flax network for any alphas of this space."""
-    return Network(config)
+  def shape(self, code: Any) -> Hashable:
+    """None: one program serves all architectures."""
+    del code
 
-  def plain_network(self, config: NetworkConfig | None = None) -> PlainNetwork:
+  def published(self, method: str, dataset: str) -> Mapping[str, Any]:
+    """See `base.Space.published`; the same for all data sets."""
+    del dataset
+    return _PUBLISHED.get(method, {})
+
+  def network(self, config: base.NetworkConfig) -> base.Single:
     """The network of single architectures, with the benchmark's C=16 and N=5 by default."""
-    return PlainNetwork(config or NetworkConfig())
+    return adapter.AdaptedSingle(PlainNetwork(self._sized(config)), encoding.alphas)
 
-  def supernet(self, channels: int, cells: int, classes: int, init: Any) -> Network:
-    """TE-NAS's network for the NTK: N = `cells` cells a stage."""
-    return Network(NetworkConfig(channels, cells, classes, init=init))
+  def trained_network(self, config: base.NetworkConfig, code: base.Code | None = None) -> base.TrainableNetwork:
+    """See `base.Trainable`: one network serves all architectures."""
+    del code
+    shape = (1, len(encoding.EDGES), len(encoding.OPS))
+    return adapter.AdaptedTrainable(PlainNetwork(self._sized(config)), encoding.alphas, shape)
 
-  def region_supernet(self, classes: int, init: Any) -> Network:
+  def supernet(self, config: base.NetworkConfig) -> base.Network:
+    """TE-NAS's network for the NTK: N = `config.cells` cells a stage."""
+    return adapter.Adapted(Network(self._sized(config)), encoding.alphas)
+
+  def region_network(self, config: base.NetworkConfig) -> base.Network:
     """TE-NAS's network for linear regions: the first cell at C = 1, on one-channel 3 x 3 crops, no stem."""
-    return Network(NetworkConfig(1, 1, classes, stem=False, first_cell_only=True, init=init))
+    own = NetworkConfig(1, 1, config.classes, stem=False, first_cell_only=True, init=config.init)
+    return adapter.Adapted(Network(own), encoding.alphas)
+
+  def _sized(self, config: base.NetworkConfig) -> NetworkConfig:
+    own = adapter.plain_config(config, self.default_config, self.name)
+    return NetworkConfig(*own, init=config.init)
 
   def mixture(self, channels: int, cells: int, classes: int, init: Any) -> Mixture:
     """The supernet whose mixing weights NASI differentiates."""
@@ -98,7 +117,3 @@ class NB201:
   def backbone(self, channels: int = 16, cells: int = 5) -> Backbone:
     """The network that GenNAS trains."""
     return Backbone(channels, cells)
-
-  def single_network(self, channels: int, cells: int, classes: int, init: Any) -> PlainNetwork:
-    """`plain_network` of these settings: what every space has."""
-    return PlainNetwork(NetworkConfig(channels, cells, classes, init=init))

@@ -22,6 +22,7 @@ from jaxnas.gennas.heads import batch_norm, new_batch_norm, new_statistics, torc
 from jaxnas.nets import layers
 from jaxnas.nets.plain_layers import convolve
 from jaxnas.nets.single import choose
+from jaxnas.spaces.nb201 import encoding
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import CONVS
 from jaxnas.spaces.nb201.plain import operations_of, useful
@@ -42,6 +43,8 @@ class Backbone:
   channels: int = 16
   cells: int = 5
   shape: ClassVar[tuple[int, int, int]] = (1, len(EDGES), len(OPS))  # of alphas
+
+  encode = staticmethod(encoding.alphas)
 
   def __post_init__(self):
     for name in ("channels", "cells"):

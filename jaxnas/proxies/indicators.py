@@ -1,0 +1,86 @@
+"""How TE-NAS's two indicators are measured: the settings of both, and the space's supernets that they are for."""
+
+import dataclasses
+from typing import Literal, Protocol, runtime_checkable
+
+from jaxnas.base import Init, Network, NetworkConfig, Source, Space
+from jaxnas.errors import ConfigError
+from jaxnas.settings import filled, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class IndicatorConfig:
+  """Defaults are the official settings of each space, except for `batch_norm` (the code has `batch`).
+
+  Fields that are None take the space's published value (`base.Space.published` of "tenas").
+  """
+
+  batch_norm: Literal["batch_frozen", "batch"] = setting(
+    "batch_frozen",
+    "batch normalisation in the NTK: 'batch' differentiates through the mini-batch statistics, exactly as the "
+    "published code does; 'batch_frozen' takes them as constants and is about 11 times cheaper",
+  )
+  ntk_batch: int | None = setting(
+    None, "images in the NTK's batch (default: as published for the space, nb201 72, darts 14)"
+  )
+  ntk_channels: int | None = setting(
+    None, "channels C of the NTK's network in its first stage (default: as published, nb201 3, darts 1)"
+  )
+  ntk_cells: int | None = setting(
+    None, "cells of the NTK's network: nb201 per stage, darts in all (default: as published, nb201 1, darts 2)"
+  )
+  region_batches: int = setting(3, "mini-batches of 3x3 crops for counting linear regions")
+  region_samples: int = setting(1000, "crops in each of these mini-batches")
+  init: Literal["kaiming", "torch_default"] = setting(
+    "kaiming",
+    "initialisation: 'kaiming' normal, as in the paper (fan out for the NTK, fan in for regions), or "
+    "'torch_default', what the published code does in effect",
+  )
+
+  def __post_init__(self):
+    choices = {"batch_norm": ("batch_frozen", "batch"), "init": ("kaiming", "torch_default")}
+    for name, allowed in choices.items():
+      if getattr(self, name) not in allowed:
+        raise ConfigError(f"--{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+    if self.ntk_batch is not None and self.ntk_batch < 2:
+      raise ConfigError(f"--ntk_batch={self.ntk_batch} must be at least 2: a condition number needs two samples")
+    for name in ("ntk_channels", "ntk_cells", "region_batches", "region_samples"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ConfigError(f"--{name}={value} must be at least 1")
+
+  def published(self, space: Space, source: Source) -> "IndicatorConfig":
+    """These settings with the published values of TE-NAS in this space where they are None.
+
+    Raises:
+      ConfigError: a setting that is not given and that nobody published for this space.
+    """
+    found = filled(self, space.published("tenas", source.name))
+    for name in ("ntk_batch", "ntk_channels", "ntk_cells"):
+      if getattr(found, name) is None:
+        raise ConfigError(f"--{name}: TE-NAS has no published value for --space={space.name}; give one")
+    return found
+
+  def drawn(self, fan: Init) -> Init:
+    """How parameters are drawn: normal by this fan, or as the published code does."""
+    return "torch_default" if self.init == "torch_default" else fan
+
+
+@runtime_checkable
+class Supernets(Protocol):
+  """The part of `base.Prunable` that the indicators need."""
+
+  def supernet(self, config: NetworkConfig) -> Network: ...
+
+  def region_network(self, config: NetworkConfig) -> Network: ...
+
+
+def supernets_of(space: Space, proxy: str) -> Supernets:
+  """The space, if it has supernets.
+
+  Raises:
+    ConfigError: it has none.
+  """
+  if not isinstance(space, Supernets):
+    raise ConfigError(f"--proxies={proxy}: --space={space.name} has no supernet to measure it on; drop it")
+  return space
