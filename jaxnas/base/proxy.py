@@ -1,8 +1,9 @@
 """What a proxy is: a score of a network at initialisation, a traced part on the device and a finish on the host."""
 
+import abc
 import dataclasses
 import enum
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -51,9 +52,10 @@ class Inputs(NamedTuple):
   own_weights: bool = False
 
 
-@runtime_checkable
-class Evaluated(Protocol):
+class Evaluated(abc.ABC):
   """One network on one batch, inside a trace; what several proxies need is computed once.
+
+  Not a Protocol: asking an object whether it is one would compute all of it.
 
   Attributes:
     network: what the proxy `needs`: a `Single` unless it says otherwise.
@@ -72,29 +74,35 @@ class Evaluated(Protocol):
   rows: int | None
 
   @property
+  @abc.abstractmethod
   def key(self) -> Array:
     """For proxies that draw; the same for all architectures. ConfigError if there is none."""
     ...
 
   @property
+  @abc.abstractmethod
   def labels(self) -> Int[Array, " N"]:
     """Classes of the inputs. ConfigError if the batch has none."""
     ...
 
   @property
+  @abc.abstractmethod
   def observation(self) -> Observation:
     """What the forward pass in mode `batch` shows."""
     ...
 
   @property
+  @abc.abstractmethod
   def stats(self) -> PyTree:
     """Statistics of this batch at every batch normalisation, as constants."""
     ...
 
+  @abc.abstractmethod
   def logits(self, params: PyTree, mode: Mode) -> Float[Array, "N K"]:
     """The network's outputs for other parameters."""
     ...
 
+  @abc.abstractmethod
   def loss_gradient(self, mode: Mode = "batch") -> PyTree:
     """d mean cross-entropy / d params."""
     ...

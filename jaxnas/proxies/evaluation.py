@@ -11,7 +11,7 @@ from jaxnas.base import Evaluated, Mode, Network, Observation, Parametrised, Sin
 from jaxnas.errors import ConfigError
 
 
-class Evaluation:
+class Evaluation(Evaluated):
   """`base.Evaluated`: proxies that are measured together share their passes. Lives inside one trace.
 
   Attributes:
