@@ -16,7 +16,7 @@ from jaxnas import base, registry, spaces
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
 
 # Members that a space still lacks; it may lack no others, and those that it has by now go.
-_LACKING = {"costs", "default_config", "draw", "module", "network", "published", "read_benchmark", "shape"}
+_LACKING = {"costs", "draw", "module"}
 NOT_YET = {"nb201": _LACKING, "nb101": _LACKING | {"neighbours"}, "darts": _LACKING}
 SPACES = [pytest.param(spaces.get(name), id=name) for name in spaces.names()]
 
@@ -59,16 +59,14 @@ def test_text_and_code_are_inverse(space):
 
 
 def test_samples_are_codes_and_reproducible(space):
-  codes = samples(space, 60)
-  assert codes.shape == (60, codes.shape[1]) and np.issubdtype(codes.dtype, np.integer)
-  assert codes.min() >= np.iinfo(codes.dtype).min and space.as_codes(codes.astype(np.int64)).dtype == codes.dtype
+  codes, key = samples(space, 30), jax.random.key(0)
+  assert codes.shape == (30, codes.shape[1]) and np.issubdtype(codes.dtype, np.integer)
+  assert space.as_codes(codes.astype(np.int64)).dtype == codes.dtype
   np.testing.assert_array_equal(space.as_codes(codes), codes)
-  np.testing.assert_array_equal(space.sample(jax.random.key(0), 60), codes)
-  assert len(set(rows(space.sample(jax.random.key(0), 30, unique=True)))) == 30
-  assert rows(space.sample(jax.random.key(0), 10, unique=True)) == rows(space.sample(jax.random.key(0), 30))[:10]
-  if len(space) > 200:
-    assert rows(space.sample(jax.random.key(1), 60)) != rows(codes)
-  assert len(space.sample(jax.random.key(0), 7, unique=False)) == 7
+  np.testing.assert_array_equal(space.sample(key, 30), codes)
+  assert len(set(rows(codes))) == 30 and rows(space.sample(key, 10)) == rows(codes)[:10]
+  assert rows(space.sample(jax.random.key(1), 30)) != rows(codes)
+  assert len(space.sample(key, 7, unique=False)) == 7
 
 
 def test_neighbours_and_mutants(space):
@@ -86,7 +84,7 @@ def test_neighbours_and_mutants(space):
 
 
 def test_canonical_forms_and_shapes_can_be_compared(space):
-  needs(space, "shape", "neighbours")
+  needs(space, "neighbours")
   codes = samples(space, 30)
   for of in (space.canonical, space.shape):
     found = [of(code) for code in codes]
@@ -110,7 +108,6 @@ def test_indices_are_inverse(space):
 
 
 def test_settings_of_papers_have_names(space):
-  needs(space, "published")
   assert dict(space.published("no such method", "cifar10")) == {}
   for method in registry.names("algorithm"):
     published = dict(space.published(method, "cifar10"))
@@ -152,7 +149,6 @@ def test_malformed_texts_are_refused(data):
 
 
 def test_configs_are_refused(space):
-  needs(space, "network", "shape")
   code = samples(space, 1)[0]
   for wrong in ({"channels": 0}, {"cells": -1}, {"classes": 0}):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
@@ -160,7 +156,6 @@ def test_configs_are_refused(space):
 
 
 def test_benchmarks_are_refused(space, tmp_path):
-  needs(space, "read_benchmark")
   (tmp_path / "other.txt").write_text("no benchmark")
   for path in (tmp_path / "absent", tmp_path / "other.txt"):
     with pytest.raises(BenchmarkError, match="--benchmark="):
@@ -182,7 +177,7 @@ def test_drawings_are_pictures(space, tmp_path):
 
 
 def test_costs_are_those_of_the_module_and_of_the_network(space):
-  needs(space, "network", "module", "costs", "shape")
+  needs(space, "module", "costs")
   for code in samples(space, 2):
     network, config = network_of(space, code)
     module, x = space.module(code, config), jnp.zeros((1, 8, 8, 3))
@@ -216,7 +211,6 @@ def multiply_adds(jaxpr):
 
 def test_logits_are_defined_and_depend_on_the_architecture_alone(space):
   """Also of disconnected cells; a code's numbers do not depend on which others are encoded with it."""
-  needs(space, "network", "shape")
   network, codes = several(space, 4)
   params = network.init(jax.random.key(0))
   run = jax.jit(lambda arch, x: network.apply(network.start(params, arch), network.embed(params, x), arch).logits)

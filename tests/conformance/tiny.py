@@ -36,8 +36,8 @@ def small(settings):
 
 @functools.cache
 def samples(space, n):
-  """The same n codes [n, L] in every test."""
-  return space.sample(jax.random.key(0), n)
+  """The same n codes [n, L] in every test, fewer in a space that has fewer."""
+  return space.sample(jax.random.key(0), min(n, len(space)))
 
 
 @functools.cache
@@ -65,7 +65,7 @@ def network_of(space, code):
 @functools.cache
 def several(space, n):
   """A tiny network and n codes for it, a disconnected one among them if the space has any."""
-  codes = samples(space, 300 if len(space) > 300 else len(space))
+  codes = samples(space, 300)
   shape = space.shape(codes[0])
   codes = np.stack([code for code in codes if space.shape(code) == shape])
   cut = [code for code in codes if not space.is_connected(code)][:1]
