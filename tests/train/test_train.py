@@ -156,8 +156,10 @@ def test_bad_data():
   four = [dataclasses.replace(source, classes=4) for source in (TRAIN, VALID)]
   with pytest.raises(ConfigError, match="classes=3"):
     train(*tiny(), four[0], four[1], CONFIG)
-  with pytest.raises(ArchitectureError, match="one-hot"):
+  with pytest.raises(ArchitectureError, match=r"shape \(1, 6, 5\) and type float32 .* one architecture's integers"):
     train(NETWORK, np.full((1, 6, 5), 0.2, np.float32), TRAIN, VALID, CONFIG)
+  with pytest.raises(ArchitectureError):
+    train(NETWORK, np.full(6, 9), TRAIN, VALID, CONFIG)
 
 
 # Augmentation
