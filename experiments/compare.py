@@ -42,7 +42,7 @@ SEARCHES = {  # job -> its title; the result's key and the title of what half or
   "gennas": ("GenNAS, CONF_NB101, shortened", "", ""),
   "tenas_frozen": ("TE-NAS, batch_frozen", "", ""),
 }
-NASI = (  # chosen on seeds 0 to 4 (experiments/results/nasi.md): the paper's main text has no settings for this benchmark
+NASI = (  # chosen on seeds 0 to 4 (results/nasi.md): the paper's main text has no settings for this benchmark
   "--nasi_steps=100",
   "--nasi_batch=16",
   "--nasi_relaxation=soft",

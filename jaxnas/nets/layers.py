@@ -25,8 +25,8 @@ from jaxtyping import Array, Float
 
 BN_EPSILON = 1e-5
 _HIGHEST = lax.Precision.HIGHEST
-_FOLDED_CHANNELS = 48  # input + output channels at which folding stops to pay on a CPU (BUILD_NOTES.md)
-_FEW_CHANNELS = 3  # up to so many outputs, products are faster with dy on the left (BUILD_NOTES.md)
+_FOLDED_CHANNELS = 48  # input + output channels at which folding stops to pay on a CPU (BUILD_NOTES.md, decision 4)
+_FEW_CHANNELS = 3  # up to so many outputs, products are faster with dy on the left
 
 Kernels = Sequence[Float[Array, "k k Cin Cout"]]
 Vectors = Sequence[Float[Array, " Cout"]]

@@ -2,9 +2,9 @@
 cotangents), and batch normalisation with its pull-back in closed form, for about half of autodiff's memory traffic.
 
 Inside `lax.scan`, `lax.switch` and loops, XLA's own gradients of a convolution ran a hundred times slower on a CPU than
-at top level: only convolutions in the canonical layout reach the fast routine there (BUILD_NOTES.md). So a strided
-convolution is one at stride 1 on 2x2 blocks of pixels, and convolution and kernel gradient are written as each other's
-derivatives, all in that layout, to any order.
+at top level: only convolutions in the canonical layout reach the fast routine there (BUILD_NOTES.md, decision 16). So
+a strided convolution is one at stride 1 on 2x2 blocks of pixels, and convolution and kernel gradient are written as
+each other's derivatives, all in that layout, to any order.
 """
 
 import functools

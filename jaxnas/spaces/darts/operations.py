@@ -3,8 +3,8 @@
 Channels come first because most arithmetic here is 1x1 convolutions, which are then one matrix product. On a CPU
 depthwise convolutions are matrix products too, with banded matrices over the columns of an image, and a sum over
 shifted rows: XLA's grouped convolutions are 4 to 13 times slower, and sums of shifted maps make programs that take
-minutes to compile (BUILD_NOTES.md). All convolutions pad symmetrically and have no bias; everything works at
-any size and to any order of derivatives.
+minutes to compile (BUILD_NOTES.md, decision 29). All convolutions pad symmetrically and have no bias; everything works
+at any size and to any order of derivatives.
 
 Source: Liu et al., "DARTS", ICLR 2019, and the released code, operations.py.
 """

@@ -2,7 +2,7 @@
 
 XLA's own pull-back of a pooling window is slow on a CPU, and autodiff of these maxima is fused into one loop that pads
 and compares again for every pixel. Here each step reads a padded map that exists (hence the barriers), with columns and
-channels as one axis, so that all loops run over long rows: 2.5 to 3 times faster (BUILD_NOTES.md).
+channels as one axis, so that all loops run over long rows: several times faster.
 
 Where several pixels of a window are the largest, they share the cotangent.
 """

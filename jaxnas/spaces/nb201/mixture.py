@@ -1,7 +1,7 @@
 """The network of `nb201.Network`, every edge mixing all its operations, made for the derivative of a derivative.
 
 `nb201.Network` is made for many backward passes through one forward pass; the derivative of its backward pass costs
-twice as much and takes several times as long to compile (BUILD_NOTES.md). Here everything is plain operations.
+twice as much and takes several times as long to compile. Here everything is plain operations.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def _forward(params, images, weights, moments):
     def cell(x, own):
       return _cell(x, own[0], weights[0], own[1])
 
-    # A loop compiles once for all cells, but convolutions in it are slower on a CPU (BUILD_NOTES.md).
+    # A loop compiles once for all cells, but convolutions in it are slower on a CPU.
     x, found[name] = lax.scan(cell, x, (params[name], given.get(name)), unroll=jax.default_backend() == "cpu")
   x, found["last"] = _batch_norm(x, params["last"]["bn"], given.get("last"))
   head = params["classifier"]
