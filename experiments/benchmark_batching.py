@@ -24,13 +24,12 @@ import numpy as np
 from absl import app, flags
 from jax import lax
 
-from jaxnas import data, report, spaces
+from jaxnas import data, report
 from jaxnas.nets import layers, plain_layers
 from jaxnas.proxies.evaluation import cross_entropy, sum_of_squares
-from jaxnas.spaces.nb201 import NetworkConfig
+from jaxnas.spaces.nb201 import SingleNetwork
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_OPS, OPS
-from jaxnas.spaces.nb201.plain import STAGES, PlainNetwork
-from jaxnas.spaces.nb201.plain_cell import edge_name
+from jaxnas.spaces.nb201.parameters import STAGES, edge_name
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("batch", 32, "images N", lower_bound=2)
@@ -48,15 +47,15 @@ TOLERANCE = 2e-2  # relative, float32: the gradients of deep chains explode and 
 def balanced(count: int) -> np.ndarray:
   """Op columns [count, 6] in which every five that follow one another have all operations on every edge."""
   first = np.random.default_rng(0).integers(NUM_OPS, size=(count // NUM_OPS, 1, len(EDGES)))
-  return ((first + np.arange(NUM_OPS)[None, :, None]) % NUM_OPS).reshape(count, len(EDGES))
+  return ((first + np.arange(NUM_OPS)[None, :, None]) % NUM_OPS).reshape(count, len(EDGES)).astype(np.int32)
 
 
-def one_by_one(network: PlainNetwork, params, images, labels):
-  """alphas [1, 6, 5] -> the squared norm of the gradient of the mean loss."""
+def one_by_one(network: SingleNetwork, params, images, labels):
+  """Op columns [6] -> the squared norm of the gradient of the mean loss."""
 
-  def value(alphas):
+  def value(columns):
     def loss(params):
-      return cross_entropy(network.logits(params, images, alphas), labels).mean()
+      return cross_entropy(network.apply(params, images, columns).logits, labels).mean()
 
     return sum_of_squares(jax.grad(loss)(params))
 
@@ -188,14 +187,14 @@ def main(argv) -> None:
   groups = sorted(int(g) if g.isdecimal() else 0 for g in FLAGS.groups)
   if not groups or any(g < NUM_OPS or g % NUM_OPS or groups[-1] % g for g in groups):
     raise app.UsageError(f"--groups={','.join(FLAGS.groups)}: multiples of {NUM_OPS} that divide the largest")
-  space, source = spaces.get("nb201"), data.load("synthetic")
+  source = data.load("synthetic")
   images, labels = (jnp.asarray(a) for a in data.plain_batch(source, jax.random.key(0), FLAGS.batch))
-  network = PlainNetwork(NetworkConfig(FLAGS.channels, FLAGS.cells, source.classes, init="torch_default"))
-  params = network.init_params(jax.random.key(1))
+  network = SingleNetwork(FLAGS.channels, FLAGS.cells, source.classes, "torch_default")
+  params = network.init(jax.random.key(1))
   columns = balanced(groups[-1])
   one = one_by_one(network, params, images, labels)
-  sides = [("loop", groups[-1], lambda a: lax.map(one, a), space.alphas(columns))]
-  sides += [("vmap", g, jax.vmap(one), space.alphas(columns)) for g in groups if "vmap" in FLAGS.side]
+  sides = [("loop", groups[-1], lambda a: lax.map(one, a), columns)]
+  sides += [("vmap", g, jax.vmap(one), columns) for g in groups if "vmap" in FLAGS.side]
   sides += [("array", g, array(params, images, labels), columns) for g in groups if "array" in FLAGS.side]
   rows, expected = [], None
   for name, count, function, given in sides:

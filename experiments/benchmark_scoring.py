@@ -65,7 +65,7 @@ def write_inputs(folder: pathlib.Path) -> None:
   import jax
 
   from jaxnas import data, spaces
-  from jaxnas.spaces.nb201 import Network
+  from jaxnas.base import NetworkConfig
 
   space, source = spaces.get("nb201"), data.load("synthetic")
   images, labels = data.plain_batch(source, jax.random.key(0), FLAGS.batch)
@@ -73,18 +73,25 @@ def write_inputs(folder: pathlib.Path) -> None:
   connected = archs[[bool(space.is_connected(a)) for a in archs]][:CHECKED]
   init_key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[0]  # `scoring.score`'s, of seed 0
   for name, cells, chosen in (("exchange", FLAGS.cells, archs), ("check", 1, connected)):
-    network = Network(_config(FLAGS.channels, cells, source.classes))
-    leaves = jax.tree_util.tree_leaves_with_path(network.init_params(init_key))
-    params = {"params/" + "/".join(k.key for k in path): np.asarray(v) for path, v in leaves}
+    network = space.network(NetworkConfig(FLAGS.channels, cells, source.classes))
+    leaves = jax.tree_util.tree_leaves_with_path(network.init(init_key))
+    params = {}
+    for path, leaf in leaves:
+      params |= numbered([k.key for k in path], np.asarray(leaf), cells)
     names = np.array(space.ops)[chosen]
     arrays: dict[str, Any] = {"images": images, "labels": labels, "archs": chosen, "names": names, **params}
     np.savez(folder / f"{name}.npz", **arrays)
 
 
-def _config(channels: int, cells: int, classes: int):
-  from jaxnas.spaces.nb201 import NetworkConfig
-
-  return NetworkConfig(channels, cells, classes, init="torch_default")
+def numbered(path: list[str], leaf: np.ndarray, cells: int) -> dict[str, np.ndarray]:
+  """A parameter by its name in the PyTorch network, where cells and reductions are numbered and cells not stacked."""
+  part, *rest = path
+  if not part.startswith(("stage", "reduce")):
+    return {"/".join(["params", *path]): leaf}
+  first = int(part[-1]) * (cells + 1)
+  if part.startswith("reduce"):
+    return {"/".join(["params", f"cells_{first - 1}", *rest]): leaf}
+  return {"/".join(["params", f"cells_{first + i}", *rest]): own for i, own in enumerate(leaf)}
 
 
 def measure(side: str, folder: pathlib.Path) -> dict:
@@ -147,17 +154,17 @@ def score_compiled(names, network, archs, batch, *, one_by_one: bool) -> list[di
   """A program for every architecture; its operations are constants, so XLA drops what it does not have."""
   import jax
 
-  from jaxnas import proxies, spaces
+  from jaxnas import proxies
   from jaxnas.proxies.evaluation import Evaluation
 
   (proxy,) = (proxies.get(n) for n in names)
   params = network.init(jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)[0])
   calls = []
   for arch in archs if one_by_one else ():
-    alphas = spaces.get("nb201").alphas(arch[None])[0]
+    static = tuple(arch.tolist())
 
-    def kernel(params, images, labels, alphas=alphas):
-      return proxy.measure(Evaluation(network, params, alphas, images, labels))
+    def kernel(params, images, labels, static=static):
+      return proxy.measure(Evaluation(network, params, static, images, labels))
 
     cpu, wall = time.process_time(), time.perf_counter()
     program = jax.jit(kernel).lower(params, *batch).compile()

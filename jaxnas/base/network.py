@@ -37,7 +37,7 @@ class Output(NamedTuple):
   """What one pass gives; all but the logits is None where it was not asked for.
 
   Attributes:
-    logits: [N, K].
+    logits: [N, K]; of a network without a classifier the features that one would read.
     stats: for "stats", (mean, biased variance) of this batch at every batch normalisation, which a pass in mode
       `running` takes; for "running_stats" the variance is of n - 1 and both are constants, as running statistics need
       them. Operations that are not executed have arbitrary finite numbers there.

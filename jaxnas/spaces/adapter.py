@@ -172,3 +172,65 @@ class AdaptedTrainable(AdaptedSingle):
     logits, stats = self.old.logits_and_moments(params, inputs, arch, unbiased=True, **drop)
     logits, auxiliary = logits if self.auxiliary else (logits, None)
     return Output(logits, stats=stats, auxiliary=auxiliary)
+
+
+@dataclasses.dataclass(frozen=True)
+class OldMixture:
+  """A network on the contracts as NASI asked for it until it reads them itself."""
+
+  new: Any
+  mode: Mode = "batch"
+
+  @property
+  def config(self) -> Any:
+    return self.new
+
+  def init_params(self, key: Array) -> PyTree:
+    return self.new.init(key)
+
+  def with_batch_norm(self, mode: Mode) -> "OldMixture":
+    return dataclasses.replace(self, mode=mode)
+
+  def logits(self, params: PyTree, images: Array, weights: Array, *, stats: PyTree | None = None) -> Array:
+    return self.new.apply(params, images, weights, self.mode, stats=stats).logits
+
+  def moments(self, params: PyTree, images: Array, weights: Array) -> PyTree:
+    return self.new.apply(params, images, weights, collect=("stats",)).stats
+
+
+@dataclasses.dataclass(frozen=True)
+class OldTapped:
+  """A backbone on the contracts as GenNAS asked for it until it reads them itself."""
+
+  new: Any
+
+  @property
+  def tap_channels(self) -> tuple[int, int, int]:
+    return self.new.tap_channels
+
+  def encode(self, codes: np.ndarray) -> np.ndarray:
+    return self.new.encode(codes)
+
+  def init_params(self, key: Array) -> PyTree:
+    return self.new.init(key)
+
+  def init_stats(self) -> PyTree:
+    return self.new.init_stats()
+
+  def start(self, params: PyTree, arch: Array) -> PyTree:
+    return self.new.start(params, arch)
+
+  def variants(self) -> tuple["OldTapped", ...]:
+    return tuple(OldTapped(own) for own in self.new.variants())
+
+  def variant(self, arch: Array) -> Array:
+    return self.new.variant(arch)
+
+  def parameter_count(self, arch: Array) -> Array:
+    return self.new.costs(arch).params
+
+  def taps(self, params: PyTree, stats: PyTree, images: Array, arch: Array, train: bool) -> tuple[Any, PyTree]:
+    if not train:
+      return self.new.apply(params, images, arch, "running", stats=stats, collect=("taps",)).taps, stats
+    out = self.new.apply(params, images, arch, collect=("taps", "running_stats"))
+    return out.taps, jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, stats, out.stats)

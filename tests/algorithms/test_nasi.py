@@ -18,7 +18,7 @@ from jaxnas.algorithms.nasi_ascent import Step
 from jaxnas.errors import ConfigError
 from jaxnas.nets import relaxation
 from jaxnas.spaces.darts import DARTS
-from jaxnas.spaces.nb201 import NB201, Mixture, Network, NetworkConfig, plain
+from jaxnas.spaces.nb201 import NB201, SingleNetwork, Supernet
 
 SPACE = spaces.get("nb201")
 SHAPE = (1, 6, 5)
@@ -85,15 +85,14 @@ def test_operations_that_are_not_allowed(kind):
 
 
 def mixture(channels=6, cells=1, samples=3, size=4):
-  """Config, parameters as `Network` and as `Mixture` have them, images, labels, soft weights; all float64."""
-  config = NetworkConfig(channels=channels, cells=cells, classes=3)
-  drawn = Network(config).init_params(jax.random.key(0))
-  cast = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, jnp.float64))
+  """The space's mixture, parameters, images, labels, soft weights; all float64."""
+  network = SPACE.mixture(channels, cells, 3, "kaiming_fan_out")
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), network.init_params(jax.random.key(0)))
   rng = np.random.default_rng(0)
   images = jnp.asarray(rng.normal(size=(samples, size, size, 3)))
   labels = jnp.asarray(rng.integers(0, 3, samples))
   weights = jax.nn.softmax(jnp.asarray(rng.normal(size=SHAPE)))
-  return config, cast(drawn), cast(plain.stack(drawn, cells)), images, labels, weights
+  return network, params, images, labels, weights
 
 
 def losses(logits, labels):
@@ -101,21 +100,16 @@ def losses(logits, labels):
 
 
 @pytest.mark.parametrize("cells", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_mixture_is_the_flax_network(x64, cells):
-  config, drawn, params, images, _, weights = mixture(cells=cells)
-  expected = jax.jit(lambda p, x, w: Network(config).apply({"params": p}, x, w))(drawn, images, weights)
-  np.testing.assert_allclose(jax.jit(Mixture(config).logits)(params, images, weights), expected, rtol=1e-9)
+def test_mixture_is_the_fused_supernet(x64, cells):
+  network, params, images, _, weights = mixture(cells=cells)
+  expected = jax.jit(lambda *args: Supernet(6, cells, 3).apply(*args).logits)(params, images, weights)
+  np.testing.assert_allclose(jax.jit(network.logits)(params, images, weights), expected, rtol=1e-9)
 
 
 def test_mixture_of_the_space():
   network = SPACE.mixture(3, 1, 4, "torch_default")
-  assert network == Mixture(NetworkConfig(3, 1, 4, init="torch_default"))
-  own, flax = network.init_params(jax.random.key(5)), Network(network.config).init_params(jax.random.key(5))
-  jax.tree.map(np.testing.assert_array_equal, own, plain.stack(flax, 1))
-  with pytest.raises(ConfigError, match="batch_norm='identity'"):
-    network.with_batch_norm("identity")
-  with pytest.raises(ConfigError, match="first_cell_only"):
-    Mixture(NetworkConfig(first_cell_only=True))
+  own = network.init_params(jax.random.key(5))
+  jax.tree.map(np.testing.assert_array_equal, own, SingleNetwork(3, 1, 4, "torch_default").init(jax.random.key(5)))
   images, weights = np.zeros((2, 4, 4, 3), np.float32), np.zeros(SHAPE, np.float32)
   with pytest.raises(ConfigError, match="needs stats"):
     network.with_batch_norm("running").logits(own, images, weights)
@@ -123,21 +117,21 @@ def test_mixture_of_the_space():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["batch", "batch_frozen"])
-def test_gradients_of_the_mixture_are_those_of_the_flax_network(x64, mode):
+def test_gradients_of_the_mixture_are_those_of_the_fused_supernet(x64, mode):
   """T~ = ||grad of the mean loss||^2 = mean of the Gram matrix of the samples' gradients <= mean of its diagonal."""
-  config, drawn, params, images, labels, weights = mixture()
-  network = Network(config).with_batch_norm(mode)
+  network, params, images, labels, weights = mixture()
+  fused = Supernet(6, 1, 3)
 
   def mean_loss(p, share):
-    return jnp.vdot(losses(network.apply({"params": p}, images, weights), labels), share)
+    return jnp.vdot(losses(fused.apply(p, images, weights, mode).logits, labels), share)
 
   row = jax.jit(jax.grad(mean_loss))
-  gradients = [jax.tree.leaves(row(drawn, share)) for share in np.eye(len(images))]
+  gradients = [jax.tree.leaves(row(params, share)) for share in np.eye(len(images))]
   flat = np.stack([np.concatenate([np.ravel(leaf) for leaf in leaves]) for leaves in gradients])
   gram = flat @ flat.T
 
   def loss(p, w):
-    return losses(nasi.logits_of(Mixture(config), mode)(p, images, w), labels).mean()
+    return losses(nasi.logits_of(network, mode)(p, images, w), labels).mean()
 
   found = float(jax.jit(lambda p, w: nasi.trace_norm(loss, p, w))(params, weights))
   np.testing.assert_allclose(found, gram.mean(), rtol=1e-8)
@@ -148,10 +142,10 @@ def test_gradients_of_the_mixture_are_those_of_the_flax_network(x64, mode):
 @pytest.mark.parametrize("mode", ["batch", "batch_frozen"])
 def test_gradient_through_the_mixture(x64, mode):
   """Central difference along a random direction; the statistics' dependence on the weights counts in both modes."""
-  config, _, params, images, labels, weights = mixture()
+  network, params, images, labels, weights = mixture()
 
   def loss(p, w):
-    return losses(nasi.logits_of(Mixture(config), mode)(p, images, w), labels).mean()
+    return losses(nasi.logits_of(network, mode)(p, images, w), labels).mean()
 
   program = jax.jit(jax.value_and_grad(lambda w: nasi.trace_norm(loss, params, w)))
   direction = jnp.asarray(np.random.default_rng(1).normal(size=SHAPE))

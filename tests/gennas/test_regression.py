@@ -13,10 +13,9 @@ from jaxnas.gennas import tasks
 from jaxnas.gennas.heads import SignalNetwork
 from jaxnas.gennas.regression import WIDTHS, Curve, Problem, SignalRegression, Training, pose, regress
 from jaxnas.scoring import Batch, Engine
-from jaxnas.spaces.nb201.backbone import Backbone
 
 SPACE = spaces.get("nb201")
-SMALL = SignalNetwork(Backbone(channels=4, cells=1), WIDTHS)
+SMALL = SignalNetwork(SPACE.backbone(4, 1), WIDTHS)
 ARCH = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
 
 
@@ -27,7 +26,7 @@ def published(fixtures):
 
 
 def columns(text=ARCH):
-  return jnp.asarray(SPACE.alphas(SPACE.parse(text)[None])[0])
+  return jnp.asarray(SPACE.parse(text), jnp.int32)
 
 
 def names_of(path, cells):
@@ -36,11 +35,14 @@ def names_of(path, cells):
   if part == "heads":
     return [f"head{rest[0]}/{'/'.join(['bn'] * (len(rest) == 2) + rest[1:])}"]
   name, *leaf = rest
+  leaf = leaf if isinstance(leaf[-1], str) else [*leaf[:-1], "bn", ("mean", "var")[leaf[-1]]]
   if name == "stem":
-    return [f"stem/{'/'.join(['bn'] * (len(leaf) == 1) + leaf)}"]  # statistics have no such level
+    return [f"stem/{'/'.join(leaf)}"]
   if name.startswith("reduce"):
-    return [f"reduction{name[-1]}/{'/'.join(leaf)}"]
-  edge, op, _ = leaf
+    block, layer, value = leaf
+    names = {"downsample": "shortcut"} if layer == "conv" else {"conv_a": "bn_a", "conv_b": "bn_b"}
+    return [f"reduction{name[-1]}/{names.get(block, block)}/{value}"]
+  edge, op, *_ = leaf
   target, source = int(edge[4]), int(edge[6])
   return [f"stage{int(name[-1]) + 1}/cell{i}/edge_{source}to{target}/conv/kernel#{op}" for i in range(cells)]
 
@@ -70,7 +72,7 @@ def compare(tree, data, prefix):
 
 def test_published_training(x64, published):
   data, figures = published
-  network = SignalNetwork(Backbone(channels=4, cells=5), (8, 6, 2))
+  network = SignalNetwork(SPACE.backbone(4, 5), (8, 6, 2))
   params = read(data, network.init_params(jax.random.key(0)), "init")
   draws = jnp.asarray(data["noise"], jnp.float64)
   weights = tuple(jnp.full(c, w / c) for w, c in zip((0.25, 0.5, 1.0), network.widths, strict=True))
@@ -98,7 +100,7 @@ def test_published_training(x64, published):
 @pytest.mark.parametrize(("train", "name"), [(True, "train0"), (False, "eval0")])
 def test_published_outputs(x64, published, train, name):
   data, _ = published
-  network = SignalNetwork(Backbone(channels=4, cells=5), (8, 6, 2))
+  network = SignalNetwork(SPACE.backbone(4, 5), (8, 6, 2))
   params = read(data, network.init_params(jax.random.key(0)), "init")
   stats = read(data, network.init_stats(), "init")
   images = data["images"].astype(np.float64) + data["noise"][0 if train else 5]
@@ -109,7 +111,7 @@ def test_published_outputs(x64, published, train, name):
 
 def test_published_parameter_counts(fixtures):
   figures = json.loads((fixtures / "gennas" / "g2_nb201_params.json").read_text())
-  network = SignalNetwork(Backbone(), tuple(figures["last_channels"]))
+  network = SignalNetwork(SPACE.backbone(16, 5), tuple(figures["last_channels"]))
   for entry in figures["archs"]:
     assert int(network.parameter_count(columns(entry["arch_string"]))) == entry["total_used"], entry["arch_string"]
 
@@ -129,7 +131,7 @@ def batch(key=0):
 def curves(archs, key=0):
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), np.array([SPACE.index_of(a) for a in archs]))
   proxies = [SignalRegression(training=QUICK)]
-  return ENGINE.measure(proxies, SMALL, None, SPACE.alphas(archs), batch(key), init_keys=keys)[0]
+  return ENGINE.measure(proxies, SMALL, None, SMALL.encode(archs), batch(key), init_keys=keys)[0]
 
 
 def test_scores_depend_on_the_draws_and_not_on_company():

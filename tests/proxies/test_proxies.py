@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
 from helpers import draw
+from nb201_trees import flat, from_reference, random_params
 
 from jaxnas import proxies, spaces
 from jaxnas.base import Reading, Status
@@ -16,35 +16,24 @@ from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation
 from jaxnas.proxies.linear_regions import LinearRegions
 from jaxnas.proxies.ntk_condition_number import NTKConditionNumber, eigenvalues
-from jaxnas.spaces.adapter import Adapted
-from jaxnas.spaces.nb201 import encoding
-from jaxnas.spaces.nb201.network import Network, NetworkConfig
-
-# Compiling is most of the time here: LLVM without its expensive passes.
+from jaxnas.spaces.nb201 import RegionNetwork, Supernet, encoding
 
 NTK_TAGS = ("generic", "torch_default_init", "kaiming_fanout_init")
 NTK_CASES = ("full", "pruned_e3_op3", "pruned_e0_op1", "single_path")
 REGION_TAGS = ("generic", "torch_default_init", "kaiming_fanin_init")
 REGION_INPUTS = ("gauss", "patch")
 REGION_CASES = ("e3_op3", "e0_op1", "e5_op2")
-NTK_NETWORK = Network(NetworkConfig(channels=3, cells=1))
-REGION_NETWORK = Network(NetworkConfig(channels=1, cells=1, stem=False, first_cell_only=True))
-# For oracles, which compile anew: one cell with every operation, and all blocks with few of them.
-ONE_CELL = NetworkConfig(
-  channels=2,
-  cells=1,
-  classes=3,
-  first_cell_only=True,
-  ops=((2, 3), (1,), (4,), (3,), (0,), (2, 3)),
-)
-SPARSE = NetworkConfig(channels=2, cells=1, classes=3, ops=((3,), (1,), (4,), (2, 3), (0,), (1,)))
+NTK_NETWORK = Supernet(3, 1, 10)
+REGION_NETWORK = RegionNetwork(1, 1, 10)
+# For oracles, which compile anew: one cell, and all blocks.
+ONE_CELL = RegionNetwork(3, 1, 3)
+SMALL = Supernet(2, 1, 3)
 
 
 @functools.cache
 def compiled(proxy, network, rows=None):
   """The proxy's traced part, one program a precision; alphas, parameters and images are data."""
-  own = Adapted(network, encoding.alphas)
-  return jax.jit(lambda *given: proxy.measure(Evaluation(own, *given, rows=rows)))
+  return jax.jit(lambda *given: proxy.measure(Evaluation(network, *given, rows=rows)))
 
 
 def load(fixtures, name):
@@ -52,21 +41,10 @@ def load(fixtures, name):
     return dict(file)
 
 
-def fixture_params(file, dtype):
-  """Nested parameters; `w/cells.3.x` becomes `cells_3/x`."""
-  names = {k: k.removeprefix("w/").replace("cells.", "cells_").replace(".", "/") for k in file}
-  leaves = {names[k]: jnp.asarray(file[k], dtype) for k in file if k.startswith("w/")}
-  return traverse_util.unflatten_dict(leaves, sep="/")
-
-
-def random_params(network, dtype):
-  """Parameters with BN scales and biases that are not 1 and 0."""
-  rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(network.init_params, jax.random.key(0))
-  spread = {"kernel": (0, 0.5), "scale": (1, 0.2), "bias": (0, 0.1)}
-  leaves = traverse_util.flatten_dict(shapes, sep="/")
-  drawn = {k: rng.normal(*spread[k.split("/")[-1]], v.shape) for k, v in leaves.items()}
-  return traverse_util.unflatten_dict({k: jnp.asarray(v, dtype) for k, v in drawn.items()}, sep="/")
+def fixture_params(file, dtype, network=NTK_NETWORK):
+  """The file's parameters; zeros for what it has not: a classifier, which shows no ReLU."""
+  leaves = {k.removeprefix("w/"): file[k] for k in file if k.startswith("w/")}
+  return jax.tree.map(lambda leaf: leaf.astype(dtype), from_reference(leaves, network))
 
 
 def soft_alphas(seed):
@@ -120,7 +98,7 @@ def test_float32_kernel_is_near_the_reference(ntk_reference, case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", NTK_CASES)
 def test_unfused_kernel_is_the_reference(x64, ntk_reference, case):
-  network = Network(dataclasses.replace(NTK_NETWORK.config, fused=False))
+  network = dataclasses.replace(NTK_NETWORK, order=2)
   proxy = NTKConditionNumber(batch_norm="batch")
   theta = reference_kernel(ntk_reference, case, jnp.float64, proxy, network)
   assert_kernel(theta, ntk_reference[f"{case}/ntk"], 1e-10)
@@ -150,37 +128,33 @@ def test_disconnected_network_is_singular_not_an_error(fixtures):
 # NTK condition number: oracles
 
 
-def dense_kernel(mode, config, params, alphas, images):
-  """G G' from a dense Jacobian of the summed logits in kernels and BN scales."""
-  network = Network(dataclasses.replace(config, batch_norm=mode, fused=False))
+def dense_kernel(mode, network, params, weights, images):
+  """G G' from a dense Jacobian of the summed logits in kernels and BN scales, by plain autodiff."""
+  plain = dataclasses.replace(network, order=2)
 
   @jax.jit
-  def jacobian(params, alphas, images):
-    def scalars(params):
-      return network.apply({"params": params}, images, alphas).sum(-1)
+  def jacobian(params, weights, images):
+    return jax.jacrev(lambda params: plain.apply(params, images, weights, mode).logits.sum(-1))(params)
 
-    return jax.jacrev(scalars)(params)
-
-  leaves = traverse_util.flatten_dict(jacobian(params, alphas, images))
-  rows = [v.reshape(len(v), -1) for k, v in leaves.items() if k[-1] in ("kernel", "scale")]
+  leaves = flat(jacobian(params, weights, images))
+  rows = [v.reshape(len(v), -1) for k, v in leaves.items() if k.split("/")[-1] in ("kernel", "scale")]
   matrix = np.concatenate(rows, 1)
   return matrix @ matrix.T
 
 
 FULL = [
-  pytest.param(mode, NTK_NETWORK.config, marks=pytest.mark.slow, id=f"{mode}-full")
-  for mode in ("batch", "batch_frozen")
+  pytest.param(mode, NTK_NETWORK, marks=pytest.mark.slow, id=f"{mode}-full") for mode in ("batch", "batch_frozen")
 ]
 
 
-@pytest.mark.parametrize(("mode", "config"), [("batch", ONE_CELL), ("batch_frozen", SPARSE), *FULL])
-def test_kernel_is_that_of_the_dense_jacobian(x64, config, mode):
+@pytest.mark.parametrize(("mode", "network"), [("batch", ONE_CELL), ("batch_frozen", SMALL), *FULL])
+def test_kernel_is_that_of_the_dense_jacobian(x64, network, mode):
   """`batch`: fused layers = autodiff. `batch_frozen`: decoupled = stop-gradient statistics."""
-  params = random_params(Network(config), jnp.float64)
+  params = random_params(network, kernels=0.5)
   arguments = params, soft_alphas(1), draw(2, 5, 8, 8, 3)
   proxy = NTKConditionNumber(batch_norm=mode)
-  theta = np.asarray(compiled(proxy, Network(config), rows=2)(*arguments))
-  dense = dense_kernel(mode, config, *arguments)
+  theta = np.asarray(compiled(proxy, network, rows=2)(*arguments))
+  dense = dense_kernel(mode, network, *arguments)
   assert_kernel(theta, dense, 1e-10)
   eigen = np.linalg.eigvalsh(dense)
   np.testing.assert_allclose(proxy.finish(theta).value, eigen[-1] / eigen[0], rtol=1e-8)
@@ -188,14 +162,12 @@ def test_kernel_is_that_of_the_dense_jacobian(x64, config, mode):
 
 def test_frozen_kernel_and_eigenvalues():
   """The two modes differ; `eigenvalues` are those of the kernel it names."""
-  ops = ((), (), (), (3,), (), ())
-  network = Network(dataclasses.replace(ONE_CELL, channels=3, stem=False, ops=ops))
-  params, alphas = random_params(network, np.float32), jnp.ones((1, 6, 5))
+  params, weights = random_params(ONE_CELL, dtype=np.float32, kernels=0.5), jnp.ones((1, 6, 5))
   images = draw(2, 5, 4, 4, 3, dtype=np.float32)
   spectra = {}
   for mode in ("batch", "batch_frozen"):
-    theta = compiled(NTKConditionNumber(batch_norm=mode), network)(params, alphas, images)
-    spectra[mode] = eigenvalues(Adapted(network, encoding.alphas), params, alphas, images, mode)
+    theta = compiled(NTKConditionNumber(batch_norm=mode), ONE_CELL)(params, weights, images)
+    spectra[mode] = eigenvalues(ONE_CELL, params, weights, images, mode)
     assert spectra[mode].dtype == np.float64
     expected = np.linalg.eigvalsh(np.asarray(theta, np.float64))
     np.testing.assert_allclose(spectra[mode], expected, rtol=0, atol=1e-5 * expected[-1])
@@ -212,9 +184,8 @@ def region_reference(request, fixtures):
 
 
 def region_params(file, dtype):
-  """The file's parameters, and a classifier, which shows no ReLU."""
-  classifier = {"kernel": jnp.zeros((1, 10), dtype), "bias": jnp.zeros((10,), dtype)}
-  return {**fixture_params(file, dtype), "classifier": classifier}
+  """The file's parameters."""
+  return fixture_params(file, dtype, REGION_NETWORK)
 
 
 def region_bits(file, inputs, case, pruned):
@@ -264,7 +235,7 @@ def test_float32_counts_are_near_the_reference(region_reference):
 
 def region_reading(arch, params=None, batches=None):
   proxy = LinearRegions()
-  params = random_params(REGION_NETWORK, np.float32) if params is None else params
+  params = random_params(REGION_NETWORK, dtype=np.float32, kernels=0.5) if params is None else params
   batches = draw(3, 3, 100, 3, 3, 1, dtype=np.float32) if batches is None else batches
   alphas = jnp.asarray(encoding.alphas(arch))
   packed = np.asarray(compiled(proxy, REGION_NETWORK)(params, alphas, batches))

@@ -19,21 +19,10 @@ from jaxnas.proxies.naswot import NASWOT
 from jaxnas.proxies.ntk_condition_number import NTKConditionNumber
 from jaxnas.scoring import Batch, Engine
 from jaxnas.scoring import engine as engine_module
-from jaxnas.spaces.adapter import Adapted
-from jaxnas.spaces.nb201 import encoding
-from jaxnas.spaces.nb201.network import Network, NetworkConfig
+from jaxnas.spaces.nb201 import RegionNetwork, encoding
 
-# Compiling is most of the time here: LLVM without its expensive passes.
-# One convolution on each of two edges: programs small enough to compile several.
-CONFIG = NetworkConfig(
-  channels=3,
-  cells=1,
-  classes=2,
-  stem=False,
-  first_cell_only=True,
-  ops=((0, 1, 3, 4), (0, 1), (0, 1), (0, 1, 4), (0, 1), (0, 1, 2)),
-)
-NETWORK = Adapted(Network(CONFIG), encoding.alphas)
+OPS = ((0, 1, 3, 4), (0, 1), (0, 1), (0, 1, 4), (0, 1), (0, 1, 2))  # of each edge, in the architectures here
+NETWORK = RegionNetwork(3, 1, 2)  # small enough to compile several programs
 REGIONS = LinearRegions()
 KERNEL = NTKConditionNumber(batch_norm="batch_frozen")
 
@@ -45,11 +34,11 @@ def own_params():
 
 @functools.cache
 def archs():
-  """Alphas [7, 1, 6, 5] of connected architectures that use the operations of NETWORK."""
+  """Weights [7, 1, 6, 5] of connected architectures of `OPS`."""
   rng = np.random.default_rng(0)
   found: list[tuple[int, ...]] = []
   while len(found) < 7:
-    arch = tuple(int(rng.choice(ops)) for ops in CONFIG.ops)
+    arch = tuple(int(rng.choice(ops)) for ops in OPS)
     if encoding.is_connected(arch) and 3 in arch and arch not in found:
       found.append(arch)
   return encoding.alphas(np.array(found))
@@ -149,7 +138,7 @@ def test_one_compilation_for_any_number_of_architectures(caplog):
       assert scored(own, REGIONS, alphas=archs()[:number]) == readings(REGIONS)[:number]
     assert len(compilations(caplog)) == 1
     scored(own, REGIONS, jax.tree.map(lambda a: 2 * a, own_params()), batch=Batch(-images))
-    again = Adapted(Network(dataclasses.replace(CONFIG)), encoding.alphas)  # an equal network
+    again = dataclasses.replace(NETWORK)  # an equal network
     own.score([LinearRegions()], again, own_params(), archs(), Batch(images))
     assert len(compilations(caplog)) == 1
     scored(own, REGIONS, batch=Batch(images[:, :10]))
@@ -177,7 +166,7 @@ def test_codes_are_encoded_by_the_network_and_weights_are_taken_as_they_are():
 
 
 def test_a_network_that_is_not_what_the_proxy_needs_is_refused():
-  with pytest.raises(ConfigError, match=r"'naswot' needs .* jaxnas\.base.*Single, which .*Adapted is not"):
+  with pytest.raises(ConfigError, match=r"'naswot' needs .* jaxnas\.base.*Single, which .*RegionNetwork is not"):
     engine().score([NASWOT()], NETWORK, own_params(), archs(), batch_of(KERNEL))
 
 

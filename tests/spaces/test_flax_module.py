@@ -12,18 +12,12 @@ from flax.training.train_state import TrainState
 from jaxnas.spaces.darts import encoding
 from jaxnas.spaces.darts.plain import NetworkConfig, PlainNetwork
 from jaxnas.spaces.flax_module import FlaxNetwork
-from jaxnas.spaces.nb201.network import Network
-from jaxnas.spaces.nb201.network import NetworkConfig as MixedConfig
 
 ARCH = encoding.sample(jax.random.key(0), 1)[0]
 STATIC = PlainNetwork(NetworkConfig(channels=2, cells=1, classes=3, genotype=tuple(ARCH.tolist())))
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
 NETWORKS = {
   "darts": (STATIC, jnp.asarray(encoding.alphas(ARCH))),
-  "nb201 supernet": (
-    Network(MixedConfig(channels=2, cells=1, classes=3, first_cell_only=True)),
-    jnp.full((1, 6, 5), 0.2),
-  ),
 }
 
 

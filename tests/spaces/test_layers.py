@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import nested
 from jax import lax
 
-from jaxnas.nets import layers
+from jaxnas.nets import layers, passes
+from jaxnas.spaces.nb201.cell import cell
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
-from jaxnas.spaces.nb201.network import Cell, ConvBN, NetworkConfig, ReductionBlock
+from jaxnas.spaces.nb201.network import reduction
+from jaxnas.spaces.nb201.operations import Operations
+from jaxnas.spaces.nb201.parameters import CONVS, edge_name, new_batch_norm
 
 FOLDS = (1, 2, 4, 8)
 EXACT = {"rtol": 1e-11, "atol": 1e-11}
@@ -303,32 +305,46 @@ def ops(fixtures):
 
 
 MODES = [("batch", "y_train_nhwc"), ("identity", "y_eval_nhwc")]
+FORMS = ("single", "many", "second_order")
 
 
+def operations_of(mode, form):
+  return Operations(passes.begin(mode, (), None, able=()), form)
+
+
+@pytest.mark.parametrize("way", ["static", "switch", "many", "second_order"])
 @pytest.mark.parametrize(("mode", "output"), MODES)
 @pytest.mark.parametrize("case", NB201_CASES)
-def test_operation_of_a_cell_is_the_reference(x64, ops, case, mode, output):
-  op, edge = case.split(".")[0], EDGES.index((3, 0))  # the edge from the cell's input to its output
-  exists = tuple((OPS.index(op),) if e == edge else () for e in range(len(EDGES)))
-  cell = Cell(4, NetworkConfig(channels=4, batch_norm=mode, ops=exists))
-  params = {"edge3_0": {op: weights}} if (weights := nested(ops, f"{case}/w/")) else {}
-  alphas = np.zeros((len(EDGES), len(OPS)))
-  alphas[edge, OPS.index(op)] = 1
-  x = jnp.asarray(ops[f"{case}/x_nhwc"], jnp.float64)
-  y = jax.jit(cell.apply)({"params": params}, x, jnp.asarray(alphas))
+def test_operation_of_a_cell_is_the_reference(x64, ops, case, mode, output, way):
+  op, edge = OPS.index(case.split(".")[0]), EDGES.index((3, 0))  # the edge from the cell's input to its output
+  code = np.zeros(len(EDGES), np.int32)
+  code[edge] = op
+  idle = {OPS[o]: {"conv": {"kernel": jnp.zeros((k, k, 4, 4))}, "bn": new_batch_norm((4,))} for o, k in CONVS.items()}
+  params = {edge_name(e): jax.tree.map(lambda leaf: leaf.astype(jnp.float64), idle) for e in EDGES}
+  if weights := weights_of(ops, case):
+    params["edge3_0"][OPS[op]] = weights
+  choices = {"static": tuple(code.tolist()), "switch": jnp.asarray(code)}.get(way, jnp.eye(len(OPS))[code])
+  operations = operations_of(mode, way if way in FORMS else "single")
+
+  def run(x, params):
+    return cell(operations, choices, x, {"params": params, "stats": None})[0]
+
+  y = jax.jit(run)(jnp.asarray(ops[f"{case}/x_nhwc"], jnp.float64), params)
   np.testing.assert_allclose(y, ops[f"{case}/{output}"], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("mode", "output"), MODES)
 @pytest.mark.parametrize("case", OTHER_CASES)
-def test_block_is_the_reference(x64, ops, case, mode, output):
-  x = jnp.asarray(ops[f"{case}/x_nhwc"], jnp.float64)
-  config = NetworkConfig(batch_norm=mode)
-  if case.startswith("resblock"):
-    module = ReductionBlock(5, config)
-  else:
-    module, x = ConvBN(1, 6, 4, config), jax.nn.relu(x)
-  y = jax.jit(module.apply)({"params": nested(ops, f"{case}/w/")}, x)
+def test_block_is_the_reference(x64, ops, case, mode, output, form):
+  operations, weights = operations_of(mode, form), weights_of(ops, case)
+
+  def run(x, weights):
+    if case.startswith("resblock"):
+      return reduction(operations, x, weights, {})[0]
+    return operations.conv_bn(jax.nn.relu(x), weights, None)[0]
+
+  y = jax.jit(run)(jnp.asarray(ops[f"{case}/x_nhwc"], jnp.float64), weights)
   np.testing.assert_allclose(y, ops[f"{case}/{output}"], rtol=1e-10, atol=1e-12)
 
 

@@ -1,27 +1,28 @@
 """The NAS-Bench-201 network: parity with the reference code, parameters, transforms, bad input."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
+from nb201_trees import flat, from_reference, place_of, random_params, shapes_of
 
+from jaxnas.base import NetworkConfig
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.nets.numerics import BATCH_NORMS, INITS
-from jaxnas.spaces.nb201 import costs, encoding
+from jaxnas.nets import passes
+from jaxnas.nets.initialise import Named, draw_named
+from jaxnas.spaces.nb201 import NB201, Backbone, RegionNetwork, SingleNetwork, Supernet, costs, encoding
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
-from jaxnas.spaces.nb201.network import ALL_OPS, CONVS, Network, NetworkConfig
+from jaxnas.spaces.nb201.network import reduction
+from jaxnas.spaces.nb201.operations import Operations
+from jaxnas.spaces.nb201.parameters import CONVS
 
-# Compiling is most of the time here: LLVM without its expensive passes.
-
+INITS = ("torch_default", "kaiming_fan_out", "kaiming_fan_in")
+MODES = ("batch", "batch_frozen", "running", "identity")
 ARCHS = ("with_none", "all_3x3", "all_skip", "mixed_pool")
-SMALL = NetworkConfig(channels=2, cells=1, classes=3)
-# Fewer operations compile sooner; every kind is there, alone and in mixtures.
-SPARSE = dataclasses.replace(SMALL, ops=((2, 3), (1, 3), (4,), (1, 4), (0, 2), (3,)))
-ONE_CELL = dataclasses.replace(SMALL, first_cell_only=True)
+SMALL = Supernet(2, 1, 3)
+ONE_CELL = RegionNetwork(2, 1, 3)
 LOSS = "train/ce_"
 
 
@@ -29,42 +30,18 @@ def draw(seed, *shape, dtype=np.float32):
   return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def soft_alphas(seed, *lead):
+def soft_weights(seed, *lead):
   """Rows of weights that sum to 1 over all operations."""
   weights = np.random.default_rng(seed).dirichlet(np.ones(len(OPS)), (*lead, 1, len(EDGES)))
   return jnp.asarray(weights, jnp.float32)
 
 
-def flat(tree):
-  """{"cells_0/conv_a/bn/scale": array}."""
-  return traverse_util.flatten_dict(tree, sep="/")
-
-
-def random_params(network, key=0, dtype=jnp.float32):
-  """Parameters with BN scales and biases that are not 1 and 0."""
-  rng = np.random.default_rng(key)
-  shapes = jax.eval_shape(network.init_params, jax.random.key(0))
-  spread = {"kernel": (0, 0.5), "scale": (1, 0.2), "bias": (0, 0.1)}
-  drawn = {k: rng.normal(*spread[k.split("/")[-1]], v.shape) for k, v in flat(shapes).items()}
-  return traverse_util.unflatten_dict({k: jnp.asarray(v, dtype) for k, v in drawn.items()}, sep="/")
-
-
 # Parity with the reference code
 
 
-def fixture_tree(file, prefix):
-  """Nested float64 parameters or statistics under `prefix`; `cells.3.x` becomes `cells_3/x`."""
-  names = {k: k.removeprefix(prefix).replace("cells.", "cells_").replace(".", "/") for k in file}
-  leaves = {names[k]: jnp.asarray(file[k], jnp.float64) for k in file if k.startswith(prefix)}
-  return traverse_util.unflatten_dict(leaves, sep="/")
-
-
-def single_network(file):
-  """The network with only the architecture's operations, and its alphas [1, 6, 5]."""
-  arch = encoding.parse(str(file["arch"]))
-  ops = tuple((int(op),) for op in arch)
-  config = NetworkConfig(int(file["C"]), int(file["N"]), int(file["num_classes"]), ops=ops)
-  return Network(config), encoding.alphas(arch)
+def of_reference(file, prefix):
+  """The arrays under `prefix`, by the rest of their names."""
+  return {k.removeprefix(prefix): file[k] for k in file if k.startswith(prefix)}
 
 
 @pytest.fixture(scope="module", params=ARCHS)
@@ -73,36 +50,47 @@ def reference(request, fixtures):
     return dict(file)
 
 
-@pytest.fixture(scope="module")
-def computed(reference):
+@pytest.fixture(scope="module", params=["static", "switch"])
+def computed(request, reference):
   """Everything the fixture holds of one architecture, from one program in float64."""
   with jax.enable_x64(True):
-    network, alphas = single_network(reference)
-    alphas = jnp.asarray(alphas, jnp.float64)
-    params = fixture_tree(reference, "w/")
-    after = fixture_tree(reference, "after_one_train_step/")
-    fresh = {k: jnp.full_like(v, float(k.endswith("var"))) for k, v in flat(after).items()}
-    stats = traverse_util.unflatten_dict(fresh, sep="/")
-    labels = jax.nn.one_hot(reference["train/ce_labels"], network.config.classes)
+    network = SingleNetwork(int(reference["C"]), int(reference["N"]), int(reference["num_classes"]))
+    code = encoding.parse(str(reference["arch"])).tolist()
+    params = from_reference(of_reference(reference, "w/"), network)
+    stats = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.init_stats())
+    labels = jax.nn.one_hot(reference["train/ce_labels"], network.classes)
 
-    @jax.jit
-    def program(params, stats, images):
-      def run(mode, *mutable):
-        variables = {"params": params, "batch_stats": stats}
-        return network.with_batch_norm(mode).apply(variables, images, alphas, mutable=[*mutable])
+    def program(params, stats, images, arch):
+      def parts(mode):
+        """What the stem and the reductions give."""
+        own = Operations(passes.begin(mode, (), stats, able=()), "single")
+        given = stats if mode == "running" else {}
+        output = network.apply(params, images, arch, mode, stats=given or None, collect=("taps",))
+        stem = own.conv_bn(images, params["stem"], given.get("stem"))[0]
+        after = [
+          reduction(own, output.taps[i - 1], params[f"reduce_{i}"], given.get(f"reduce_{i}", {}))[0] for i in (1, 2)
+        ]
+        return [stem, output.taps[0], after[0], output.taps[1], after[1], output.taps[2]], output.logits
 
       def loss(params):
-        logits = network.apply({"params": params}, images, alphas)
+        logits = network.apply(params, images, arch).logits
         return -(jax.nn.log_softmax(logits) * labels).sum(-1).mean(), logits
 
+      shown = network.apply(params, images, arch, collect=("running_stats", "observation"))
       return {
-        "train": run("batch", "features", "batch_stats"),
-        "eval": run("running", "features"),
+        "train": parts("batch"),
+        "eval": parts("running"),
+        "last": shown.observation.features,
+        "stats": jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, stats, shown.stats),
         "loss": jax.value_and_grad(loss, has_aux=True)(params),
       }
 
+    if request.param == "static":
+      run = jax.jit(lambda p, s, x: program(p, s, x, tuple(code)))
+    else:
+      run = functools.partial(jax.jit(program), arch=jnp.asarray(code, jnp.int32))
     images = jnp.asarray(reference["x_nhwc"], jnp.float64)
-    return jax.tree.map(np.asarray, program(params, stats, images))
+    return jax.tree.map(np.asarray, run(params, stats, images)) | {"network": network}
 
 
 def assert_close(actual, expected):
@@ -111,73 +99,74 @@ def assert_close(actual, expected):
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_forward_is_the_reference(reference, computed, mode):
-  logits, state = computed[mode]
-  features = {name: sown[0] for name, sown in state["features"].items()}
+  parts, logits = computed[mode]
   assert_close(logits, reference[f"{mode}/logits"])
-  assert_close(features["after_stem"].mean((1, 2)), reference[f"{mode}/feat_mean_0"])
-  for cell in range(5):
-    mean = features[f"after_cell{cell}"].mean((1, 2))
-    assert_close(mean, reference[f"{mode}/feat_mean_{cell + 1}"])
-  assert_close(features["after_last"].mean((1, 2)), reference[f"{mode}/pooled"])
-  last = reference[f"{mode}/feat_last_nhwc"]  # stored in float32
-  np.testing.assert_allclose(features["after_last"], last, rtol=1e-6, atol=1e-6)
+  for i, maps in enumerate(parts):
+    assert_close(maps.mean((1, 2)), reference[f"{mode}/feat_mean_{i}"])
+  if mode == "train":
+    assert_close(computed["last"].mean((1, 2)), reference["train/pooled"])
+    last = reference["train/feat_last_nhwc"]  # stored in float32
+    np.testing.assert_allclose(computed["last"], last, rtol=1e-6, atol=1e-6)
 
 
 def test_running_statistics_after_one_step(reference, computed):
-  actual = flat(computed["train"][1]["batch_stats"])
-  prefix = "after_one_train_step/"
-  expected = {k.removeprefix(prefix): v for k, v in reference.items() if k.startswith(prefix)}
-  renamed = {k.replace("cells.", "cells_").replace(".", "/"): v for k, v in expected.items()}
-  assert actual.keys() == renamed.keys()
-  for name, value in renamed.items():
-    assert_close(actual[name], value)
+  expected = of_reference(reference, "after_one_train_step/")
+  actual, network = flat(computed["stats"]), computed["network"]
+  assert len(expected) > 2 * 6
+  for name, value in expected.items():
+    own, cell = place_of(name, network.cells)
+    *layer, bn, moment = own.split("/")
+    assert bn == "bn"
+    layer = layer[:2] if layer[0].startswith("stage") else layer  # an edge has one BN at most
+    found = actual["/".join([*layer, "0" if moment == "mean" else "1"])]
+    assert_close(found if cell is None else found[cell], value)
 
 
 def test_loss_and_gradients_are_the_reference(reference, computed):
   (loss, logits), gradients = computed["loss"]
   assert_close(logits, reference["train/logits"])
   assert_close(loss, reference[f"{LOSS}loss"])
-  actual = flat(gradients)
-  norms = {k: v for k, v in reference.items() if k.startswith(f"{LOSS}gradnorm/")}
-  assert len(norms) == len(actual)
+  actual, norms = flat(gradients), of_reference(reference, f"{LOSS}gradnorm/")
+  assert len(norms) == len(of_reference(reference, "w/"))
+
+  def own(name):
+    place, cell = place_of(name, computed["network"].cells)
+    return actual[place] if cell is None else actual[place][cell]
+
   for name, norm in norms.items():
-    key = name.removeprefix(f"{LOSS}gradnorm/").replace("cells.", "cells_").replace(".", "/")
-    assert_close(np.linalg.norm(actual[key]), norm)
-  full = [k for k in reference if k.startswith(f"{LOSS}grad/")]
+    assert_close(np.linalg.norm(own(name)), norm)
+  total = np.sqrt(sum(np.square(leaf).sum() for leaf in actual.values()))
+  assert_close(total, np.sqrt(sum(np.square(norm) for norm in norms.values())))  # nothing else has a gradient
+  full = of_reference(reference, f"{LOSS}grad/")
   assert full
-  for name in full:
-    assert_close(actual[name.removeprefix(f"{LOSS}grad/").replace(".", "/")], reference[name])
+  for name, value in full.items():
+    assert_close(own(name), value)
 
 
-def test_single_network_has_only_its_parameters(reference):
-  network, _ = single_network(reference)
-  own = flat(jax.eval_shape(network.init_params, jax.random.key(0)))
-  names = {k: k.removeprefix("w/").replace("cells.", "cells_").replace(".", "/") for k in reference}
-  expected = {names[k]: v.shape for k, v in reference.items() if k.startswith("w/")}
-  assert {k: v.shape for k, v in own.items()} == expected
-  assert sum(v.size for v in own.values()) == reference["n_params"]
+def test_executed_parameters_are_those_of_the_reference(reference):
+  network = SingleNetwork(int(reference["C"]), int(reference["N"]), int(reference["num_classes"]))
+  ones = {name: np.ones(value.shape) for name, value in of_reference(reference, "w/").items()}
+  masks = network.executed(jnp.asarray(encoding.parse(str(reference["arch"])), jnp.int32))
+  for name, leaf in flat(from_reference(ones, network)).items():
+    mask = np.asarray(flat(masks)[name])
+    np.testing.assert_array_equal(
+      leaf, np.broadcast_to(mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim)), leaf.shape)
+    )
+  assert sum(np.sum(v) for v in ones.values()) == reference["n_params"]
 
 
 @functools.cache
 def supernet_forward(channels, classes):
-  network = Network(NetworkConfig(channels, 1, classes))
-
-  @jax.jit
-  def forward(params, images, alphas):
-    modes = ("batch", "identity")
-    return [network.with_batch_norm(m).apply({"params": params}, images, alphas) for m in modes]
-
-  return network, forward
+  network = Supernet(channels, 1, classes)
+  return network, jax.jit(lambda *args: [network.apply(*args, mode).logits for mode in ("batch", "identity")])
 
 
 def test_one_hot_supernet_is_the_single_network(x64, reference):
   network, forward = supernet_forward(int(reference["C"]), int(reference["num_classes"]))
-  shared = flat(fixture_tree(reference, "w/"))
-  params = flat(random_params(network, dtype=jnp.float64))  # the other operations have weights too
-  assert shared.keys() <= params.keys()
-  params = traverse_util.unflatten_dict({**params, **shared}, sep="/")
-  _, alphas = single_network(reference)
-  train, evaluation = forward(params, jnp.asarray(reference["x_nhwc"], jnp.float64), jnp.asarray(alphas, jnp.float64))
+  others = random_params(network)  # the other operations have weights too
+  params = from_reference(of_reference(reference, "w/"), network, others)
+  weights = network.encode(encoding.parse(str(reference["arch"]))[None])[0]
+  train, evaluation = forward(params, jnp.asarray(reference["x_nhwc"], jnp.float64), jnp.asarray(weights, jnp.float64))
   assert_close(train, reference["train/logits"])
   assert_close(evaluation, reference["eval/logits"])
 
@@ -185,59 +174,99 @@ def test_one_hot_supernet_is_the_single_network(x64, reference):
 # Parameters
 
 
-def count(network):
-  return sum(v.size for v in jax.tree.leaves(jax.eval_shape(network.init_params, jax.random.key(0))))
+def size(tree):
+  return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def executed_size(network, arch):
+  masks = network.executed(jnp.asarray(arch, jnp.int32))
+  return sum(jax.tree.leaves(jax.tree.map(lambda s, m: np.sum(m) * s.size / np.size(m), shapes_of(network), masks)))
 
 
 def test_parameter_counts_are_the_formula():
+  network = SingleNetwork(3, 2, 7)
   for arch in encoding.sample(jax.random.key(5), 20):
-    config = NetworkConfig(3, 2, 7, ops=tuple((int(op),) for op in arch))
-    assert count(Network(config)) == costs.params(arch, channels=3, cells=2, classes=7)
+    assert executed_size(network, arch) == costs.params(arch, channels=3, cells=2, classes=7)
 
 
 @pytest.mark.parametrize("arch", [(3, 3, 3, 3, 3, 3), (1, 2, 0, 4, 3, 2)])
 def test_parameter_counts_of_the_benchmark(arch):
-  network = Network(NetworkConfig(16, 5, 10, ops=tuple((op,) for op in arch)))
-  assert count(network) == costs.params(arch)
+  assert executed_size(SingleNetwork(16, 5, 10), arch) == costs.params(arch)
 
 
 def test_parameter_count_of_the_supernet(fixtures):
-  assert count(Network(NetworkConfig(3, 1))) == 14_677
+  assert size(shapes_of(Supernet(3, 1, 10))) == 14_677
   with np.load(fixtures / "tenas" / "f2_ntk_nb201_generic.npz") as file:
     assert int(file["n_params_without_alpha"]) == 14_677
 
 
-@pytest.mark.parametrize("changes", [{}, {"first_cell_only": True}, {"stem": False, "channels": 3}])
-def test_init_params_has_the_tree_of_init(changes):
-  network = Network(dataclasses.replace(SMALL, **changes))
-  images, alphas = jnp.zeros((2, 4, 4, 3)), jnp.zeros((1, 6, 5))
-  whole = jax.eval_shape(lambda key: network.init(key, images, alphas), jax.random.key(0))
-  own = jax.eval_shape(network.init_params, jax.random.key(0))
-  assert jax.tree.structure(own) == jax.tree.structure(whole["params"])
-  assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, whole["params"])
+@pytest.mark.parametrize("init", INITS)
+def test_roles_share_the_values_of_a_key(init):
+  """And a parameter's value depends on its own name and shape only."""
+  key = jax.random.key(3)
+  single, mixed = SingleNetwork(2, 2, 3, init).init(key), Supernet(2, 2, 3, init, order=2).init(key)
+  jax.tree.map(np.testing.assert_array_equal, single, mixed)
+  (alone,) = draw_named([Named((3, 3, 4, 4), (("cells_4", "edge2_1", "nor_conv_3x3", "conv", 1),))], init, key)
+  np.testing.assert_array_equal(single["stage_1"]["edge2_1"]["nor_conv_3x3"]["conv"]["kernel"][1], alone)
+  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(single))
 
 
-def test_init_params_has_the_values_of_init():
-  network = Network(dataclasses.replace(ONE_CELL, ops=((3,), (), (1,), (), (2,), (4,))))
-  images, alphas = jnp.zeros((2, 4, 4, 3)), jnp.zeros((1, 6, 5))
-  whole = network.init(jax.random.key(3), images, alphas)["params"]
-  own = network.init_params(jax.random.key(3))
-  jax.tree.map(np.testing.assert_array_equal, own, whole)
-  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(own))
+@pytest.mark.parametrize(
+  ("network", "recorded"),
+  [
+    (
+      SingleNetwork(3, 1, 10, "torch_default"),
+      {
+        "stem/conv/kernel": (0.07635988295078278, 0.09729687869548798),
+        "reduce_2/conv_b/conv/kernel": (-0.05197707563638687, 0.08309777826070786),
+        "stage_1/edge2_1/nor_conv_3x3/conv/kernel": (0.02081984281539917, 0.01972830295562744),
+        "classifier/kernel": (0.1162775456905365, -0.2309507578611374),
+        "classifier/bias": (0.07973676919937134, 0.09892690181732178),
+      },
+    ),
+    (
+      Supernet(3, 1, 10, "kaiming_fan_out"),
+      {
+        "stem/conv/kernel": (0.14146409928798676, 0.18596503138542175),
+        "stage_1/edge2_1/nor_conv_3x3/conv/kernel": (0.03713130205869675, 0.035162169486284256),
+        "classifier/kernel": (0.23631992936134338, -0.5731741786003113),
+      },
+    ),
+    (
+      RegionNetwork(1, 1, 10, "torch_default"),
+      {
+        "stage_0/edge3_0/nor_conv_3x3/conv/kernel": (-0.18477582931518555, -0.33204007148742676),
+        "classifier/bias": (0.2762162685394287, 0.34269285202026367),
+      },
+    ),
+    (
+      Backbone(4, 2),
+      {
+        "stem/conv/kernel": (0.14140096306800842, 0.0383283793926239),
+        "reduce_1/downsample/conv/kernel": (0.2643934488296509, -0.3619271516799927),
+        "stage_2/edge3_1/nor_conv_1x1/conv/kernel": (0.19589883089065552, 0.21375715732574463),
+      },
+    ),
+  ],
+)
+def test_values_of_a_key_stay(network, recorded):
+  """Searches are found again from their seeds: first and last values of parameters, recorded of the first networks."""
+  leaves = flat(network.init(jax.random.key(7)))
+  for name, pair in recorded.items():
+    np.testing.assert_allclose(np.ravel(leaves[name])[[0, -1]], np.float32(pair), rtol=1e-6, err_msg=name)
 
 
-def test_batch_norm_mode_does_not_change_the_parameters():
-  network = Network(SMALL)
-  own = jax.eval_shape(network.init_params, jax.random.key(0))
-  for mode in BATCH_NORMS:
-    other = jax.eval_shape(network.with_batch_norm(mode).init_params, jax.random.key(0))
-    assert jax.tree.structure(own) == jax.tree.structure(other)
+@pytest.mark.parametrize("network", [SingleNetwork(2, 1, 3), RegionNetwork(1, 1, 3), Backbone(2, 1)])
+def test_init_can_be_traced(network):
+  key = jax.random.key(1)
+  found, eager = jax.jit(network.init)(key), network.init(key)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, eager)
 
 
-def test_equal_configs_are_one_static_argument():
-  assert Network(SMALL) == Network(SMALL)
-  assert hash(Network(SMALL)) == hash(Network(SMALL).with_batch_norm("batch"))
-  assert Network(SMALL) != Network(SMALL).with_batch_norm("identity")
+def test_equal_networks_are_one_static_argument():
+  assert Supernet(2, 1, 3) == SMALL
+  assert hash(Supernet(2, 1, 3)) == hash(SMALL)
+  assert len({SMALL, Supernet(2, 1, 3, order=2), SingleNetwork(2, 1, 3), RegionNetwork(2, 1, 3), Backbone(2, 1)}) == 5
 
 
 # Initialisation
@@ -246,11 +275,10 @@ def test_equal_configs_are_one_static_argument():
 @pytest.mark.parametrize("init", INITS)
 def test_initial_weights_follow_the_scheme(init):
   """Kernels large enough to tell fan in from fan out: conv_a 12 -> 24, the classifier 48 -> 200."""
-  ops = ((3,), (2,), (0,), (0,), (0,), (0,))
-  network = Network(NetworkConfig(12, 1, 200, init=init, ops=ops))
-  params = flat(jax.jit(network.init_params)(jax.random.key(1)))
-  for name in ("cells_1/conv_a/conv", "cells_3/conv_b/conv", "cells_4/edge1_0/nor_conv_3x3/conv"):
-    check_spread(init, np.asarray(params[f"{name}/kernel"]))
+  params = flat(SingleNetwork(12, 1, 200, init).init(jax.random.key(1)))
+  for name in ("reduce_1/conv_a/conv", "reduce_2/conv_b/conv", "stage_2/edge1_0/nor_conv_3x3/conv"):
+    kernel = np.asarray(params[f"{name}/kernel"])
+    check_spread(init, kernel[0] if name.startswith("stage") else kernel)
   check_spread(init, np.asarray(params["classifier/kernel"]))
   for name, value in params.items():
     if name.endswith("scale"):
@@ -281,10 +309,11 @@ def check_spread(init, kernel):
 
 
 def test_initial_weights_differ_between_layers_and_keys():
-  network = Network(ONE_CELL)
-  one, two, again = (flat(network.init_params(jax.random.key(k))) for k in (0, 1, 0))
+  network = SingleNetwork(2, 2, 3)
+  one, two, again = (flat(network.init(jax.random.key(k))) for k in (0, 1, 0))
   kernels = [k for k in one if k.endswith("kernel")]
-  assert len({np.asarray(one[k]).ravel()[0].item() for k in kernels}) == len(kernels)
+  apart = {k: np.asarray(one[k]).reshape(2 if k.startswith("stage") else 1, -1)[:, 0] for k in kernels}
+  assert len(set(np.concatenate(list(apart.values())).tolist())) == sum(len(v) for v in apart.values())
   for name in kernels:
     assert not np.array_equal(one[name], two[name])
     np.testing.assert_array_equal(one[name], again[name])
@@ -294,54 +323,55 @@ def test_initial_weights_differ_between_layers_and_keys():
 
 
 @functools.cache
-def small_forward(mode="batch", fused=True, over_alphas=False):
-  network = Network(dataclasses.replace(SPARSE, batch_norm=mode, fused=fused))
+def small_forward(mode="batch", order=1, over_weights=False):
+  network = Supernet(2, 1, 3, order=order)
 
-  def forward(params, images, alphas):
-    return network.apply({"params": params}, images, alphas)
+  def forward(params, images, weights):
+    return network.apply(params, images, weights, mode).logits
 
-  return jax.jit(jax.vmap(forward, (None, None, 0)) if over_alphas else forward)
+  return jax.jit(jax.vmap(forward, (None, None, 0)) if over_weights else forward)
+
+
+def small_params():
+  return random_params(SMALL, dtype=jnp.float32, kernels=0.5)
 
 
 def test_modes_agree_in_value_in_float32():
-  params = random_params(Network(SPARSE))
-  images, alphas = draw(0, 3, 8, 8, 3), soft_alphas(1)
-  expected = small_forward()(params, images, alphas)
+  params = small_params()
+  images, weights = draw(0, 3, 8, 8, 3), soft_weights(1)
+  expected = small_forward()(params, images, weights)
   assert expected.shape == (3, 3)
   assert expected.dtype == jnp.float32
   assert np.ptp(expected, axis=0).min() > 1e-3  # the output depends on the image
-  for mode, fused in (("batch", False), ("batch_frozen", True)):
-    np.testing.assert_allclose(small_forward(mode, fused)(params, images, alphas), expected, rtol=1e-3, atol=1e-4)
+  for mode, order in (("batch", 2), ("batch_frozen", 1)):
+    np.testing.assert_allclose(small_forward(mode, order)(params, images, weights), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_vmap_over_alphas_is_the_loop():
-  params, images, alphas = random_params(Network(SPARSE)), draw(0, 3, 8, 8, 3), soft_alphas(2, 4)
-  together = small_forward(over_alphas=True)(params, images, alphas)
-  apart = [small_forward()(params, images, row) for row in alphas]
+def test_vmap_over_weights_is_the_loop():
+  params, images, weights = small_params(), draw(0, 3, 8, 8, 3), soft_weights(2, 4)
+  together = small_forward(over_weights=True)(params, images, weights)
+  apart = [small_forward()(params, images, row) for row in weights]
   np.testing.assert_allclose(together, np.stack(apart), rtol=1e-4, atol=1e-5)
   assert not np.allclose(apart[0], apart[1], atol=1e-3)
 
 
 def test_jit_is_eager():
-  network = Network(dataclasses.replace(SPARSE, first_cell_only=True))
-  params = random_params(network)
-  images, alphas = draw(0, 3, 8, 8, 3), soft_alphas(3)
-  compiled = jax.jit(network.apply)({"params": params}, images, alphas)
-  eager = network.apply({"params": params}, images, alphas)
-  np.testing.assert_allclose(compiled, eager, rtol=1e-4, atol=1e-5)
+  params, images, weights = random_params(ONE_CELL, dtype=jnp.float32), draw(0, 3, 8, 8, 2), soft_weights(3)
+  compiled = jax.jit(ONE_CELL.apply)(params, images, weights).logits
+  np.testing.assert_allclose(compiled, ONE_CELL.apply(params, images, weights).logits, rtol=1e-4, atol=1e-5)
 
 
 def test_permuted_samples_permute_the_output():
-  params, images, alphas = random_params(Network(SPARSE)), draw(0, 4, 8, 8, 3), soft_alphas(1)
-  order = np.array([2, 0, 3, 1])
-  permuted = small_forward()(params, images[order], alphas)
-  expected = small_forward()(params, images, alphas)[order]
+  params, images, weights = small_params(), draw(0, 3, 8, 8, 3), soft_weights(1)
+  order = np.array([2, 0, 1])
+  permuted = small_forward()(params, images[order], weights)
+  expected = small_forward()(params, images, weights)[order]
   np.testing.assert_allclose(permuted, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_disconnected_cell_gives_one_output_for_all_images():
-  params, images = random_params(Network(SPARSE)), draw(0, 3, 8, 8, 3)
-  logits = small_forward()(params, images, jnp.asarray(encoding.alphas([0] * 6)))
+  params, images = small_params(), draw(0, 3, 8, 8, 3)
+  logits = small_forward()(params, images, jnp.asarray(SMALL.encode(np.zeros((1, 6), int))[0]))
   assert np.isfinite(logits).all()
   assert np.ptp(logits, axis=0).max() < 1e-6
 
@@ -349,71 +379,85 @@ def test_disconnected_cell_gives_one_output_for_all_images():
 @pytest.mark.parametrize("threshold", [0.005, 0.02])
 def test_pattern_of_a_node_shows_only_executed_convolutions(threshold):
   """A convolution with a weight of at most 0.01 is not executed, so it shows no ReLU."""
-  network = Network(ONE_CELL)
-  alphas = np.zeros((1, 6, 5), np.float32)
-  alphas[0, :, OPS.index("skip_connect")] = 1
-  alphas[0, EDGES.index((3, 1)), min(CONVS)] = threshold
-  arguments = {"params": random_params(network)}, draw(0, 3, 8, 8, 3), jnp.asarray(alphas)
-  run = jax.jit(functools.partial(network.apply, mutable=["patterns", "features"]))
-  _, state = run(*arguments)
-  nodes = {k: np.asarray(v[0]) for k, v in state["patterns"]["cells_0"].items()}
-  assert not nodes["node0"].any()
-  assert not nodes["node2"].any()
-  stem = np.asarray(state["features"]["after_stem"][0])  # node 1 is a copy of it
-  np.testing.assert_array_equal(nodes["node1"], (stem > 0) & (threshold > 0.01))
+  weights = np.zeros((1, 6, 5), np.float32)
+  weights[0, :, OPS.index("skip_connect")] = 1
+  weights[0, EDGES.index((3, 1)), min(CONVS)] = threshold
+  images = draw(0, 3, 8, 8, 2)
+  bits = jax.jit(functools.partial(ONE_CELL.apply, collect=("patterns",)))(
+    random_params(ONE_CELL, dtype=jnp.float32), images, jnp.asarray(weights)
+  ).patterns
+  last, nodes = np.split(np.asarray(bits).reshape(3, 4, 8, 8, 2), [1], 1)  # the last ReLU; nodes 0, 1 and 2
+  assert not nodes[:, 0].any()
+  assert not nodes[:, 2].any()
+  np.testing.assert_array_equal(nodes[:, 1], (np.asarray(images) > 0) & (threshold > 0.01))  # node 1 is a copy of 0
+  assert last.any()
 
 
 # Bad input
 
 
 @pytest.mark.parametrize(
-  ("shape", "changes", "parts"),
+  ("network", "shape", "parts"),
   [
-    ((2, 8, 8), {}, ["(2, 8, 8)", "(N, H, W, 3)"]),
-    ((2, 8, 8, 1), {}, ["(2, 8, 8, 1)", "(N, H, W, 3)"]),
-    ((2, 8, 8, 3), {"stem": False}, ["(2, 8, 8, 3)", "(N, H, W, 2)"]),
-    ((2, 3, 8, 3), {}, ["3x8", "4x4"]),
+    (SMALL, (2, 8, 8), ["(2, 8, 8)", "(N, H, W, 3)"]),
+    (SMALL, (2, 8, 8, 1), ["(2, 8, 8, 1)", "(N, H, W, 3)"]),
+    (ONE_CELL, (2, 8, 8, 3), ["(2, 8, 8, 3)", "(N, H, W, 2)"]),
+    (SMALL, (2, 3, 8, 3), ["(2, 3, 8, 3)", "at least 4"]),
+    (SingleNetwork(4, 2, 3), (2, 3, 8, 3), ["(2, 3, 8, 3)", "at least 4"]),
+    (SingleNetwork(4, 2, 3), (1, 2, 8, 8, 3), ["(1, 2, 8, 8, 3)", "(N, H, W, 3)"]),
   ],
 )
-def test_images_of_another_shape(shape, changes, parts):
-  network = Network(dataclasses.replace(SMALL, **changes))
+def test_images_of_another_shape(network, shape, parts):
+  arch = jnp.zeros((6,), jnp.int32) if isinstance(network, SingleNetwork) else jnp.zeros((1, 6, 5))
   with pytest.raises(DatasetError) as error:
-    network.apply({"params": {}}, jnp.zeros(shape), jnp.zeros((1, 6, 5)))
+    jax.eval_shape(network.apply, shapes_of(network), jnp.zeros(shape), arch)
   assert all(part in str(error.value) for part in parts)
 
 
-@pytest.mark.parametrize("shape", [(6, 5), (2, 6, 5), (1, 5, 6), (1, 14, 8)])
-def test_alphas_of_another_shape(shape):
-  with pytest.raises(ConfigError, match=r"alphas of shape .*\(1, 6, 5\)"):
-    Network(SMALL).apply({"params": {}}, jnp.zeros((2, 8, 8, 3)), jnp.zeros(shape))
+@pytest.mark.parametrize("shape", [(6, 5), (2, 6, 5), (1, 6, 4), (6,)])
+def test_weights_of_another_shape(shape):
+  with pytest.raises(ConfigError, match=r"weights of shape .*expected \(1, 6, 5\)"):
+    jax.eval_shape(SMALL.apply, shapes_of(SMALL), jnp.zeros((2, 8, 8, 3)), jnp.zeros(shape))
 
 
-def test_small_images_suit_one_cell():
-  network = Network(dataclasses.replace(ONE_CELL, channels=1, stem=False))
-  images, alphas = draw(0, 5, 3, 3, 1), soft_alphas(0)
-  output = jax.eval_shape(network.apply, {"params": random_params(network)}, images, alphas)
-  assert output.shape == (5, 3)
+@pytest.mark.parametrize("arch", [(1, 2, 3), np.zeros((1, 6, 5)), np.zeros((2, 6), np.int32)])
+def test_architecture_of_another_shape(arch):
+  network = SingleNetwork(2, 1, 3)
+  with pytest.raises(ConfigError, match=r"arch of shape .*expected \(6,\)"):
+    jax.eval_shape(lambda p, x: network.apply(p, x, arch), shapes_of(network), jnp.zeros((2, 8, 8, 3)))
 
 
 @pytest.mark.parametrize(
-  ("changes", "parts"),
+  ("asked", "part"),
   [
-    ({"channels": 0}, ["channels=0", "at least 1"]),
-    ({"cells": -1}, ["cells=-1", "at least 1"]),
-    ({"classes": 0}, ["classes=0", "at least 1"]),
-    ({"batch_norm": "eval"}, ["batch_norm='eval'", *BATCH_NORMS]),
-    ({"init": "kaiming_normal"}, ["init='kaiming_normal'", *INITS]),
-    ({"ops": ALL_OPS[:5]}, ["ops=", "6 edges"]),
-    ({"ops": (*ALL_OPS[:5], (5,))}, ["ops=", "0..4"]),
+    ({"mode": "eval"}, "mode='eval'"),
+    ({"mode": "running"}, "needs stats"),
+    ({"collect": ("patterns",)}, "collect='patterns'"),
+    ({"mode": "identity", "collect": ("stats",)}, "mode='identity' with collect"),
   ],
 )
-def test_bad_config(changes, parts):
-  with pytest.raises(ConfigError) as error:
-    NetworkConfig(**changes)
-  assert all(part in str(error.value) for part in parts)
-  assert "\n" not in str(error.value)
+def test_passes_that_there_are_not(asked, part):
+  network = SingleNetwork(2, 1, 3)
+  run = functools.partial(network.apply, **asked)
+  with pytest.raises(ConfigError, match=part):
+    jax.eval_shape(run, shapes_of(network), jnp.zeros((2, 8, 8, 3)), jnp.zeros((6,), jnp.int32))
 
 
-def test_bad_batch_norm_mode():
-  with pytest.raises(ConfigError, match="batch_norm='eval'"):
-    Network(SMALL).with_batch_norm("eval")
+@pytest.mark.parametrize(
+  ("changes", "part"),
+  [
+    ({"channels": 0}, "channels=0"),
+    ({"cells": 0}, "cells=0"),
+    ({"classes": 0}, "classes=0"),
+    ({"init": "kaiming"}, "init='kaiming'"),
+  ],
+)
+def test_bad_sizes(changes, part):
+  with pytest.raises(ConfigError, match=part):
+    NB201().network(NetworkConfig(**changes))
+
+
+@pytest.mark.parametrize("changes", [{"stem": "imagenet"}, {"auxiliary": True}, {"shape": 3}])
+def test_settings_that_the_networks_lack(changes):
+  with pytest.raises(ConfigError, match=f"{next(iter(changes))}=.*nb201"):
+    NB201().network(NetworkConfig(**changes))

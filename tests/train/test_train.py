@@ -15,9 +15,7 @@ from jaxnas import data, spaces
 from jaxnas.base import NetworkConfig
 from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError, WorkdirError
-from jaxnas.spaces import nb201
-from jaxnas.spaces.nb201.network import Network
-from jaxnas.spaces.nb201.plain import stack
+from jaxnas.spaces.nb201 import Supernet
 from jaxnas.train import TrainConfig, checkpoint, evaluate, total_steps, train, trained_network, trainer
 from jaxnas.train.augment import flip_and_crop, normalise
 from jaxnas.train.recipe import optimizer, schedule
@@ -50,12 +48,16 @@ SHAPE = NetworkConfig(channels=2, cells=1, classes=CLASSES, init="kaiming_fan_ou
 NETWORK = SPACE.trained_network(SHAPE)
 
 
+def encoded(arch):
+  return jnp.asarray(NETWORK.encode(arch[None])[0])
+
+
 def tiny(arch=ARCH):
   return NETWORK, arch
 
 
 def start(config, key):
-  return initial_state(NETWORK, jnp.asarray(SPACE.alphas(ARCH)), config, 15, key, (8, 8, 3))
+  return initial_state(NETWORK, encoded(ARCH), config, 15, key, (8, 8, 3))
 
 
 def run(config=CONFIG, arch=ARCH, seed=0, **kwargs):
@@ -211,7 +213,7 @@ def stepped(request):
   images, labels = TRAIN.examples(np.arange(8))
   old = jax.tree.map(np.array, state)  # the step takes the state's memory
   step = trainer._train_step(NETWORK, *trainer._colours(TRAIN), trainer._numerics(config), 15)
-  new, tally = step(state, jnp.asarray(SPACE.alphas(arch)), images, labels, jax.random.key(1))
+  new, tally = step(state, encoded(arch), images, labels, jax.random.key(1))
   return arch, config, old, new, tally, *seen_by_step()
 
 
@@ -236,25 +238,23 @@ def test_running_statistics_follow_pytorchs_rule(stepped):
 
 @pytest.fixture(scope="module")
 def gradient():
-  """Of an architecture and this mini-batch: loss, logits, gradients, running statistics, by the Flax network."""
-  ops = tuple(tuple(sorted({int(op) for op in pair})) for pair in zip(ARCH, OTHER, strict=True))
-  network = Network(nb201.NetworkConfig(2, 1, CLASSES, ops=ops))  # others would only be compiled
-  variables = network.with_batch_norm("running").init(jax.random.key(0), method="declare")
-  stats = jax.tree.map(lambda x: x + 0.5, variables["batch_stats"])
+  """Of an architecture and this mini-batch: loss, logits, gradients, statistics, by plain autodiff of the mixture."""
+  network = Supernet(2, 1, CLASSES, order=2)
+  params = network.init(jax.random.key(0))
   x, labels = seen_by_step()
   x = jnp.asarray(x, jnp.float32)
 
   @jax.jit
-  def measured(params, alphas):
+  def measured(params, weights):
     def loss(params):
-      logits, changed = network.apply({"params": params, "batch_stats": stats}, x, alphas, mutable=["batch_stats"])
-      return -jax.nn.log_softmax(logits)[jnp.arange(8), labels].mean(), (logits, changed["batch_stats"])
+      output = network.apply(params, x, weights, collect=("stats",))
+      return -jax.nn.log_softmax(output.logits)[jnp.arange(8), labels].mean(), (output.logits, output.stats)
 
     return jax.value_and_grad(loss, has_aux=True)(params)
 
   def expected(arch):
-    (value, (logits, new_stats)), grads = measured(variables["params"], jnp.asarray(SPACE.alphas(arch)))
-    return value, logits, dict(jax.tree_util.tree_leaves_with_path(stack(grads, 1))), new_stats
+    (value, (logits, stats)), grads = measured(params, jnp.asarray(network.encode(arch[None])[0]))
+    return value, logits, dict(jax.tree_util.tree_leaves_with_path(grads)), stats
 
   return expected
 
@@ -276,31 +276,35 @@ def test_a_step_is_sgd_on_the_mini_batch(stepped, gradient):
     else:
       np.testing.assert_array_equal(after, before)
 
-  executed = NETWORK.executed(jnp.asarray(SPACE.alphas(arch)))
+  executed = NETWORK.executed(encoded(arch))
   assert 0 < sum(not np.any(mask) for mask in jax.tree.leaves(executed)) < len(jax.tree.leaves(executed))
   jax.tree_util.tree_map_with_path(check, old.params, new.params, executed)
 
 
-def test_running_statistics_are_the_flax_networks(stepped, gradient):
-  arch, config, _, new, *_ = stepped
-  found, (*_, wanted) = new.batch_stats, gradient(arch)
+def test_running_statistics_are_those_of_the_mixture(stepped, gradient):
+  arch, config, old, new, *_ = stepped
+  found, before, (*_, seen) = new.batch_stats, old.batch_stats, gradient(arch)
   edges = [(e, SPACE.ops[op]) for e, op in zip(("edge1_0", "edge3_2"), arch[[0, -1]], strict=True) if op in (2, 3)]
-  pairs = [
-    (found["last"], wanted["last"]["bn"]),
-    (found["reduce_1"]["conv_b"], wanted["cells_1"]["conv_b"]["bn"]),
-    (found["reduce_2"]["conv_a"], wanted["cells_3"]["conv_a"]["bn"]),
-    *((found[f"stage_{i}"][e], wanted[f"cells_{2 * i}"][e][conv]["bn"]) for e, conv in edges for i in range(3)),
+  layers = [  # side of the maps
+    (2, found["last"], before["last"], seen["last"]),
+    (4, *(tree["reduce_1"]["conv_b"] for tree in (found, before, seen))),
+    (2, *(tree["reduce_2"]["conv_a"] for tree in (found, before, seen))),
   ]
-  for (mean, variance), flax in pairs:
-    np.testing.assert_allclose(mean.ravel(), flax["mean"], atol=0.02 if config.bf16 else 1e-6)
-    np.testing.assert_allclose(variance.ravel(), flax["var"], atol=0.02 if config.bf16 else 1e-6)
+  for e, conv in edges:
+    layers += [(8 >> i, found[f"stage_{i}"][e], before[f"stage_{i}"][e], seen[f"stage_{i}"][e][conv]) for i in range(3)]
+  for side, (mean, variance), (old_mean, old_variance), (own_mean, own_variance) in layers:
+    count = 8 * side * side
+    unbiased = own_variance * (count / (count - 1))
+    tolerance = 0.02 if config.bf16 else 1e-6
+    np.testing.assert_allclose(mean, 0.9 * old_mean + 0.1 * own_mean, atol=tolerance)
+    np.testing.assert_allclose(variance, 0.9 * old_variance + 0.1 * unbiased, atol=tolerance)
 
 
 # Evaluation
 
 
 def test_evaluation_counts_every_image_once():
-  network, alphas = NETWORK, jnp.asarray(SPACE.alphas(ARCH))
+  network, alphas = NETWORK, encoded(ARCH)
   state = start(CONFIG, jax.random.key(4))
   stats = jax.tree.map(lambda x: x + 0.25, state.batch_stats)
   images, labels = VALID.examples(np.arange(21))
@@ -377,7 +381,7 @@ def test_an_architecture_alone_is_as_one_of_several(whole):
 
 def test_what_is_not_executed_is_as_it_was_drawn(whole):
   drawn_params = start(CONFIG, jax.random.fold_in(jax.random.key(0), 0)).params
-  executed = NETWORK.executed(jnp.asarray(SPACE.alphas(ARCH)))
+  executed = NETWORK.executed(encoded(ARCH))
 
   def check(drawn, trained, mask):
     assert np.array_equal(drawn, trained) != bool(np.all(mask))

@@ -9,21 +9,18 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from jaxnas import base, registry
+from jaxnas.errors import ConfigError
 from jaxnas.spaces import adapter
 from jaxnas.spaces.nb201 import benchmark, costs, encoding, isomorphism
-from jaxnas.spaces.nb201.backbone import Backbone
-from jaxnas.spaces.nb201.mixture import Mixture
-from jaxnas.spaces.nb201.network import Network, NetworkConfig
-from jaxnas.spaces.nb201.plain import PlainNetwork
+from jaxnas.spaces.nb201.roles import Backbone, RegionNetwork, SingleNetwork, Supernet
 from jaxnas.tabular import Benchmark
 
 __all__ = [
   "NB201",
   "Backbone",
-  "Mixture",
-  "Network",
-  "NetworkConfig",
-  "PlainNetwork",
+  "RegionNetwork",
+  "SingleNetwork",
+  "Supernet",
   "costs",
   "encoding",
   "isomorphism",
@@ -31,8 +28,7 @@ __all__ = [
 
 _PUBLISHED = {"tenas": {"ntk_batch": 72, "ntk_channels": 3, "ntk_cells": 1, "prune_number": 1}}
 
-
-_DEFAULT = base.NetworkConfig(16, 5, init="kaiming_fan_out")
+_DEFAULT = base.NetworkConfig(16, 5, init="kaiming_fan_out")  # the benchmark's size
 
 
 @registry.register("space", "nb201")
@@ -87,33 +83,39 @@ class NB201:
     del dataset
     return _PUBLISHED.get(method, {})
 
-  def network(self, config: base.NetworkConfig) -> base.Single:
-    """The network of single architectures, with the benchmark's C=16 and N=5 by default."""
-    return adapter.AdaptedSingle(PlainNetwork(self._sized(config)), encoding.alphas)
+  def network(self, config: base.NetworkConfig) -> SingleNetwork:
+    """See `base.Space`."""
+    return SingleNetwork(*self._size(config), config.classes, config.init)
 
-  def trained_network(self, config: base.NetworkConfig, code: base.Code | None = None) -> base.TrainableNetwork:
-    """See `base.Trainable`: one network serves all architectures."""
+  def supernet(self, config: base.NetworkConfig) -> Supernet:
+    """See `base.Prunable`."""
+    return Supernet(*self._size(config), config.classes, config.init)
+
+  def region_network(self, config: base.NetworkConfig) -> RegionNetwork:
+    """See `base.Prunable`: the first cell at C = 1, on one-channel 3 x 3 crops."""
+    return RegionNetwork(classes=config.classes, initialisation=config.init)
+
+  def mixture(self, config: Any, cells: int = 5, classes: int = 10, init: Any = "torch_default") -> Any:
+    """See `base.Differentiable`."""
+    if not isinstance(config, base.NetworkConfig):
+      return adapter.OldMixture(self.mixture(base.NetworkConfig(config, cells, classes, init)))
+    return Supernet(*self._size(config), config.classes, config.init, order=2)
+
+  def backbone(self, config: Any = None, cells: int | None = None, channels: int | None = None) -> Any:
+    """See `base.Tapped`; of the config only `channels` and `cells` are read."""
+    if not isinstance(config, base.NetworkConfig):
+      return adapter.OldTapped(self.backbone(base.NetworkConfig(channels or config, cells)))
+    return Backbone(*self._size(config))
+
+  def trained_network(self, config: base.NetworkConfig, code: Any = None) -> SingleNetwork:
+    """See `base.Trainable`; one network serves all architectures."""
     del code
-    shape = (1, len(encoding.EDGES), len(encoding.OPS))
-    return adapter.AdaptedTrainable(PlainNetwork(self._sized(config)), encoding.alphas, shape)
+    return self.network(config)
 
-  def supernet(self, config: base.NetworkConfig) -> base.Network:
-    """TE-NAS's network for the NTK: N = `config.cells` cells a stage."""
-    return adapter.Adapted(Network(self._sized(config)), encoding.alphas)
-
-  def region_network(self, config: base.NetworkConfig) -> base.Network:
-    """TE-NAS's network for linear regions: the first cell at C = 1, on one-channel 3 x 3 crops, no stem."""
-    own = NetworkConfig(1, 1, config.classes, stem=False, first_cell_only=True, init=config.init)
-    return adapter.Adapted(Network(own), encoding.alphas)
-
-  def _sized(self, config: base.NetworkConfig) -> NetworkConfig:
-    own = adapter.plain_config(config, self.default_config, self.name)
-    return NetworkConfig(*own, init=config.init)
-
-  def mixture(self, channels: int, cells: int, classes: int, init: Any) -> Mixture:
-    """The supernet whose mixing weights NASI differentiates."""
-    return Mixture(NetworkConfig(channels, cells, classes, init=init))
-
-  def backbone(self, channels: int = 16, cells: int = 5) -> Backbone:
-    """The network that GenNAS trains."""
-    return Backbone(channels, cells)
+  def _size(self, config: base.NetworkConfig) -> tuple[int, int]:
+    """(channels, cells)."""
+    for name, only in (("stem", "cifar"), ("auxiliary", False), ("shape", None)):
+      value = getattr(config, name)
+      if value != only:
+        raise ConfigError(f"{name}={value!r}: networks of nb201 have no such setting; leave it at {only!r}")
+    return config.filled(self.default_config).size

@@ -1,425 +1,196 @@
-"""The NAS-Bench-201 network in Flax, for one architecture, a pruned supernet or a soft mixture.
+"""The NAS-Bench-201 network: stem, three stages of cells with reduction blocks between them, BN-ReLU, classifier.
 
-`alphas` of shape (1, 6, 5) are the weights with which every edge mixes its operations: one-hot rows are an
-architecture, rows of equal weights a (pruned) supernet. They are data, so one compilation serves all of them.
+It is written once, over the cell's operations; what an architecture is decides the way in which its edges choose:
 
-A cell is computed node by node: all convolutions that enter a node, of all edges and kernel sizes, are one fused
-layer (`layers.conv_bn_sum`), because the cotangent that they pull back is the same.
+    (3, 1, 0, 4, 2, 2)  ints        static: this one architecture and no other is in the program
+    int32 [6]           data        switch: an architecture costs what its own operations cost
+    float [1, 6, 5]     weights     mix: every edge computes all operations (a pruned supernet, a soft mixture)
 
-Source: Dong & Yang, "NAS-Bench-201", ICLR 2020, section 2; TE-NAS's reduced supernets: Chen et al., ICLR 2021.
+`roles.py` has the networks that the methods take: their sizes, and what they show.
+
+Source: Dong & Yang, "NAS-Bench-201", ICLR 2020, section 2.
 """
 
 import dataclasses
-import math
+import functools
+import operator
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.nets import layers, numerics
-from jaxnas.nets.numerics import BatchNormMode, Init
-from jaxnas.nets.supernet import EXECUTED
-from jaxnas.spaces.nb201.encoding import EDGES, OPS
+from jaxnas.base import Collect, Init, Mode, Observation, Output
+from jaxnas.errors import ConfigError
+from jaxnas.nets import layers, parameters, passes
+from jaxnas.nets.choose import Choices
+from jaxnas.nets.passes import Pass, Seen, together
+from jaxnas.spaces.nb201 import encoding
+from jaxnas.spaces.nb201.cell import cell
+from jaxnas.spaces.nb201.encoding import EDGES, NUM_EDGES, NUM_NODES
+from jaxnas.spaces.nb201.operations import NONE, Form, Maps, Operations
+from jaxnas.spaces.nb201.parameters import STAGES, draw
 
-SKIP, POOL = OPS.index("skip_connect"), OPS.index("avg_pool_3x3")
-CONVS = {OPS.index("nor_conv_1x1"): 1, OPS.index("nor_conv_3x3"): 3}  # op column -> kernel size
-ALL_OPS = (tuple(range(len(OPS))),) * len(EDGES)
+Arch = tuple[int, ...] | Int[Array, "6"] | Float[Array, "1 6 5"]
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
-  """Shape and numerics of the network.
+class NB201Network:
+  """What all roles of the network share: pure functions of parameters (`parameters.py`), images and an architecture.
 
   Attributes:
-    channels: C, channels of the first stage (doubled by each of the two reduction blocks).
-    cells: N, cells per stage. The benchmark trains C=16, N=5.
-    classes: outputs of the classifier.
-    stem: whether a 3x3 convolution to C channels precedes the cells; without it images must have C channels.
-    first_cell_only: stop after the first cell (TE-NAS's network for linear regions).
-    batch_norm: `batch` (mini-batch statistics, differentiated through), `batch_frozen` (the same, as constants),
-      `running` (the `batch_stats` collection) or `identity` (mean 0, variance 1).
-    init: `kaiming_fan_out` or `kaiming_fan_in` (normal, gain sqrt 2, biases 0), or `torch_default`
-      (uniform within 1 / sqrt(fan in), classifier bias included).
-    ops: for each edge, the columns of the operations that exist; the default, all, is the supernet.
-    fused: compute `batch` mode by `layers.conv_bn_sum`; off, by plain autodiff of the same formulas.
+    channels: C of the first stage, doubled by each of the two reductions.
+    cells: N, cells per stage.
   """
 
   channels: int = 16
   cells: int = 5
-  classes: int = 10
-  stem: bool = True
-  first_cell_only: bool = False
-  batch_norm: BatchNormMode = "batch"
-  init: Init = "kaiming_fan_out"
-  ops: tuple[tuple[int, ...], ...] = ALL_OPS
-  fused: bool = True
+
+  able: ClassVar[tuple[Collect, ...]] = ("stats", "running_stats", "taps", "observation")
+  unrolls: ClassVar[bool] = False  # the cells of a stage on a CPU; a loop compiles once for all of them
 
   def __post_init__(self):
-    numerics.check(self, channels=1, cells=1, classes=1)
-    if len(self.ops) != len(EDGES) or any(o not in range(len(OPS)) for row in self.ops for o in row):
-      raise ConfigError(f"ops={self.ops} must list op columns 0..{len(OPS) - 1} for each of {len(EDGES)} edges")
-
-
-def _kernel_init(config: NetworkConfig):
-  """Initialiser of HWIO and (in, out) kernels: fan in = k k Cin, fan out = k k Cout."""
-
-  def init(key, shape, dtype):
-    window = math.prod(shape[:-2])
-    if config.init == "torch_default":
-      bound = (window * shape[-2]) ** -0.5
-      return _draw(jax.random.uniform, key, shape, dtype) * (2 * bound) - bound
-    fan = window * (shape[-1] if config.init == "kaiming_fan_out" else shape[-2])
-    return _draw(jax.random.normal, key, shape, dtype) * (2 / fan) ** 0.5
-
-  return init
-
-
-def _draw(distribution, key, shape, dtype):
-  """Values cut from a draw of a round length: XLA compiles a draw once per length, about a second each."""
-  size = math.prod(shape)
-  length = max(1024, 1 << (size - 1).bit_length())
-  return distribution(key, (length,), dtype)[:size].reshape(shape)
-
-
-class BatchNorm(nn.Module):
-  """Scale and bias, and the statistics: `batch_stats` (running) and, when asked for, `moments` (this batch's)."""
-
-  features: int
-  config: NetworkConfig
-
-  def setup(self):
-    self.scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
-    self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-    if self.config.batch_norm == "running" or self.is_mutable_collection("batch_stats"):
-      self.mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,), jnp.float32)
-      self.var = self.variable("batch_stats", "var", jnp.ones, (self.features,), jnp.float32)
-
-  def declare(self):
-    """Creates the parameters."""
-
-  def collecting(self) -> bool:
-    """Whether the caller of `apply` asked for this batch's statistics."""
-    return self.is_mutable_collection("batch_stats") or self.is_mutable_collection("moments")
-
-  def statistics(self, z: Array | None) -> tuple[Array, Array]:
-    """(mean, variance) [features] that the mode prescribes; `z` [N, H, W, features] is the layer's input."""
-    mode = self.config.batch_norm
-    if mode == "identity":
-      return jnp.zeros_like(self.bias), jnp.ones_like(self.scale)
-    if mode == "running":
-      return self.mean.value, self.var.value
-    assert z is not None
-    mean, var = layers.batch_moments(z)
-    if self.is_mutable_collection("moments"):
-      self.put_variable("moments", "mean", mean)
-      self.put_variable("moments", "var", var)
-    if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-      count = z.size // z.shape[-1]
-      unbiased = var * (count / max(1, count - 1))
-      self.mean.value = 0.9 * self.mean.value + 0.1 * lax.stop_gradient(mean)
-      self.var.value = 0.9 * self.var.value + 0.1 * lax.stop_gradient(unbiased)
-    return (mean, var) if mode == "batch" else (lax.stop_gradient(mean), lax.stop_gradient(var))
-
-  def __call__(self, z: Array) -> Array:
-    return layers.normalise(z, *self.statistics(z)) * self.scale[None, None, None] + self.bias[None, None, None]
-
-
-class Kernel(nn.Module):
-  """The HWIO kernel of a convolution without bias."""
-
-  size: int
-  channels_in: int
-  channels_out: int
-  config: NetworkConfig
-
-  @nn.compact
-  def __call__(self) -> Array:
-    shape = (self.size, self.size, self.channels_in, self.channels_out)
-    return self.param("kernel", _kernel_init(self.config), shape, jnp.float32)
-
-
-class ConvBN(nn.Module):
-  """Convolution and batch normalisation of an input that has had its ReLU."""
-
-  size: int
-  channels_in: int
-  channels_out: int
-  config: NetworkConfig
-  stride: int = 1
-
-  def setup(self):
-    self.conv = Kernel(self.size, self.channels_in, self.channels_out, self.config)
-    self.bn = BatchNorm(self.channels_out, self.config)
-
-  def declare(self):
-    """Creates the parameters."""
-    self.conv()
-    self.bn.declare()
-
-  def __call__(self, x: Array) -> Array:
-    ones = jnp.ones((self.channels_out,), x.dtype)
-    return mixed_conv_bn([x], [[self]], [[ones]], self.config, self.stride)
-
-
-def mixed_conv_bn(
-  xs: list[Float[Array, "N H W C"]],
-  branches: list[list[ConvBN]],
-  weights: list[list[Array]],
-  config: NetworkConfig,
-  stride: int,
-) -> Float[Array, "N H2 W2 Cout"]:
-  """The sum over inputs s and branches o of `weights[s][o] * branches[s][o](xs[s])`, weights per channel.
-
-  Every mode of batch normalisation goes through here, so all see the same order of operations.
-  """
-  mixes = []
-  for row, row_weights in zip(branches, weights, strict=True):
-    mixes.append(tuple((m.conv(), m.bn.scale, m.bn.bias, w) for m, w in zip(row, row_weights, strict=True)))
-  if config.batch_norm == "batch" and config.fused and not branches[0][0].bn.collecting():
-    return layers.conv_bn_sum(tuple(xs), tuple(mixes), stride)
-  moments = []
-  for x, row, mix in zip(xs, branches, mixes, strict=True):
-    seen: list[Any] = [None] * len(row)
-    if config.batch_norm in ("batch", "batch_frozen"):
-      seen = [layers.conv(x, branch[0], stride) for branch in mix]
-    moments.append([m.bn.statistics(z) for m, z in zip(row, seen, strict=True)])
-  return layers.conv_affine_sum(xs, mixes, moments, stride)
-
-
-class Edge(nn.Module):
-  """The parameters of one edge's operations."""
-
-  channels: int
-  ops: tuple[int, ...]
-  config: NetworkConfig
-
-  def setup(self):
-    args = (self.channels, self.channels, self.config)
-    self.convs = {o: ConvBN(CONVS[o], *args, name=OPS[o]) for o in self.ops if o in CONVS}
-
-  def declare(self):
-    """Creates the parameters."""
-    for module in self.convs.values():
-      module.declare()
-
-
-class Cell(nn.Module):
-  """Four nodes, six edges; a node is the sum over its incoming edges, the output is the last node."""
-
-  channels: int
-  config: NetworkConfig
-
-  def setup(self):
-    self.edges = {
-      (target, source): Edge(self.channels, self.config.ops[e], self.config, name=f"edge{target}_{source}")
-      for e, (target, source) in enumerate(EDGES)
-    }
-
-  def declare(self):
-    """Creates the parameters."""
-    for edge in self.edges.values():
-      edge.declare()
-
-  def __call__(self, x: Float[Array, "N H W C"], alphas: Float[Array, "E O"]) -> Float[Array, "N H W C"]:
-    nodes: list[Array] = [x]
-    positive: list[Array] = []
-    pooled: list[Array] = []
-    for target in range(1, 4):
-      positive.append(nn.relu(nodes[-1]))
-      pooled.append(layers.avg_pool(nodes[-1]))
-      nodes.append(self._node(target, nodes, positive, pooled, alphas))
-    self._sow_patterns(nodes, alphas)
-    return nodes[-1]
-
-  def _node(self, target: int, nodes: list[Array], positive: list[Array], pooled: list[Array], alphas: Array) -> Array:
-    """The sum over the edges that enter `target`: all their convolutions are one layer."""
-    rows = [EDGES.index((target, source)) for source in range(target)]
-    convs = [[o for o in CONVS if o in self.config.ops[e]] for e in rows]
-    values = []
-    if any(convs):
-      sources = [s for s in range(target) if convs[s]]
-      branches = [[self.edges[target, s].convs[o] for o in convs[s]] for s in sources]
-      weights = [[jnp.broadcast_to(alphas[rows[s], o], (self.channels,)) for o in convs[s]] for s in sources]
-      values.append(mixed_conv_bn([positive[s] for s in sources], branches, weights, self.config, 1))
-    for op, inputs in ((POOL, pooled), (SKIP, nodes)):
-      values += [alphas[e, op] * inputs[s] for s, e in enumerate(rows) if op in self.config.ops[e]]
-    return sum(values[1:], values[0]) if values else jnp.zeros_like(nodes[0])
-
-  def _sow_patterns(self, nodes: list[Array], alphas: Array):
-    """Signs of the nodes whose ReLU some convolution of weight above `EXECUTED` reads."""
-    for source in range(3):
-      leaving = [(e, o) for e, (_, s) in enumerate(EDGES) if s == source for o in CONVS if o in self.config.ops[e]]
-      if leaving:
-        active = jnp.any(jnp.stack([alphas[e, o] > EXECUTED for e, o in leaving]))
-        self.sow("patterns", f"node{source}", (nodes[source] > 0) & active)
-
-
-class ReductionBlock(nn.Module):
-  """C -> 2C at half the size: two ReLU-conv3x3-BN, the first at stride 2, plus pool-conv1x1 of the input."""
-
-  channels_in: int
-  config: NetworkConfig
-
-  def setup(self):
-    channels = 2 * self.channels_in
-    self.conv_a = ConvBN(3, self.channels_in, channels, self.config, stride=2)
-    self.conv_b = ConvBN(3, channels, channels, self.config)
-    self.downsample = Shortcut(self.channels_in, channels, self.config)
-
-  def declare(self):
-    """Creates the parameters."""
-    for module in (self.conv_a, self.conv_b):
-      module.declare()
-    self.downsample.conv()
-
-  def __call__(self, x: Array) -> Array:
-    self.sow("patterns", "before_conv_a", x > 0)
-    middle = self.conv_a(nn.relu(x))
-    self.sow("patterns", "before_conv_b", middle > 0)
-    return self.downsample(x) + self.conv_b(nn.relu(middle))
-
-
-class Shortcut(nn.Module):
-  """2x2 average pooling and a 1x1 convolution."""
-
-  channels_in: int
-  channels_out: int
-  config: NetworkConfig
-
-  def setup(self):
-    self.conv = Kernel(1, self.channels_in, self.channels_out, self.config)
-
-  def __call__(self, x: Array) -> Array:
-    return layers.conv(layers.avg_pool_2x2(x), self.conv(), 1)
-
-
-class Classifier(nn.Module):
-  """Linear layer with bias."""
-
-  channels: int
-  features: int
-  config: NetworkConfig
-
-  def setup(self):
-    shape = (self.channels, self.features)
-    self.kernel = self.param("kernel", _kernel_init(self.config), shape, jnp.float32)
-    self.bias = self.param("bias", self._bias_init(), (self.features,), jnp.float32)
-
-  def declare(self):
-    """Creates the parameters."""
-
-  def __call__(self, x: Float[Array, "N C"]) -> Float[Array, "N K"]:
-    return jnp.matmul(x, self.kernel, precision=lax.Precision.HIGHEST) + self.bias[None]
-
-  def _bias_init(self):
-    if self.config.init != "torch_default":
-      return nn.initializers.zeros
-    bound = self.channels**-0.5
-    return lambda key, shape, dtype: _draw(jax.random.uniform, key, shape, dtype) * (2 * bound) - bound
-
-
-class Network(nn.Module):
-  """Stem, three stages of cells with reduction blocks between them, BN-ReLU, global pooling, classifier.
-
-  `apply(variables, images [N, H, W, 3], alphas [1, 6, 5])` -> logits [N, classes].
-  Collections: `params`; `batch_stats` (running statistics, updated when mutable); `moments` (this batch's
-  statistics, when mutable); `patterns` (signs of all ReLU outputs) and `features` (stem, cells, last), both sown.
-  """
-
-  config: NetworkConfig
-  rows_on_cpu: ClassVar[int] = 4  # cotangents that go back together on a CPU
-
-  @nn.nowrap
-  def with_batch_norm(self, mode: str) -> "Network":
-    """The same network with another `batch_norm` mode; parameters are the same."""
-    return Network(dataclasses.replace(self.config, batch_norm=mode), parent=None)
-
-  @nn.nowrap
-  def for_rows(self) -> "Network":
-    """This network: its backward pass is made for many cotangents."""
-    return self
-
-  @nn.nowrap
-  def logits(self, params: PyTree, images: Array, alphas: Array, *, stats: PyTree | None = None) -> Array:
-    """`apply`, with the statistics for mode `running`."""
-    variables = {"params": params} if stats is None else {"params": params, "batch_stats": stats}
-    return jnp.asarray(self.apply(variables, images, alphas))
-
-  @nn.nowrap
-  def moments(self, params: PyTree, images: Array, alphas: Array) -> PyTree:
-    """Mean and variance of this batch at every BN, for mode `running`."""
-    network = self.with_batch_norm("batch")
-    return network.apply({"params": params}, images, alphas, mutable=["moments"])[1]["moments"]
-
-  @nn.nowrap
-  def patterns(self, params: PyTree, images: Array, alphas: Array) -> Bool[Array, "N bits"]:
-    """Signs of the outputs of all executed ReLUs; those that are not executed show 0."""
-    _, state = self.apply({"params": params}, images, alphas, mutable=["patterns"])
-    return jnp.concatenate([b.reshape(len(images), -1) for b in jax.tree.leaves(state["patterns"])], 1)
-
-  @nn.nowrap
-  def init_params(self, key: Array) -> PyTree:
-    """Fresh parameters, float32, as `init` draws them but without tracing a forward pass."""
-    return self.init(key, method="declare")["params"]
-
-  def setup(self):
-    c, n = self.config.channels, self.config.cells
-    if self.config.stem:
-      self.stem = ConvBN(3, 3, c, self.config)
-    stages: list[nn.Module] = []
-    for stage in range(3):
+    if min(self.channels, self.cells) < 1:
+      raise ConfigError(f"channels={self.channels}, cells={self.cells} must both be at least 1")
+
+  @property
+  def form(self) -> Form:
+    """See `operations.py`."""
+    return "single"
+
+  def encode(self, codes: Int[np.ndarray, "A 6"]) -> np.ndarray:
+    """As `base.Network`: int32 [A, 6]."""
+    return encoding.as_codes(codes).astype(np.int32)
+
+  def start(self, params: PyTree, arch: Arch) -> PyTree:
+    """As `base.Network`: as drawn."""
+    del arch
+    return params
+
+  def embed(self, params: PyTree, inputs: Array) -> Array:
+    """As `base.Network`: the images."""
+    del params
+    return inputs
+
+  def apply(
+    self,
+    params: PyTree,
+    inputs: Float[Array, "N H W C"],
+    arch: Arch,
+    mode: Mode = "batch",
+    *,
+    stats: PyTree | None = None,
+    gates: PyTree | None = None,
+    collect: Sequence[Collect] = (),
+    rows: bool = False,
+  ) -> Output:
+    """As `base.Network`. Edges that reach no output are computed only where an observation counts them."""
+    run = passes.begin(mode, collect, stats, able=self.able, rows=rows)
+    if (run.keeps_stats or run.observes) and mode not in ("batch", "batch_frozen"):
+      raise ConfigError(
+        f"mode={mode!r} with collect={tuple(collect)}: only passes that use the batch show its statistics"
+      )
+    self._check(inputs)
+    operations, params, given = Operations(run, self.form), passes.with_gates(params, gates), stats or {}
+    x, taps, seen, bits = self._stages(operations, params, inputs, self._choices(arch, run), given)
+    logits, features, seen["last"] = self._head(operations, params, x, given)
+    shown = together(seen)
+    own_stats = {name: tree for name, tree in shown.stats.items() if jax.tree.leaves(tree)}
+    bits.insert(0, features > 0)
+    return Output(
+      logits,
+      stats=own_stats if run.keeps_stats else None,
+      taps=tuple(taps) if "taps" in collect else None,
+      observation=Observation(features, *shown.observed) if shown.observed else None,
+      patterns=jnp.concatenate([b.reshape(len(b), -1) for b in bits], 1) if "patterns" in collect else None,
+    )
+
+  def _stages(self, operations: Operations, params: PyTree, x: Maps, choices: Choices, given: PyTree):
+    """(maps, outputs of the stages, what the parts show, signs); of the parts that `params` has."""
+    seen: dict[str, Seen] = {}
+    taps, bits = [], []
+    if "stem" in params:
+      x, seen["stem"] = operations.conv_bn(x, params["stem"], given.get("stem"))
+    for stage, name in enumerate(name for name in STAGES if name in params):
       if stage:
-        stages.append(ReductionBlock(c * 2 ** (stage - 1), self.config))
-      stages += [Cell(c * 2**stage, self.config) for _ in range(n)]
-    self.cells = stages[:1] if self.config.first_cell_only else stages
-    width = c if self.config.first_cell_only else 4 * c
-    self.last = Last(width, self.config)
-    self.classifier = Classifier(width, self.config.classes, self.config)
+        reduce = f"reduce_{stage}"
+        x, seen[reduce], own = reduction(operations, x, params[reduce], given.get(reduce, {}))
+        bits += own
 
-  def __call__(self, images: Float[Array, "N H W 3"], alphas: Float[Array, "1 6 5"]) -> Float[Array, "N K"]:
-    self._check(images, alphas)
-    x = self.stem(images) if self.config.stem else images
-    self.sow("features", "after_stem", x)
-    for i, cell in enumerate(self.cells):
-      x = cell(x, alphas[0]) if isinstance(cell, Cell) else cell(x)
-      self.sow("features", f"after_cell{i}", x)
-    x = self.last(x)
-    self.sow("patterns", "after_last", x > 0)
-    x = nn.relu(x)
-    self.sow("features", "after_last", x)
-    return self.classifier(x.mean((1, 2)))
+      def body(x, own):
+        y, shown, signs = cell(operations, choices, x, own)
+        return y, (shown, signs)
 
-  def declare(self):
-    """Creates every parameter and computes nothing."""
-    if self.config.stem:
-      self.stem.declare()
-    for cell in self.cells:
-      cell.declare()
-    self.last.bn.declare()
-    self.classifier.declare()
+      unroll = self.unrolls and jax.default_backend() == "cpu"
+      x, (shown, own) = lax.scan(body, x, {"params": params[name], "stats": given.get(name)}, unroll=unroll or 1)
+      seen[name] = shown.over_layers()
+      bits += [jnp.moveaxis(b, 0, 1) for b in own]
+      taps.append(x)
+    return x, taps, seen, bits
 
-  def _check(self, images: Array, alphas: Array):
-    channels = 3 if self.config.stem else self.config.channels
-    if images.ndim != 4 or images.shape[-1] != channels:
-      raise DatasetError(f"images of shape {images.shape}: expected (N, H, W, {channels})")
-    if not self.config.first_cell_only and min(images.shape[1:3]) < 4:
-      raise DatasetError(f"images of {images.shape[1]}x{images.shape[2]} pixels: two halvings need at least 4x4")
-    if alphas.shape != (1, len(EDGES), len(OPS)):
-      raise ConfigError(f"alphas of shape {alphas.shape}: expected (1, {len(EDGES)}, {len(OPS)})")
+  def _head(self, operations: Operations, params: PyTree, x: Maps, given: PyTree) -> tuple[Array, Maps, Seen]:
+    """(logits, what is pooled, what it shows)."""
+    raise NotImplementedError
+
+  def _choices(self, arch: Arch, run: Pass) -> Choices:
+    """What each edge chose."""
+    shape = (len(arch),) if isinstance(arch, tuple) else arch.shape
+    if shape != (NUM_EDGES,):
+      raise ConfigError(f"arch of shape {shape}: expected ({NUM_EDGES},), a row of what encode() returned")
+    return arch if run.observes else useful(arch)
+
+  def _check(self, images: Array) -> None:
+    passes.check_images(images)
 
 
-class Last(nn.Module):
-  """The batch normalisation before the global pooling."""
+@dataclasses.dataclass(frozen=True)
+class Classified(NB201Network):
+  """The network with BN-ReLU, pooling and a classifier behind the cells.
 
-  channels: int
-  config: NetworkConfig
+  Attributes:
+    classes: K.
+    initialisation: how parameters are drawn.
+  """
 
-  def setup(self):
-    self.bn = BatchNorm(self.channels, self.config)
+  classes: int = 10
+  initialisation: Init = "kaiming_fan_out"
 
-  def __call__(self, x: Array) -> Array:
-    return self.bn(x)
+  def __post_init__(self):
+    super().__post_init__()
+    if self.classes < 1:
+      raise ConfigError(f"classes={self.classes} must be at least 1")
+    parameters.check_init(self.initialisation)
+
+  def init(self, key: Array) -> PyTree:
+    """As `base.Network`."""
+    return draw(self.channels, self.cells, self.classes, self.initialisation, key)
+
+  def _head(self, operations: Operations, params: PyTree, x: Maps, given: PyTree) -> tuple[Array, Maps, Seen]:
+    """(logits, what is pooled, what it shows)."""
+    x, seen = operations.normalise(x, params["last"]["bn"], given.get("last"))
+    features = jax.nn.relu(x)
+    return passes.linear(features.mean((1, 2)), params["classifier"]), features, seen.plus(operations.run.of_relu(x))
+
+
+def reduction(operations: Operations, x: Maps, params: PyTree, given: PyTree) -> tuple[Maps, Seen, list[Array]]:
+  """C -> 2C at half the size: two ReLU-conv3x3-BN, the first at stride 2, plus pool-conv1x1 of the input; signs."""
+  run, relu = operations.run, jax.nn.relu
+  middle, seen_a = operations.conv_bn(relu(x), params["conv_a"], given.get("conv_a"), stride=2)
+  y, seen_b = operations.conv_bn(relu(middle), params["conv_b"], given.get("conv_b"))
+  shortcut = operations.convolve(layers.avg_pool_2x2(x), params["downsample"]["conv"]["kernel"])
+  seen = together({"conv_a": seen_a, "conv_b": seen_b}).plus(run.of_relu(x), run.of_relu(middle))
+  return y + passes.gated(shortcut, params["downsample"]), seen, [x > 0, middle > 0]
+
+
+def useful(operations: Any) -> Any:
+  """The operations of the edges with `none` on those from whose target no path leads to the output; ints or int [6]."""
+  leads: dict[int, Any] = {NUM_NODES - 1: True}
+  for node in (2, 1):
+    onward = [leads[t] & (operations[e] != NONE) for e, (t, source) in enumerate(EDGES) if source == node]
+    leads[node] = functools.reduce(operator.or_, onward)
+  if isinstance(operations, tuple):
+    return tuple(op if leads[t] else NONE for op, (t, _) in zip(operations, EDGES, strict=True))
+  return jnp.stack([jnp.where(leads[t], operations[e], NONE) for e, (t, _) in enumerate(EDGES)])

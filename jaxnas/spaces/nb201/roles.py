@@ -1,0 +1,213 @@
+"""The network in its roles: of single architectures, as a supernet, as GenNAS's backbone."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxnas.base import Collect, Costs, Output
+from jaxnas.errors import ConfigError
+from jaxnas.nets import passes
+from jaxnas.nets.choose import Choices
+from jaxnas.nets.passes import Pass, Seen
+from jaxnas.nets.single import by_layer
+from jaxnas.spaces.nb201 import costs, encoding
+from jaxnas.spaces.nb201.encoding import EDGES, NUM_EDGES, NUM_OPS, OPS
+from jaxnas.spaces.nb201.network import Arch, Classified, NB201Network
+from jaxnas.spaces.nb201.operations import NONE, Form, Maps, Operations
+from jaxnas.spaces.nb201.parameters import CONVS, STAGES, draw, draw_backbone, edge_name
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleNetwork(Classified):
+  """`base.Single` and `base.TrainableNetwork`: an architecture is data, or (as a tuple of ints) a constant."""
+
+  rows_on_cpu: ClassVar[int] = 16  # each chunk of cotangents repeats the forward pass
+
+  @property
+  def auxiliary(self) -> bool:
+    """As `base.TrainableNetwork`."""
+    return False
+
+  def init_stats(self) -> PyTree:
+    """As `base.TrainableNetwork`."""
+    return _first_stats(self)
+
+  def executed(self, arch: Arch) -> PyTree:
+    """As `base.Single`."""
+    operations = jnp.asarray(arch)
+
+    def mask(path, leaf):
+      names = [p.key for p in path]
+      if names[0] not in STAGES:
+        return jnp.ones(())
+      edge = [edge_name(e) for e in EDGES].index(names[1])
+      return jnp.full((leaf.shape[0],), operations[edge] == OPS.index(names[2]), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(mask, jax.eval_shape(self.init, jax.random.key(0)))
+
+  def used_channels(self, arch: Arch) -> None:
+    """As `base.Single`: always all."""
+    del arch
+
+  def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
+    """As `base.Single`."""
+    return by_layer(fn, trees, lambda path: path[0] in STAGES)
+
+  def gates(self, samples: int) -> PyTree:
+    """Ones, [N, Cout] for each convolution outside the cells, [cells, N, Cout] for each edge (it has one at most)."""
+    ones: PyTree = {"stem": jnp.ones((samples, self.channels))}
+    for stage, name in enumerate(STAGES):
+      width = self.channels * 2**stage
+      if stage:
+        parts = ("conv_a", "conv_b", "downsample")
+        ones[f"reduce_{stage}"] = {part: jnp.ones((samples, width)) for part in parts}
+      ones[name] = {edge_name(e): jnp.ones((self.cells, samples, width)) for e in EDGES}
+    return ones
+
+  def costs(self, arch: Arch, image_size: int = 32) -> Costs:
+    """As `base.Single`."""
+    size = self.channels, self.cells, self.classes
+    return Costs(
+      _sum_over_edges(arch, lambda code: costs.params(code, *size)),
+      _sum_over_edges(arch, lambda code: costs.macs(code, image_size, *size)),
+    )
+
+  def train(
+    self,
+    params: PyTree,
+    inputs: Float[Array, "N H W 3"],
+    arch: Arch,
+    drop_path: Float[Array, ""] | float,
+    key: Array | None,
+  ) -> Output:
+    """As `base.TrainableNetwork`; this network has no drop path."""
+    if key is not None:
+      raise ConfigError(f"drop_path={drop_path}: networks of nb201 have none; give key=None")
+    return self.apply(params, inputs, arch, collect=("running_stats",))
+
+
+@dataclasses.dataclass(frozen=True)
+class Supernet(Classified):
+  """The network of weights of the operations [1, 6, 5]; all of them are computed on every edge.
+
+  Attributes:
+    order: of the derivatives that it is made for: 1, of many cotangents at once (TE-NAS's kernel); 2, in parameters and
+      weights (NASI).
+  """
+
+  order: Literal[1, 2] = 1
+
+  rows_on_cpu: ClassVar[int] = 4
+  able: ClassVar[tuple[Collect, ...]] = ("stats", "taps", "patterns")
+  unrolls: ClassVar[bool] = True
+
+  @property
+  def form(self) -> Form:
+    return "many" if self.order == 1 else "second_order"
+
+  def encode(self, codes: Int[np.ndarray, "A 6"]) -> np.ndarray:
+    """As `base.Network`: one-hot weights, float32 [A, 1, 6, 5]."""
+    return np.eye(NUM_OPS, dtype=np.float32)[encoding.as_codes(codes)][..., None, :, :]
+
+  def _choices(self, arch: Arch, run: Pass) -> Choices:
+    del run
+    shape = np.shape(arch)
+    if shape != (1, NUM_EDGES, NUM_OPS):
+      raise ConfigError(f"weights of shape {shape}: expected (1, {NUM_EDGES}, {NUM_OPS})")
+    return jnp.asarray(arch)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionNetwork(Supernet):
+  """TE-NAS's network for linear regions: one cell on images of C channels, no stem."""
+
+  channels: int = 1
+  cells: int = 1
+
+  def init(self, key: Array) -> PyTree:
+    """As `base.Network`."""
+    return draw(self.channels, 1, self.classes, self.initialisation, key, region=True)
+
+  def _check(self, images: Array) -> None:
+    passes.check_images(images, self.channels, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone(NB201Network):
+  """`base.TappedNetwork`: the network as GenNAS trains it. It has no classifier; its logits are the pooled last tap.
+
+  The batch normalisations of its cells have no scale, bias or running statistics: they always see the batch. The cells'
+  convolutions have biases in the published code; the normalisation behind them takes them out again, so they are not
+  computed, only counted.
+
+  Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 2021, and its code.
+  """
+
+  rows_on_cpu: ClassVar[int] = 16
+  able: ClassVar[tuple[Collect, ...]] = ("stats", "running_stats", "taps")
+  unrolls: ClassVar[bool] = True  # what the backward pass needs of a cell is not copied into a stack and out of it
+
+  @property
+  def tap_channels(self) -> tuple[int, int, int]:
+    """As `base.TappedNetwork`."""
+    return self.channels, 2 * self.channels, 4 * self.channels
+
+  def init(self, key: Array) -> PyTree:
+    """As `base.Network`: kernels uniform within 1 / sqrt(fan in)."""
+    return draw_backbone(self.channels, self.cells, key)
+
+  @property
+  def classes(self) -> int:
+    """The width of the logits."""
+    return 4 * self.channels
+
+  def init_stats(self) -> PyTree:
+    """As `base.TappedNetwork`: of the stem and the reductions."""
+    return _first_stats(self)
+
+  def variants(self) -> tuple["Backbone", ...]:
+    """As `base.TappedNetwork`: one network is fast for all architectures."""
+    return (self,)
+
+  def variant(self, arch: Arch) -> Int[Array, ""]:
+    """As `base.TappedNetwork`."""
+    del arch
+    return jnp.int32(0)
+
+  def costs(self, arch: Arch, image_size: int = 32) -> Costs:
+    """As `base.TappedNetwork`, without heads; the convolutions' idle biases are parameters."""
+    size = self.channels, self.cells, 1
+    head = 2 * 4 * self.channels + 4 * self.channels + 1  # BN and the classifier of one class
+
+    def params(code):  # a convolution of a cell has a bias instead of scale and bias of its BN
+      biases = sum(op in CONVS for op in code) * self.cells * sum(self.tap_channels)
+      return costs.params(code, *size) - head - biases
+
+    return Costs(
+      _sum_over_edges(arch, params),
+      _sum_over_edges(arch, lambda code: costs.macs(code, image_size, *size) - 4 * self.channels - 1),
+    )
+
+  def _head(self, operations: Operations, params: PyTree, x: Maps, given: PyTree) -> tuple[Array, Maps, Seen]:
+    return x.mean((1, 2)), x, Seen()
+
+
+def _first_stats(network: SingleNetwork | Backbone) -> PyTree:
+  """Means 0 and variances 1 where the network keeps running statistics."""
+  arch, images = (NONE,) * NUM_EDGES, jnp.zeros((1, 4, 4, 3))
+  params = jax.eval_shape(network.init, jax.random.key(0))
+  return passes.unit_moments(
+    jax.eval_shape(lambda p: network.apply(p, images, arch, collect=("running_stats",)).stats, params)
+  )
+
+
+def _sum_over_edges(arch: Arch, count: Callable[[list[int]], int]) -> Float[Array, ""]:
+  """A cost that is a sum over edges, from its value for the empty cell and for each operation alone; float32."""
+  empty = count([NONE] * NUM_EDGES)
+  added = [count([op, *[NONE] * (NUM_EDGES - 1)]) - empty for op in range(NUM_OPS)]
+  return empty + jnp.asarray(added, jnp.float32)[jnp.asarray(arch)].sum()
