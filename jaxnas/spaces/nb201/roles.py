@@ -199,7 +199,7 @@ class Backbone(NB201Network):
 
 def _first_stats(network: SingleNetwork | Backbone) -> PyTree:
   """Means 0 and variances 1 where the network keeps running statistics."""
-  arch, images = (NONE,) * NUM_EDGES, jnp.zeros((1, 4, 4, 3))
+  arch, images = (NONE,) * NUM_EDGES, jnp.zeros((1, 4, 4, 3), jnp.float32)
   params = jax.eval_shape(network.init, jax.random.key(0))
   return passes.unit_moments(
     jax.eval_shape(lambda p: network.apply(p, images, arch, collect=("running_stats",)).stats, params)
