@@ -480,12 +480,12 @@ def test_search_on_the_real_network(source):
   noise_key, batch_key = jax.random.split(jax.random.fold_in(search_key, 1))
   cell = np.argmax(jax.random.gumbel(noise_key, SHAPE, jnp.float32), -1)[0]
   images, labels = nasi._batch(source, config, batch_key)
-  network = Network(NetworkConfig(channels=4, cells=1, init=config.nasi_init))
+  network = SingleNetwork(4, 1, 10, config.nasi_init)
 
   def loss(p):
-    return losses(network.apply({"params": p}, images, SPACE.alphas(cell)), labels).mean()
+    return losses(network.apply(p, images, jnp.asarray(cell, jnp.int32)).logits, labels).mean()
 
-  gradient = jax.jit(jax.grad(loss))(network.init_params(init))
+  gradient = jax.jit(jax.grad(loss))(network.init(init))
   expected = sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient))
   np.testing.assert_allclose(result.history[0]["trace_norm"], expected, rtol=1e-3)
 
