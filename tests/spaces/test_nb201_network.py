@@ -50,47 +50,51 @@ def reference(request, fixtures):
     return dict(file)
 
 
+def everything(network, params, stats, images, labels, arch):
+  """What the fixture holds of one architecture."""
+
+  def parts(mode):
+    """What the stem, the stages and the reductions give."""
+    own, given = Operations(passes.begin(mode, (), stats, able=()), "single"), stats if mode == "running" else {}
+    output = network.apply(params, images, arch, mode, stats=given or None, collect=("taps",))
+    found = [own.conv_bn(images, params["stem"], given.get("stem"))[0], output.taps[0]]
+    for i in (1, 2):
+      name = f"reduce_{i}"
+      found += [reduction(own, output.taps[i - 1], params[name], given.get(name, {}))[0], output.taps[i]]
+    return found, output.logits
+
+  def loss(params):
+    logits = network.apply(params, images, arch).logits
+    hot = jax.nn.one_hot(labels, network.classes, dtype=logits.dtype)
+    return -(jax.nn.log_softmax(logits) * hot).sum(-1).mean(), logits
+
+  shown = network.apply(params, images, arch, collect=("running_stats", "observation"))
+  return {
+    "train": parts("batch"),
+    "eval": parts("running"),
+    "last": shown.observation.features,
+    "stats": jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, stats, shown.stats),
+    "loss": jax.value_and_grad(loss, has_aux=True)(params),
+  }
+
+
+SWITCH, STATIC = jax.jit(everything, static_argnums=0), jax.jit(everything, static_argnums=(0, 5))
+
+
 @pytest.fixture(scope="module", params=["static", "switch"])
 def computed(request, reference):
-  """Everything the fixture holds of one architecture, from one program in float64."""
+  """Everything the fixture holds of one architecture, in float64."""
   with jax.enable_x64(True):
     network = SingleNetwork(int(reference["C"]), int(reference["N"]), int(reference["num_classes"]))
-    code = encoding.parse(str(reference["arch"])).tolist()
+    code = encoding.parse(str(reference["arch"]))
     params = from_reference(of_reference(reference, "w/"), network)
     stats = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.init_stats())
-    labels = jax.nn.one_hot(reference["train/ce_labels"], network.classes)
-
-    def program(params, stats, images, arch):
-      def parts(mode):
-        """What the stem and the reductions give."""
-        own = Operations(passes.begin(mode, (), stats, able=()), "single")
-        given = stats if mode == "running" else {}
-        output = network.apply(params, images, arch, mode, stats=given or None, collect=("taps",))
-        stem = own.conv_bn(images, params["stem"], given.get("stem"))[0]
-        after = [
-          reduction(own, output.taps[i - 1], params[f"reduce_{i}"], given.get(f"reduce_{i}", {}))[0] for i in (1, 2)
-        ]
-        return [stem, output.taps[0], after[0], output.taps[1], after[1], output.taps[2]], output.logits
-
-      def loss(params):
-        logits = network.apply(params, images, arch).logits
-        return -(jax.nn.log_softmax(logits) * labels).sum(-1).mean(), logits
-
-      shown = network.apply(params, images, arch, collect=("running_stats", "observation"))
-      return {
-        "train": parts("batch"),
-        "eval": parts("running"),
-        "last": shown.observation.features,
-        "stats": jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, stats, shown.stats),
-        "loss": jax.value_and_grad(loss, has_aux=True)(params),
-      }
-
+    given = params, stats, jnp.asarray(reference["x_nhwc"], jnp.float64), jnp.asarray(reference["train/ce_labels"])
     if request.param == "static":
-      run = jax.jit(lambda p, s, x: program(p, s, x, tuple(code)))
+      found = STATIC(network, *given, tuple(code.tolist()))
     else:
-      run = functools.partial(jax.jit(program), arch=jnp.asarray(code, jnp.int32))
-    images = jnp.asarray(reference["x_nhwc"], jnp.float64)
-    return jax.tree.map(np.asarray, run(params, stats, images)) | {"network": network}
+      found = SWITCH(network, *given, jnp.asarray(code, jnp.int32))
+    return jax.tree.map(np.asarray, found) | {"network": network}
 
 
 def assert_close(actual, expected):
