@@ -55,7 +55,6 @@ ARROWS = {
   ("report.comparison", "tabular"),
   ("report.summary", "algorithms"),
   ("report.summary", "gennas"),
-  ("spaces.darts.backbone", "gennas"),
   ("spaces.nb201.backbone", "gennas"),
   ("train.network", "spaces"),
 }
@@ -77,7 +76,6 @@ OPEN = {
   "report.summary",
   "run",
   "scoring.score",
-  "spaces.flax_module",
   "train.network",
 }
 

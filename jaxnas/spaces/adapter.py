@@ -132,17 +132,6 @@ class AdaptedSingle(Adapted):
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptedOwn(AdaptedSingle):
-  """One whose architectures use only a part of each parameter: NAS-Bench-101's."""
-
-  def start(self, params: PyTree, arch: Array) -> PyTree:
-    return self.old.own_params(params, arch)
-
-  def used_channels(self, arch: Array) -> PyTree | None:
-    return self.old.own_channels(arch)
-
-
-@dataclasses.dataclass(frozen=True)
 class AdaptedTrainable(AdaptedSingle):
   """A network of single architectures as a `base.TrainableNetwork`.
 

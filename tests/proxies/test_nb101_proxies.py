@@ -19,8 +19,7 @@ from jaxnas.errors import ConfigError
 from jaxnas.proxies.mgm import head_of, own_head_of
 from jaxnas.proxies.zen import gaussian_params
 from jaxnas.scoring import Batch
-from jaxnas.spaces.adapter import Adapted, AdaptedOwn
-from jaxnas.spaces.nb101 import NetworkConfig, PlainNetwork, channels, costs, encoding
+from jaxnas.spaces.nb101 import channels, costs, encoding
 from jaxnas.spaces.nb101.encoding import CONV1, CONV3, OPS, POOL
 
 COUNTED = ("params", "flops", "l2_norm")
@@ -35,7 +34,7 @@ OTHER_GROUPS = (
 
 
 SPACE = spaces.get("nb101")
-NETWORK = PlainNetwork(NetworkConfig(5, 1, 3))
+NETWORK = SPACE.network(base.NetworkConfig(5, 1, 3))
 CELL = "conv3x3:0|maxpool3x3:01|conv1x1:12|output:023"
 MORE = ("conv1x1:0|conv3x3:0|maxpool3x3:1|output:23", "conv3x3:0|conv3x3:01|output:012")
 STRAIGHT = "output:0"
@@ -50,12 +49,12 @@ def batch(samples=4):
   return Batch(images, jnp.asarray(rng.integers(0, 3, samples), jnp.int32))
 
 
-def alphas_of(text):
-  return jnp.asarray(SPACE.alphas(SPACE.parse(text)))
+def cell_of(text):
+  return jnp.asarray(NETWORK.encode(SPACE.parse(text)[None])[0])
 
 
 def variant_of(cell):
-  return NETWORK.variants()[int(NETWORK.variant(alphas_of(cell)))]
+  return NETWORK.variants()[int(NETWORK.variant(cell_of(cell)))]
 
 
 def company(cell):
@@ -74,7 +73,7 @@ def scores(names, cells, network, samples=4):
     SPACE,
     cells,
     batch(samples),
-    network=AdaptedOwn(network, encoding.alphas),
+    network=network,
     engine=own,
   )
   assert len(own._programs) == 1
@@ -87,7 +86,7 @@ def scores(names, cells, network, samples=4):
 def start_of(text):
   """The weights that `scoring.score` draws for seed 0, as this cell has them, and the key that proxies draw from."""
   init, _, own = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)
-  return NETWORK.start(NETWORK.init_params(init), alphas_of(text)), own
+  return NETWORK.start(NETWORK.init(init), cell_of(text)), own
 
 
 def forward(params, images, text, normalised=True, bumps=None, added=0.0):
@@ -309,14 +308,14 @@ def test_head_of_a_tensor_cut_to_its_channels():
 
 @functools.cache
 def own_program(network):
-  return jax.jit(lambda params, alphas: (network.own_channels(alphas), network.own_params(params, alphas)))
+  return jax.jit(lambda params, cell: (network.used_channels(cell), network.start(params, cell)))
 
 
 @pytest.mark.parametrize("cell", [CELL, OTHERS[2], FOUR])
 def test_own_channels_are_those_of_the_cell(cell):
-  network = PlainNetwork(NetworkConfig(5, 2, 3))
-  params = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), jax.eval_shape(network.init_params, jax.random.key(0)))
-  own, cut = own_program(network)(params, alphas_of(cell))
+  network = SPACE.network(base.NetworkConfig(5, 2, 3))
+  params = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), jax.eval_shape(network.init, jax.random.key(0)))
+  own, cut = own_program(network)(params, cell_of(cell))
   own = jax.tree.map(np.asarray, own)
   matrix, ops = encoding.prune(cell)
   shift = 7 - len(ops)
@@ -339,6 +338,6 @@ def test_what_the_network_lacks_is_named():
   with pytest.raises(ConfigError, match="patterns"):
     scores(["linear_regions"], (CELL,), NETWORK)
   supernet = spaces.get("nb201").supernet(base.NetworkConfig(channels=3, cells=1, classes=2))
-  assert isinstance(supernet, Adapted)
+  assert isinstance(supernet, base.Network) and not isinstance(supernet, base.Single)
   with pytest.raises(ConfigError, match=r"'naswot' needs a network that is jaxnas\.base\..*Single.*space\.network"):
     scoring.Engine().measure([proxies.get("naswot")], supernet, {}, np.zeros((1, 1, 6, 5)), batch())

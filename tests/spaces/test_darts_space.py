@@ -123,18 +123,18 @@ def test_edge_groups_are_the_edges_into_a_node():
 )
 def test_layout_of_the_supernet(cells, reductions):
   """[C] * N, a reduction to 2 C, [2 C] * (N - 1), a reduction to 4 C, [4 C] * (N - 1), cut to the depth."""
-  config = SPACE.supernet(NetworkConfig(4, cells, init="kaiming_fan_out")).old.config
-  assert (config.channels, config.cells, config.reductions) == (4, cells, reductions)
-  assert (config.stem, config.stem_multiplier) == (True, 1)
+  network = SPACE.supernet(NetworkConfig(4, cells, init="kaiming_fan_out"))
+  assert (network.config.size, network.reductions) == ((4, cells), reductions)
+  assert (network.stem, network.stem_multiplier) == (True, 1)
 
 
 def test_networks_of_the_published_searches():
-  regions = SPACE.region_network(NetworkConfig(init="kaiming_fan_in")).old.config
-  assert (regions.channels, regions.cells, regions.reductions, regions.stem) == (1, 2, (1,), False)
-  mixture = SPACE.mixture(16, 8, 10, "kaiming_fan_out").config
-  assert (mixture.channels, mixture.reductions, mixture.stem_multiplier) == (16, (2, 5), 3)
-  single = SPACE.network(NetworkConfig(classes=100)).old.config
-  assert (single.channels, single.cells, single.classes, single.genotype) == (16, 8, 100, None)
+  regions = SPACE.region_network(NetworkConfig(init="kaiming_fan_in"))
+  assert (regions.config.size, regions.reductions, regions.stem) == ((1, 2), (1,), False)
+  mixture = SPACE.mixture(NetworkConfig(init="kaiming_fan_out"))
+  assert (mixture.config.size, mixture.reductions, mixture.stem_multiplier) == ((16, 8), (2, 5), 3)
+  single = SPACE.network(NetworkConfig(classes=100))
+  assert (single.config.size, single.classes, single.genotype) == ((16, 8), 100, None)
 
 
 # TE-NAS.

@@ -1,5 +1,6 @@
 """The DARTS supernet: TE-NAS's reference networks, modes of batch normalisation, bad inputs."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,15 +9,17 @@ import numpy as np
 import pytest
 from helpers import nested
 
-from jaxnas import ntk
+from jaxnas import ntk, spaces
+from jaxnas.base import Network, NetworkConfig
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.spaces import mixing_weights
 from jaxnas.spaces.darts.encoding import EDGES, OPS, TENAS_OPS
-from jaxnas.spaces.darts.supernet import Supernet, SupernetConfig, leaving
+from jaxnas.spaces.darts.supernet import DARTSSupernet, leaving
 
 COLUMNS = [TENAS_OPS.index(op) for op in OPS]  # of a fixture, in our order
-TENAS = Supernet(SupernetConfig())
-REGIONS = Supernet(SupernetConfig(stem=False))
+SPACE = spaces.get("darts")
+TENAS = SPACE.supernet(NetworkConfig(channels=1, cells=2))
+REGIONS = SPACE.region_network(NetworkConfig())
 CASES = ("full", "pruned_normal", "single_path_two_edges")
 
 
@@ -55,10 +58,9 @@ def f4(request, fixtures):
 @functools.partial(jax.jit, static_argnums=0)
 def kernel(mode, params, images, alphas):
   """Logits and the NTK of TE-NAS's supernet."""
-  network = TENAS.with_batch_norm(mode)
 
   def logits(p, x):
-    return network.logits(p, x, alphas)
+    return TENAS.apply(p, x, alphas, mode).logits
 
   def enters(path):
     return path.rsplit("/", 1)[-1] in ("kernel", "scale")
@@ -91,7 +93,7 @@ REGION_CASES = (
 def test_patterns_are_the_reference(x64, fixtures, init):
   fixture = load(fixtures, f"f4_regions_darts_{init}")
   params = weights_of(fixture)
-  run = jax.jit(jax.vmap(REGIONS.patterns, (None, 0, None)))
+  run = jax.jit(jax.vmap(lambda *a: REGIONS.apply(*a, collect=("patterns",)).patterns, (None, 0, None)))
   for case in set(REGION_CASES) & {f"{kind}/{c}" for kind in ("patch", "gauss") for c in fixture["cases"].tolist()}:
     images = jnp.asarray(fixture[f"x_{case.split('/')[0]}_nhwc"], jnp.float64).reshape(3, 100, 3, 3, 1)
     for which in (0, 1):
@@ -103,7 +105,8 @@ def test_patterns_are_the_reference(x64, fixtures, init):
       assert found == expected
 
 
-SMALL = Supernet(SupernetConfig(classes=3))
+CONFIG = NetworkConfig(channels=1, cells=2, classes=3, init="kaiming_fan_out")
+SMALL = SPACE.supernet(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -111,20 +114,21 @@ def small():
   images = jax.random.normal(jax.random.key(1), (3, 8, 8, 3))
   weights = np.zeros((2, 14, 8), np.float32)
   weights[:, :, OPS.index("sep_conv_3x3")] = weights[:, :, OPS.index("skip_connect")] = 0.5
-  return SMALL.init_params(jax.random.key(0)), images, jnp.asarray(weights)
+  return SMALL.init(jax.random.key(0)), images, jnp.asarray(weights)
 
 
 def test_given_moments_are_those_of_the_batch(small):
   params, images, weights = small
-  batch, moments = jax.jit(lambda *a: (SMALL.logits(*a), SMALL.moments(*a)))(params, images, weights)
-  running = SMALL.with_batch_norm("running")
-  given = jax.jit(lambda stats, *a: running.logits(*a, stats=stats))(moments, params, images, weights)
-  np.testing.assert_allclose(given, batch, rtol=1e-4, atol=1e-5)
+  batch = jax.jit(lambda *a: SMALL.apply(*a, collect=("stats",)))(params, images, weights)
+  given = jax.jit(lambda stats, *a: SMALL.apply(*a, "running", stats=stats).logits)(
+    batch.stats, params, images, weights
+  )
+  np.testing.assert_allclose(given, batch.logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_weight_of_zero_is_an_operation_that_is_not_there(small):
   params, images, weights = small
-  run = jax.jit(SMALL.logits)
+  run = jax.jit(lambda *a: SMALL.apply(*a).logits)
   before = run(params, images, weights)
   other = jax.tree_util.tree_map_with_path(
     lambda path, leaf: leaf * 7 if any(getattr(p, "key", "") == "dil_conv_5x5" for p in path) else leaf, params
@@ -134,14 +138,26 @@ def test_a_weight_of_zero_is_an_operation_that_is_not_there(small):
   assert np.abs(run(other, images, changed) - before).max() > 1e-4
 
 
-def test_bad_input_is_refused(small):
+def test_bad_input_is_refused(unchecked, small):
   params, images, weights = small
-  with pytest.raises(ConfigError, match=r"alphas of shape \(1, 6, 5\): expected \(2, 14, 8\)"):
-    SMALL.logits(params, images, jnp.zeros((1, 6, 5)))
+  with pytest.raises(ConfigError, match=r"weights of shape \(1, 6, 5\): expected \(2, 14, 8\)"):
+    SMALL.apply(params, images, jnp.zeros((1, 6, 5)))
   with pytest.raises(DatasetError, match=r"\(3, 8, 8, 1\): expected \(N, H, W, 3\)"):
-    SMALL.logits(params, images[..., :1], weights)
+    SMALL.apply(params, images[..., :1], weights)
   with pytest.raises(ConfigError, match="needs stats"):
-    SMALL.with_batch_norm("running").logits(params, images, weights)
-  for wrong, words in (({"cells": 0}, "cells=0"), ({"reductions": (2,)}, "reductions"), ({"init": "x"}, "init='x'")):
+    SMALL.apply(params, images, weights, "running")
+  with pytest.raises(ConfigError, match="collect='taps'"):
+    SMALL.apply(params, images, weights, collect=("taps",))
+  with pytest.raises(ConfigError, match="gates"):
+    SMALL.apply(params, images, weights, gates={})
+  for wrong, words in (({"cells": 0}, "cells=0"), ({"init": "x"}, "init='x'"), ({"auxiliary": True}, "auxiliary=True")):
     with pytest.raises(ConfigError, match=words):
-      SupernetConfig(**wrong)
+      SPACE.supernet(dataclasses.replace(CONFIG, **wrong))
+  with pytest.raises(ConfigError, match="reductions"):
+    DARTSSupernet(CONFIG, reductions=(2,))
+
+
+def test_it_keeps_the_contract():
+  assert isinstance(SMALL, Network) and hash(SMALL) == hash(SPACE.supernet(CONFIG))
+  codes = SPACE.sample(jax.random.key(0), 3)
+  np.testing.assert_array_equal(SMALL.encode(codes).sum((2, 3)), 8)

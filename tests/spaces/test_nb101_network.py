@@ -1,5 +1,6 @@
 """The NAS-Bench-101 network against the reference code's numbers and against plain autodiff of one cell."""
 
+import dataclasses
 import functools
 import json
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxnas.base import NetworkConfig, Single, TappedNetwork
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.nets import layers
-from jaxnas.spaces.nb101 import NetworkConfig, PlainNetwork, channels, costs, encoding
+from jaxnas.spaces.nb101 import NB101Network, channels, costs, encoding
 from jaxnas.spaces.nb101.encoding import CONV1, CONV3, OPS, POOL
 from jaxnas.spaces.nb101.normalisation import batch_norm_relu
 from jaxnas.spaces.nb101.pooling import max_pool
@@ -28,7 +30,7 @@ def reference(fixtures):
 def loaded(network, arch, arrays):
   """The fixture's weights in this network's tree: random ones where the cell has none (they must not matter)."""
   rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(network.init_params, jax.random.key(0))
+  shapes = jax.eval_shape(network.init, jax.random.key(0))
   params = jax.tree.map(lambda s: rng.normal(size=s.shape), shapes)
 
   def put(target, value, *module):
@@ -64,20 +66,20 @@ def head(arrays, i, tap, moments=None):
 
 def test_forward_equals_the_reference_code(x64, reference):
   cell, arrays = reference
-  network = PlainNetwork(NetworkConfig(channels=cell["init_channels"], modules=cell["modules_per_stack"]))
+  network = NB101Network(NetworkConfig(channels=cell["init_channels"], cells=cell["modules_per_stack"]))
   arch = encoding.from_cell(cell["matrix"], cell["ops"])
   params = loaded(network, arch, arrays)
-  alphas, images = jnp.asarray(encoding.alphas(arch), jnp.float64), jnp.asarray(arrays["images"], jnp.float64)
+  cell, images = jnp.asarray(network.encode(arch[None])[0], jnp.float64), jnp.asarray(arrays["images"], jnp.float64)
   stats = jax.tree.map(lambda a: a.astype(jnp.float64), network.init_stats())
-  own = network.variants()[int(network.variant(alphas))]
+  own = network.variants()[int(network.variant(cell))]
 
   @jax.jit
-  def both(params, stats, images, alphas):
-    train, after = own.taps(params, stats, images, alphas, train=True)
-    return train, own.taps(params, after, images, alphas, train=False)
+  def both(params, stats, images, cell):
+    train = own.apply(params, images, cell, collect=("taps", "running_stats"))
+    after = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, stats, train.stats)
+    return train.taps, own.apply(params, images, cell, "running", stats=after, collect=("taps",)).taps
 
-  train, (evaluated, unmoved) = both(params, stats, images, alphas)
-  assert jax.tree.structure(unmoved) == jax.tree.structure(stats)
+  train, evaluated = both(params, stats, images, cell)
   for i in range(3):
     assert train[i].shape[-1] == network.tap_channels[i]
     found, x = head(arrays, i, train[i])
@@ -90,8 +92,8 @@ def test_forward_equals_the_reference_code(x64, reference):
 
 # Against plain autodiff of the definition
 
-CONFIG = NetworkConfig(channels=5, modules=1, classes=3)
-NET = PlainNetwork(CONFIG)
+CONFIG = NetworkConfig(channels=5, cells=1, classes=3)
+NET = NB101Network(CONFIG)
 ARCHS = {
   "input only": "output:0",
   "one feeds": "conv3x3:0|maxpool3x3:01|conv1x1:12|output:03",
@@ -105,14 +107,18 @@ def images_of(seed=0, size=8):
   return jnp.asarray(np.random.default_rng(seed).normal(size=(3, size, size, 3)))
 
 
-def alphas_of(text):
-  return jnp.asarray(encoding.alphas(text), jnp.float64)
+def cell_of(text):
+  return jnp.asarray(NET.encode(encoding.parse(text)[None])[0], jnp.float64)
+
+
+def logits_of(network, mode="batch", **settings):
+  return lambda params, images, cell: network.apply(params, images, cell, mode, **settings).logits
 
 
 def params_of(network=NET, seed=0):
   """Parameters in float64, BN scales and biases not 1 and 0."""
   rng = np.random.default_rng(seed)
-  shapes = jax.eval_shape(network.init_params, jax.random.key(0))
+  shapes = jax.eval_shape(network.init, jax.random.key(0))
   spread = {"kernel": (0, 0.3), "scale": (1, 0.2), "bias": (0, 0.1)}
   return jax.tree_util.tree_map_with_path(
     lambda path, s: jnp.asarray(rng.normal(*spread[path[-1].key], s.shape)), shapes
@@ -185,17 +191,17 @@ def assert_trees(found, wanted, name, tolerance=1e-9):
 
 def of(text, network=NET):
   """The variant for this cell: it compiles in a fifth of the time."""
-  return network.variants()[int(network.variant(alphas_of(text)))]
+  return network.variants()[int(network.variant(cell_of(text)))]
 
 
 @functools.cache
 def program(network):
-  return jax.jit(slopes(network.logits))
+  return jax.jit(slopes(logits_of(network)))
 
 
 def compare(network, name):
   params, images, text = params_of(), images_of(), ARCHS[name]
-  found = program(network)(params, images, alphas_of(text))
+  found = program(network)(params, images, cell_of(text))
   wanted = jax.jit(slopes(functools.partial(naive_logits, text=text)))(params, images)
   assert_trees(found, wanted, name)
 
@@ -203,8 +209,8 @@ def compare(network, name):
 def test_gradients_of_a_module_equal_plain_autodiff(x64):
   """Outputs of the first stack, and gradients of parameters (those of no use: 0) and images; widths 2, 2 and 1."""
   params, images, text = params_of(), images_of(size=6), ARCHS["three feed"]
-  network, stats = of(text), jax.tree.map(lambda a: a.astype(jnp.float64), NET.init_stats())
-  found = jax.jit(slopes(lambda p, x: network.taps(p, stats, x, alphas_of(text), train=True)[0][0]))(params, images)
+  network = of(text)
+  found = jax.jit(slopes(lambda p, x: network.apply(p, x, cell_of(text), collect=("taps",)).taps[0]))(params, images)
   wanted = jax.jit(slopes(functools.partial(naive_logits, text=text, stacks=1)))(params, images)
   assert_trees(found, wanted, text)
 
@@ -217,9 +223,9 @@ def test_one_program_for_all_cells(x64, name):
 
 @pytest.mark.slow
 def test_padded_block(x64):
-  """All-zero alphas: no edge, no vertex; the classifier's bias is left."""
+  """An all-zero cell: no edge, no vertex; the classifier's bias is left."""
   params = params_of()
-  gradient, logits = program(NET)(params, images_of(), jnp.zeros((1, 7, 11)))
+  gradient, logits = program(NET)(params, images_of(), jnp.zeros((7, 11)))
   np.testing.assert_array_equal(logits, jnp.broadcast_to(params["classifier"]["bias"], (3, 3)))
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
@@ -228,10 +234,10 @@ def test_padded_block(x64):
 def test_hessian_vector_product(x64):
   """Reverse mode twice, through the pull-backs of branches, pooling and BN, against differences of gradients."""
   text, step = ARCHS["one feeds"], 1e-6
-  network, alphas, params, along = of(text), alphas_of(text), params_of(), params_of(seed=1)
+  network, cell, params, along = of(text), cell_of(text), params_of(), params_of(seed=1)
 
   def gradient(params):
-    return slopes(network.logits)(params, images_of(), alphas)[0][0]
+    return slopes(logits_of(network))(params, images_of(), cell)[0][0]
 
   def slope(params):
     return sum(jnp.vdot(g, a) for g, a in zip(jax.tree.leaves(gradient(params)), jax.tree.leaves(along), strict=True))
@@ -245,13 +251,13 @@ def test_hessian_vector_product(x64):
 def test_running_by_a_batchs_own_moments_is_batch(x64):
   """Then samples do not mix, also in the form for many cotangents."""
   text = ARCHS["two feed"]
-  network, params, alphas = of(text), params_of(), alphas_of(text)
-  running = network.with_batch_norm("running").for_rows()
+  network, params, cell = of(text), params_of(), cell_of(text)
 
   @jax.jit
   def both(params, images):
-    logits, stats = network.logits_and_moments(params, images, alphas)
-    return logits, stats, running.logits(params, images[:2], alphas, stats=stats)
+    out = network.apply(params, images, cell, collect=("stats",))
+    found = network.apply(params, images[:2], cell, "running", stats=out.stats, rows=True).logits
+    return out.logits, out.stats, found
 
   logits, stats, found = both(params, images_of())
   np.testing.assert_allclose(found, logits[:2], rtol=1e-9, atol=1e-11)
@@ -267,14 +273,14 @@ def test_running_by_a_batchs_own_moments_is_batch(x64):
 def test_other_modes(x64, mode):
   """Frozen statistics give the same outputs and another gradient; identity lets samples alone."""
   text = ARCHS["two feed"]
-  params, alphas, images = params_of(), alphas_of(text), images_of()
-  network = of(text).with_batch_norm(mode)
-  (gradient, _), logits = jax.jit(slopes(network.logits))(params, images, alphas)
+  params, cell, images = params_of(), cell_of(text), images_of()
+  run = logits_of(of(text), mode)
+  (gradient, _), logits = jax.jit(slopes(run))(params, images, cell)
   if mode == "identity":
-    alone = jax.jit(network.logits)(params, images[:1], alphas)
+    alone = jax.jit(run)(params, images[:1], cell)
     np.testing.assert_allclose(alone, logits[:1], rtol=1e-9)
   else:
-    (full, _), batch = jax.jit(slopes(of(text).logits))(params, images, alphas)
+    (full, _), batch = jax.jit(slopes(logits_of(of(text))))(params, images, cell)
     np.testing.assert_allclose(logits, batch, rtol=1e-9)
     assert np.abs(gradient["stem"]["conv"]["kernel"] - full["stem"]["conv"]["kernel"]).max() > 1e-3
 
@@ -329,28 +335,32 @@ def test_batch_norm_relu_equals_autodiff(x64, channels):
 
 def test_counts_equal_those_of_layer_shapes():
   archs = encoding.sample(jax.random.key(0), 6)
-  network = PlainNetwork(NetworkConfig(channels=6, modules=2, classes=7))
-  count = jax.jit(jax.vmap(lambda a: (network.parameter_count(a), network.mac_count(a, 16))))
+  network = NB101Network(NetworkConfig(channels=6, cells=2, classes=7))
+  count = jax.jit(jax.vmap(lambda cell: network.costs(cell, 16)))
   for cells in (archs, [encoding.parse(text) for text in ARCHS.values()]):
-    found = count(jnp.asarray(encoding.alphas(np.stack(cells))))
+    found = count(jnp.asarray(network.encode(np.stack(cells))))
     sizes = {"channels": 6, "modules": 2, "classes": 7}
     np.testing.assert_array_equal(found[0], [costs.params(a, **sizes) for a in cells])
     np.testing.assert_array_equal(found[1], [costs.macs(a, 16, **sizes) for a in cells])
 
 
 def test_initial_values():
-  network = PlainNetwork(NetworkConfig(channels=16, modules=2))
-  params = network.init_params(jax.random.key(0))
+  network = NB101Network(NetworkConfig(channels=16, cells=2))
+  params = network.init(jax.random.key(0))
   kernel = params["stack_1"]["vertex_2"]["conv3x3-bn-relu"]["kernel"]
   assert kernel.shape == (2, 3, 3, 32, 32)
   np.testing.assert_allclose(kernel.std(), (2 / (9 * 32)) ** 0.5, rtol=0.03)
   assert (params["stack_1"]["vertex_2"]["bn"]["scale"] == 1).all()
   text = "conv3x3:0|conv1x1:1|conv3x3:2|output:123"  # slots 3, 4, 5 have 11, 11 and 10 of 32 channels
-  started = jax.jit(network.start)(params, jnp.asarray(encoding.alphas(text)))
+  started = jax.jit(network.start)(params, jnp.asarray(network.encode(encoding.parse(text)[None])[0]))
   for slot, width in ((3, 11), (4, 11), (5, 10)):
     for layer, name in ((f"vertex_{slot}", "conv3x3-bn-relu"), (f"projection_{slot}", "conv")):
       before, after = params["stack_1"][layer][name]["kernel"], started["stack_1"][layer][name]["kernel"]
-      np.testing.assert_allclose(after, before * (32 / width) ** 0.5, rtol=1e-6)
+      reads = {"conv": [16, 32]}.get(name, [width, width])  # of the two modules; the stack before has 16 channels
+      wanted = np.zeros_like(before)
+      for module, used in enumerate(reads):
+        wanted[module, :, :, :used, :width] = before[module, :, :, :used, :width] * (32 / width) ** 0.5
+      np.testing.assert_allclose(after, wanted, rtol=1e-6)
   for part in ("stem", "classifier"):
     assert_trees(started[part], params[part], part, 0)
   assert_trees(started["stack_0"]["projection_6"], params["stack_0"]["projection_6"], "output", 0)
@@ -359,8 +369,8 @@ def test_initial_values():
 
 def test_executed_and_by_layer():
   text = "conv3x3:0|maxpool3x3:01|output:2"
-  masks = jax.jit(NET.executed)(jnp.asarray(encoding.alphas(text)))
-  params = NET.init_params(jax.random.key(0))
+  masks = jax.jit(NET.executed)(cell_of(text))
+  params = NET.init(jax.random.key(0))
   kept = NET.by_layer(lambda kernel, mask: mask, params, masks)
   assert kept.shape == NET.by_layer(lambda kernel: kernel.sum(), params).shape
   assert kept.sum() == 1 + 1 + 3 * 3  # stem, classifier; a stack: a convolution and two projections
@@ -369,17 +379,24 @@ def test_executed_and_by_layer():
   assert stack["vertex_5"]["bn"]["scale"] == stack["vertex_4"]["conv1x1-bn-relu"]["kernel"] == 0
 
 
-def test_bad_input():
-  params, alphas = jax.eval_shape(NET.init_params, jax.random.key(0)), jnp.asarray(encoding.alphas("output:0"))
+def test_bad_input(unchecked):
+  params, cell = jax.eval_shape(NET.init, jax.random.key(0)), cell_of("output:0")
   images = jnp.zeros((1, 8, 8, 3))
   with pytest.raises(DatasetError, match="expected"):
-    NET.logits(params, images[..., :1], alphas)
+    NET.apply(params, images[..., :1], cell)
   with pytest.raises(DatasetError, match="at least 4"):
-    NET.logits(params, images[:, :3], alphas)
-  with pytest.raises(ConfigError, match=r"\(1, 7, 11\)"):
-    NET.logits(params, images, alphas[None])
+    NET.apply(params, images[:, :3], cell)
+  with pytest.raises(ConfigError, match=r"\(7, 11\)"):
+    NET.apply(params, images, cell[None])
   with pytest.raises(ConfigError, match="stats"):
-    NET.with_batch_norm("running").logits(params, images, alphas)
-  for name, value in (("channels", 3), ("modules", 0), ("classes", 0), ("batch_norm", "none")):
+    NET.apply(params, images, cell, "running")
+  with pytest.raises(ConfigError, match="mode='none'"):
+    NET.apply(params, images, cell, "none")
+  for name, value in (("channels", 3), ("cells", 0), ("classes", 0), ("stem", "imagenet"), ("auxiliary", True)):
     with pytest.raises(ConfigError, match=f"{name}="):
-      NetworkConfig(**{name: value})
+      NB101Network(dataclasses.replace(CONFIG, **{name: value}))
+
+
+def test_it_keeps_the_contracts():
+  assert isinstance(NET, Single) and isinstance(NET, TappedNetwork)
+  assert hash(NET) == hash(NB101Network(CONFIG)) and NB101Network(CONFIG) == NET

@@ -13,30 +13,21 @@ import numpy as np
 from jaxtyping import Int8
 
 from jaxnas import base, registry
+from jaxnas.base import NetworkConfig
+from jaxnas.errors import ConfigError
 from jaxnas.spaces import adapter
 from jaxnas.spaces.darts import benchmark, costs, encoding, genotypes
-from jaxnas.spaces.darts.backbone import Backbone
-from jaxnas.spaces.darts.plain import NetworkConfig, PlainNetwork
-from jaxnas.spaces.darts.supernet import Supernet, SupernetConfig
+from jaxnas.spaces.darts.network import DARTSNetwork
+from jaxnas.spaces.darts.supernet import DARTSSupernet
 from jaxnas.tabular import Benchmark
 
-__all__ = [
-  "DARTS",
-  "Backbone",
-  "NetworkConfig",
-  "PlainNetwork",
-  "Supernet",
-  "SupernetConfig",
-  "costs",
-  "encoding",
-  "genotypes",
-]
+__all__ = ["DARTS", "DARTSNetwork", "DARTSSupernet", "costs", "encoding", "genotypes"]
 
 _GROUPS = tuple(tuple(e for e, (target, _) in enumerate(encoding.EDGES) if target == node) for node in encoding.NODES)
 _PUBLISHED = {"tenas": {"ntk_batch": 14, "ntk_channels": 1, "ntk_cells": 2, "prune_number": 3}}
 
 
-_DEFAULT = base.NetworkConfig(16, 8, init="kaiming_fan_out")
+_DEFAULT = NetworkConfig(16, 8, init="kaiming_fan_out")
 
 
 @registry.register("space", "darts")
@@ -62,7 +53,7 @@ class DARTS:
   edge_groups: tuple[tuple[int, ...], ...] = _GROUPS
   edges_kept: int = 2
   op_order: tuple[int, ...] = tuple(encoding.OPS.index(op) for op in encoding.TENAS_OPS)
-  default_config: base.NetworkConfig = _DEFAULT
+  default_config: NetworkConfig = _DEFAULT
 
   as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(genotypes.lookup)
@@ -109,49 +100,46 @@ class DARTS:
     del dataset
     return _PUBLISHED.get(method, {})
 
-  def network(self, config: base.NetworkConfig) -> base.Single:
+  def network(self, config: NetworkConfig) -> DARTSNetwork:
     """The network of single architectures, the architecture being data."""
-    return adapter.AdaptedSingle(self._plain(config), encoding.alphas)
+    return DARTSNetwork(config.filled(self.default_config))
 
-  def trained_network(self, config: base.NetworkConfig, code: base.Code | None = None) -> base.TrainableNetwork:
-    """See `base.Trainable`; a network made for one architecture is quicker to compile."""
-    plain = self._plain(config, None if code is None else tuple(encoding.as_code(code).tolist()))
-    return adapter.AdaptedTrainable(plain, encoding.alphas, plain.shape, drops=True, auxiliary=config.auxiliary)
+  def trained_network(self, config: NetworkConfig, code: base.Code | None = None) -> DARTSNetwork:
+    """See `base.Trainable`; a network made for one architecture has its parameters only and is quicker to compile."""
+    return DARTSNetwork(config.filled(self.default_config), None if code is None else tuple(code.tolist()))
 
-  def _plain(self, config: base.NetworkConfig, genotype: tuple[int, ...] | None = None) -> PlainNetwork:
-    own = config.filled(self.default_config)
-    sizes: dict[str, Any] = {"channels": own.channels, "cells": own.cells, "classes": own.classes}
-    return PlainNetwork(
-      NetworkConfig(**sizes, stem=own.stem, init=own.init, auxiliary=own.auxiliary, genotype=genotype)
-    )
+  def backbone(self, config: Any = None, cells: int | None = None, channels: int | None = None) -> Any:
+    """The network that GenNAS trains, drawn as its code draws: normal by the fan out.
 
-  def supernet(self, config: base.NetworkConfig) -> base.Network:
+    Raises:
+      ConfigError: fewer than three cells, which is fewer than three taps.
+    """
+    if not isinstance(config, NetworkConfig):
+      return adapter.OldTapped(self.backbone(NetworkConfig(channels or config, cells)))
+    config = config.filled(self.default_config)
+    if config.size[1] < 3:
+      raise ConfigError(f"cells={config.cells} must be at least 3: the taps are three stages of cells")
+    return DARTSNetwork(dataclasses.replace(config, init="kaiming_fan_out"))
+
+  def supernet(self, config: NetworkConfig) -> DARTSSupernet:
     """TE-NAS's network for the NTK: `config.cells` is its depth, 2 in the published search.
 
     With N = ceil(cells / 3) the cells are N of C channels, a reduction and N - 1 of 2 C, a reduction and N - 1 of 4 C,
     cut to the depth.
     """
-    channels, cells, classes = adapter.plain_config(config, self.default_config, self.name)
+    config = config.filled(self.default_config)
+    cells = config.size[1]
     stage = -(-cells // 3)
-    reductions = tuple(i for i in (stage, 2 * stage) if i < cells)
-    network = _supernet(channels, cells, classes, config.init, reductions=reductions, stem_multiplier=1)
-    return adapter.Adapted(network, encoding.alphas)
+    return DARTSSupernet(config, reductions=tuple(i for i in (stage, 2 * stage) if i < cells))
 
-  def region_network(self, config: base.NetworkConfig) -> base.Network:
+  def region_network(self, config: NetworkConfig) -> DARTSSupernet:
     """TE-NAS's network for linear regions: one normal and one reduction cell on one-channel 3 x 3 crops, no stem."""
-    network = _supernet(1, 2, config.classes, config.init, reductions=(1,), stem=False, stem_multiplier=1)
-    return adapter.Adapted(network, encoding.alphas)
+    return DARTSSupernet(dataclasses.replace(config, channels=1, cells=2), reductions=(1,), stem=False)
 
-  def mixture(self, channels: int, cells: int, classes: int, init: Any) -> Supernet:
+  def mixture(self, config: Any, cells: int = 8, classes: int = 10, init: Any = "torch_default") -> Any:
     """DARTS's search network: reductions at one and two thirds of the cells, a stem of 3 C channels."""
-    return _supernet(
-      channels, cells, classes, init, reductions=tuple(sorted({cells // 3, 2 * cells // 3})), stem_multiplier=3
-    )
-
-  def backbone(self, channels: int = 16, cells: int = 8) -> Backbone:
-    """The network that GenNAS trains."""
-    return Backbone(channels, cells)
-
-
-def _supernet(channels: int, cells: int, classes: int, init: Any, **layout: Any) -> Supernet:
-  return Supernet(SupernetConfig(channels=channels, cells=cells, classes=classes, init=init, **layout))
+    if not isinstance(config, NetworkConfig):
+      return adapter.OldMixture(self.mixture(NetworkConfig(config, cells, classes, init)))
+    config = config.filled(self.default_config)
+    cells = config.size[1]
+    return DARTSSupernet(config, reductions=tuple(sorted({cells // 3, 2 * cells // 3})), stem_multiplier=3)

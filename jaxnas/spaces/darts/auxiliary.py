@@ -11,6 +11,8 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import DatasetError
+from jaxnas.nets.parameters import bn_shapes
+from jaxnas.nets.passes import linear
 from jaxnas.spaces.darts import blocks, operations
 from jaxnas.spaces.darts.operations import Maps
 
@@ -19,7 +21,7 @@ MIDDLE, LAST, WINDOW = 128, 768, 5
 
 def shapes(channels: int, classes: int, norm: bool) -> PyTree:
   """Of its parameters; `norm`: whether it has the second BN."""
-  last = {"conv": {"kernel": (2, 2, MIDDLE, LAST)}, **({"bn": blocks.bn_shapes(LAST)} if norm else {})}
+  last = {"conv": {"kernel": (2, 2, MIDDLE, LAST)}, **({"bn": bn_shapes(LAST)} if norm else {})}
   return {
     "a": blocks.relu_conv_bn_shapes(channels, MIDDLE),
     "b": last,
@@ -51,10 +53,4 @@ def logits(x: Maps, params: PyTree, norm: blocks.Norm, stride: int) -> Float[Arr
   z = z[..., None, None]  # [768, N, 1, 1]
   if "bn" in params["b"]:
     z = norm("b", z, params["b"]["bn"])
-  return linear(jax.nn.relu(z)[..., 0, 0], params["classifier"])
-
-
-def linear(features: Float[Array, "C N"], params: PyTree) -> Float[Array, "N K"]:
-  """The linear layer of a classifier."""
-  y = jnp.tensordot(features, params["kernel"], ((0,), (0,)), precision=lax.Precision.HIGHEST)
-  return y + params["bias"][None]
+  return linear(jax.nn.relu(z)[..., 0, 0].T, params["classifier"])

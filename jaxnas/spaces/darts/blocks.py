@@ -1,8 +1,8 @@
 """The blocks that DARTS cells are made of: what stands between two batch normalisations, and each operation.
 
-Every block takes `norm(name, z, bn)`, which normalises z [C, N, H, W] with `bn` = {"scale", "bias"}; `name` tells its
-place within the block ("" where there is one). So one definition serves all modes of batch normalisation, and callers
-that collect statistics.
+Every block takes `norm(place, z, bn)`, which normalises z [C, N, H, W] with `bn` = {"scale", "bias"}; the places within
+a block are "a", "b", ... So one definition serves all modes of batch normalisation, and `collecting` keeps what each of
+them shows.
 
 Source: Liu et al., "DARTS", ICLR 2019, and the released code, operations.py, without BN after pooling.
 """
@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
+from jaxnas.nets.parameters import bn_shapes
+from jaxnas.nets.passes import Pass, Seen, gated, together
 from jaxnas.spaces.darts import operations
 from jaxnas.spaces.darts.operations import Maps
 
@@ -22,57 +24,69 @@ DILATED = {"dil_conv_3x3": 3, "dil_conv_5x5": 5}
 relu = jax.nn.relu
 
 
+def collecting(run: Pass, given: PyTree | None) -> tuple[Norm, dict[str, Seen]]:
+  """A `norm` for the blocks of one layer, and where it puts what each place shows; `given` are moments, by place."""
+  found: dict[str, Seen] = {}
+
+  def norm(place: str, z: Maps, bn: PyTree) -> Maps:
+    y, found[place] = run.normalise(z, bn, given and given[place])
+    return y
+
+  return norm, found
+
+
+def seen_of(run: Pass, found: dict[str, Seen], x: Maps, reads: tuple[Maps, ...]) -> Seen:
+  """What a layer on x shows, whose ReLUs read `reads`, and whose BN showed what `collecting` found."""
+  return together(found).plus(run.of_nothing(x), *(run.of_relu(read) for read in reads))
+
+
 def relu_conv_bn(x: Maps, params: PyTree, norm: Norm) -> Maps:
   """ReLU, 1x1 convolution, BN."""
-  return norm("", _pointwise(relu(x), params["conv"]), params["bn"])
+  return norm("a", _pointwise(relu(x), params["conv"]), params["bn"])
 
 
 def factorised_reduction(x: Maps, params: PyTree, norm: Norm) -> Maps:
   """ReLU, half of the channels from every second pixel and half from the ones down-right of them, BN."""
   first, second = operations.halved(relu(x))
   z = jnp.concatenate([_pointwise(first, params["conv0"]), _pointwise(second, params["conv1"])])
-  return norm("", z, params["bn"])
+  return norm("a", z, params["bn"])
 
 
 def separable(x: Maps, params: PyTree, norm: Norm, stride: int) -> tuple[Maps, Maps]:
   """Twice ReLU, depthwise, 1x1, BN, the first with the stride; and what the second ReLU reads."""
-  middle = _depthwise_separable(relu(x), params["a"], lambda _, z, bn: norm("a", z, bn), stride, 1)
-  return _depthwise_separable(relu(middle), params["b"], lambda _, z, bn: norm("b", z, bn), 1, 1), middle
+  middle = norm("a", _depthwise_pointwise(relu(x), params["a"], stride, 1), params["a"]["bn"])
+  return norm("b", _depthwise_pointwise(relu(middle), params["b"], 1, 1), params["b"]["bn"]), middle
 
 
 def dilated(x: Maps, params: PyTree, norm: Norm, stride: int) -> Maps:
   """ReLU, depthwise with dilation 2, 1x1, BN."""
-  return _depthwise_separable(relu(x), params, norm, stride, 2)
+  return norm("a", _depthwise_pointwise(relu(x), params, stride, 2), params["bn"])
 
 
-def _depthwise_separable(x: Maps, params: PyTree, norm: Norm, stride: int, dilation: int) -> Maps:
-  wide = gated(operations.depthwise(x, params["dw"]["kernel"], stride, dilation), params["dw"])
-  return norm("", _pointwise(wide, params["pw"]), params["bn"])
+def _depthwise_pointwise(x: Maps, params: PyTree, stride: int, dilation: int) -> Maps:
+  wide = gated(operations.depthwise(x, params["dw"]["kernel"], stride, dilation), params["dw"], 0)
+  return _pointwise(wide, params["pw"])
 
 
 def _pointwise(x: Maps, layer: PyTree) -> Maps:
-  return gated(operations.pointwise(x, layer["kernel"]), layer)
+  return gated(operations.pointwise(x, layer["kernel"]), layer, 0)
 
 
-def gated(z: Maps, layer: PyTree) -> Maps:
-  """A convolution's output times its factors for each sample and channel, [N, C], where the layer has a `gate`."""
-  return z * layer["gate"].T[:, :, None, None] if "gate" in layer else z
-
-
-def apply(op: str, x: Maps, params: PyTree, norm: Norm, stride: int) -> Array:
-  """One operation of a cell by name; `params` is that of the operation ({} where it has none)."""
+def apply(op: str, x: Maps, params: PyTree, norm: Norm, stride: int) -> tuple[Maps, tuple[Maps, ...]]:
+  """One operation of a cell by name, and what its ReLUs read; `params` is that of the operation ({} for none)."""
   if op in SEPARABLE:
-    return separable(x, params, norm, stride)[0]
+    y, middle = separable(x, params, norm, stride)
+    return y, (x, middle)
   if op in DILATED:
-    return dilated(x, params, norm, stride)
+    return dilated(x, params, norm, stride), (x,)
   if op == "skip_connect":
-    return x if stride == 1 else factorised_reduction(x, params, norm)
+    return (x, ()) if stride == 1 else (factorised_reduction(x, params, norm), (x,))
   if op == "avg_pool_3x3":
-    return operations.avg_pool(x, stride)
+    return operations.avg_pool(x, stride), ()
   if op == "max_pool_3x3":
-    return operations.max_pool(x, stride)
+    return operations.max_pool(x, stride), ()
   height, width = (-(-n // stride) for n in x.shape[2:])
-  return jnp.zeros((*x.shape[:2], height, width), x.dtype)
+  return jnp.zeros((*x.shape[:2], height, width), x.dtype), ()
 
 
 def op_shapes(op: str, channels: int, stride: int) -> PyTree:
@@ -99,11 +113,6 @@ def reduction_shapes(channels_in: int, channels_out: int) -> PyTree:
 def relu_conv_bn_shapes(channels_in: int, channels_out: int) -> PyTree:
   """Of ReLU, 1x1 convolution, BN."""
   return _named("conv", channels_in, channels_out)
-
-
-def bn_shapes(channels: int) -> PyTree:
-  """Of a batch normalisation."""
-  return {"scale": (channels,), "bias": (channels,)}
 
 
 def _named(name: str, channels_in: int, channels_out: int) -> PyTree:

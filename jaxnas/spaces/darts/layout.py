@@ -1,4 +1,4 @@
-"""The layout of the network of one genotype: its settings, its stages, and the shapes of its parameters.
+"""The layout of the network of one genotype: its stages, and the shapes of its parameters.
 
 The cells follow one another as in `costs`. Here they are grouped: the normal cells between two reductions are a stage,
 whose parameters are stacked ([cells of the stage, ...]) because all of them run through one piece of code. Where cells
@@ -6,70 +6,38 @@ of a stage read inputs of different widths (the stem's, or those of a reduction 
 stacked in groups of equal shape, each called after its first cell.
 """
 
-import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import PyTree
 
-from jaxnas.nets import numerics
-from jaxnas.nets.numerics import BatchNormMode, Init
-from jaxnas.nets.parameters import stacked
+from jaxnas.base import NetworkConfig
+from jaxnas.nets.parameters import bn_shapes, stacked
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding
-from jaxnas.spaces.darts.costs import CellShape
+from jaxnas.spaces.darts.costs import CellShape, Evaluation
 
 STAGE, REDUCE = "stage_", "reduce_"  # beginnings of the parts' names
 SLOTS = tuple(f"node{node}_input{i}" for node in encoding.NODES for i in range(2))
 TARGETS = tuple(node for node in encoding.NODES for _ in range(2))  # the node that each slot is added to
 INPUTS = ("input_0", "input_1")
 
+Genotype = tuple[int, ...]  # an architecture as 32 integers, see `encoding`
 
-@dataclasses.dataclass(frozen=True)
-class NetworkConfig:
-  """Shape and numerics of the network of one genotype.
 
-  Attributes:
-    channels: C of the first cell; cells L // 3 and 2 L // 3 are reduction cells, which double it.
-    cells: L. The default is the search network of DARTS; 20 cells of 36 channels are trained on CIFAR.
-    classes: outputs of the linear layer.
-    stem: "cifar" (3x3 convolution to 3 C channels, stride 1) or "imagenet" (three of stride 2, to C channels).
-    batch_norm: `batch` (mini-batch statistics, differentiated through), `batch_frozen` (the same, as constants),
-      `running` (given ones) or `identity` (mean 0, variance 1).
-    init: see `parameters.draw`.
-    auxiliary: whether there is an auxiliary head, which only training uses.
-    genotype: the architecture as 32 integers (`encoding`), then static; None: it is data, and parameters exist for
-      every operation of every slot.
+def evaluation(config: NetworkConfig, image_size: int | None = None) -> Evaluation:
+  """What `costs` takes; `image_size` is 32, or 224 with the ImageNet stem, if not given.
+
+  Raises:
+    ConfigError: settings out of range, or open ones.
   """
+  channels, cells = config.size
+  size = (224 if config.stem == "imagenet" else 32) if image_size is None else image_size
+  return Evaluation(channels, cells, config.classes, size, config.stem)
 
-  channels: int = 16
-  cells: int = 8
-  classes: int = 10
-  stem: Literal["cifar", "imagenet"] = "cifar"
-  batch_norm: BatchNormMode = "batch"
-  init: Init = "kaiming_fan_out"
-  auxiliary: bool = False
-  genotype: tuple[int, ...] | None = None
 
-  def __post_init__(self):
-    self.evaluation()
-    numerics.check(self)
-    if self.genotype is not None:
-      object.__setattr__(self, "genotype", tuple(encoding.as_code(self.genotype).tolist()))
-
-  def evaluation(self, image_size: int | None = None) -> costs.Evaluation:
-    """What `costs` takes; `image_size` is 32, or 224 with the ImageNet stem, if not given.
-
-    Raises:
-      ConfigError: settings out of range.
-    """
-    size = (224 if self.stem == "imagenet" else 32) if image_size is None else image_size
-    return costs.Evaluation(self.channels, self.cells, self.classes, size, self.stem)
-
-  def slots(self, cell_type: int) -> list[tuple[int, int]] | None:
-    """(op, source) of each slot of a static architecture."""
-    if self.genotype is None:
-      return None
-    rows = encoding.slots(self.genotype)[cell_type].reshape(-1, 2).tolist()
-    return [(op, source) for op, source in rows]
+def slots(genotype: Genotype, cell_type: int) -> list[tuple[int, int]]:
+  """(op, source) of each slot of an architecture."""
+  rows = encoding.slots(genotype)[cell_type].reshape(-1, 2).tolist()
+  return [(op, source) for op, source in rows]
 
 
 class Part(NamedTuple):
@@ -91,11 +59,11 @@ class Part(NamedTuple):
     return self.shapes[0].cell_type
 
 
-def parts(config: NetworkConfig) -> list[Part]:
+def parts(network: Evaluation) -> list[Part]:
   """The network's parts in order."""
   found: list[Part] = []
   reductions = 0
-  for i, shape in enumerate(costs.cell_shapes(config.evaluation())):
+  for i, shape in enumerate(costs.cell_shapes(network)):
     if shape.cell_type:
       reductions += 1
       found.append(Part(f"{REDUCE}{reductions}", i, (shape,)))
@@ -111,22 +79,23 @@ def is_stacked(path: list[str]) -> bool:
   return path[0].startswith(STAGE)
 
 
-def shapes(config: NetworkConfig) -> PyTree:
-  """Shapes of all parameters, as `parameters.draw` takes them."""
-  layout = parts(config)
-  tree: dict[str, Any] = {"stem": _stem(config)}
+def shapes(network: Evaluation, genotype: Genotype | None, with_auxiliary: bool) -> PyTree:
+  """Shapes of all parameters, as `parameters.draw` takes them.
+
+  Args:
+    genotype: the architecture, whose own operations have parameters; None: every operation of every slot has.
+    with_auxiliary: whether there is an auxiliary head.
+  """
+  layout = parts(network)
+  tree: dict[str, Any] = {"stem": _stem(network)}
   for part in layout:
-    tree[part.name] = _stage(config, part) if part.name.startswith(STAGE) else _reduction(config, part)
+    tree[part.name] = _stage(genotype, part) if part.name.startswith(STAGE) else _reduction(genotype, part)
   width = encoding.NUM_NODES * layout[-1].shapes[-1].channels
-  if config.auxiliary:
+  if with_auxiliary:
     head = [p for p in layout if p.cell_type][-1].shapes[0]
-    tree["auxiliary"] = auxiliary.shapes(encoding.NUM_NODES * head.channels, config.classes, second_norm(config))
-  return {**tree, "classifier": {"kernel": (width, config.classes), "bias": (config.classes,)}}
-
-
-def second_norm(config: NetworkConfig) -> bool:
-  """Whether the auxiliary head has its second BN: in the released code that of ImageNet has none."""
-  return config.stem == "cifar"
+    # in the released code the head of ImageNet has no second BN
+    tree["auxiliary"] = auxiliary.shapes(encoding.NUM_NODES * head.channels, network.classes, network.stem == "cifar")
+  return {**tree, "classifier": {"kernel": (width, network.classes), "bias": (network.classes,)}}
 
 
 def groups(part: Part, place: int) -> list[tuple[str, range]]:
@@ -148,25 +117,25 @@ def _input(shape: CellShape, place: int) -> PyTree:
   return blocks.relu_conv_bn_shapes(shape.channels_1 if place else shape.channels_0, shape.channels)
 
 
-def _stage(config: NetworkConfig, part: Part) -> PyTree:
+def _stage(genotype: Genotype | None, part: Part) -> PyTree:
   count, channels = len(part.shapes), part.shapes[0].channels
   tree = {}
   for place, name in enumerate(INPUTS):
-    tree[name] = {"bn": stacked(blocks.bn_shapes(channels), count)}
+    tree[name] = {"bn": stacked(bn_shapes(channels), count)}
     for group, cells in groups(part, place):
       kernels = {k: v for k, v in _input(part.shapes[cells.start], place).items() if k != "bn"}
       tree[name][group] = stacked(kernels, len(cells))
-  return {**tree, **stacked(_slots(config, part), count)}
+  return {**tree, **stacked(_slots(genotype, part), count)}
 
 
-def _reduction(config: NetworkConfig, part: Part) -> PyTree:
+def _reduction(genotype: Genotype | None, part: Part) -> PyTree:
   inputs = {name: _input(part.shapes[0], place) for place, name in enumerate(INPUTS)}
-  return {**inputs, **_slots(config, part)}
+  return {**inputs, **_slots(genotype, part)}
 
 
-def _slots(config: NetworkConfig, part: Part) -> PyTree:
+def _slots(genotype: Genotype | None, part: Part) -> PyTree:
   """The operations of each slot that have parameters."""
-  channels, chosen = part.shapes[0].channels, config.slots(part.cell_type)
+  channels, chosen = part.shapes[0].channels, None if genotype is None else slots(genotype, part.cell_type)
   tree = {}
   for number, name in enumerate(SLOTS):
     if chosen is None:
@@ -184,12 +153,12 @@ def stride_of(cell_type: int, source: int) -> int:
   return 2 if cell_type and source < encoding.FIRST_NODE else 1
 
 
-def _stem(config: NetworkConfig) -> PyTree:
-  c = config.channels
+def _stem(network: Evaluation) -> PyTree:
+  c = network.channels
 
   def layer(channels_in, channels_out):
-    return {"conv": {"kernel": (3, 3, channels_in, channels_out)}, "bn": blocks.bn_shapes(channels_out)}
+    return {"conv": {"kernel": (3, 3, channels_in, channels_out)}, "bn": bn_shapes(channels_out)}
 
-  if config.stem == "cifar":
+  if network.stem == "cifar":
     return layer(3, 3 * c)
   return {"a": layer(3, c // 2), "b": layer(c // 2, c), "c": layer(c, c)}

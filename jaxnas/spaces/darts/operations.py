@@ -17,9 +17,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnas.errors import ConfigError
-from jaxnas.nets.layers import BN_EPSILON
-
 _HIGHEST = lax.Precision.HIGHEST
 Maps = Float[Array, "C N H W"]
 
@@ -190,31 +187,3 @@ def halved(x: Maps) -> tuple[Float[Array, "C N H2 W2"], Float[Array, "C N H2 W2"
   framed = jnp.pad(x, ((0, 0), (0, 0), (0, 2 * height - x.shape[2]), (0, 2 * width - x.shape[3])))
   blocks = framed.reshape(*x.shape[:2], height, 2, width, 2)
   return blocks[:, :, :, 0, :, 0], blocks[:, :, :, 1, :, 1]
-
-
-def moments(z: Maps) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
-  """Mean and biased variance over samples and pixels."""
-  mean = z.mean((1, 2, 3))
-  return mean, jnp.square(z - mean[:, None, None, None]).mean((1, 2, 3))
-
-
-def statistics(z: Maps, mode: str, given: tuple[Array, Array] | None) -> tuple[Array, Array]:
-  """Mean and variance [C] that BN in this mode normalises z with; `given` is for mode `running`.
-
-  Raises:
-    ConfigError: mode `running` and none are given.
-  """
-  if mode == "running":
-    if given is None:
-      raise ConfigError("batch_norm='running' needs stats: give what moments() returned")
-    return given
-  if mode == "identity":
-    return jnp.zeros(z.shape[:1], z.dtype), jnp.ones(z.shape[:1], z.dtype)
-  own = moments(z)
-  return own if mode == "batch" else lax.stop_gradient(own)
-
-
-def batch_norm(z: Maps, mean: Array, variance: Array, scale: Array, bias: Array) -> Maps:
-  """(z - mean) / sqrt(variance + eps) * scale + bias, per channel."""
-  gain = scale * lax.rsqrt(variance + jnp.asarray(BN_EPSILON, variance.dtype))
-  return (z - mean[:, None, None, None]) * gain[:, None, None, None] + bias[:, None, None, None]

@@ -17,11 +17,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from jaxnas.nets.passes import Pass, Seen, together
 from jaxnas.nets.single import choose
 from jaxnas.spaces.darts import blocks, operations
-from jaxnas.spaces.darts.encoding import FIRST_NODE, NODES, NUM_NODES, NUM_OPS, OPS
+from jaxnas.spaces.darts.encoding import FIRST_NODE, NUM_NODES, NUM_OPS, OPS
 from jaxnas.spaces.darts.layout import INPUTS, SLOTS, TARGETS, Part, groups, stride_of
-from jaxnas.spaces.darts.observation import Pass, Seen, agreement, total
 from jaxnas.spaces.darts.operations import Maps
 
 _SKIP = OPS.index("skip_connect")
@@ -38,7 +38,7 @@ class Given(NamedTuple):
   """What a part of the network computes with; each None where there is none.
 
   Attributes:
-    params: its parameters, gates among them (`blocks.gated`).
+    params: its parameters, gates among them (`passes.with_gates`).
     stats: given moments of its BN.
     drop: factors of each cell, slot and sample (drop path), [cells, 8, N].
   """
@@ -48,8 +48,8 @@ class Given(NamedTuple):
   drop: Float[Array, "cells 8 N"] | None
 
 
-def stage(part: Part, given: Given, inputs: tuple[Maps, Maps], chosen: Chosen, run: Pass) -> tuple[tuple, Any]:
-  """The normal cells of a stage: (the last two outputs, what was collected, [cells, ...] unless to observe)."""
+def stage(part: Part, given: Given, inputs: tuple[Maps, Maps], chosen: Chosen, run: Pass) -> tuple[tuple, Seen]:
+  """The normal cells of a stage: (the last two outputs, what they show; statistics are [cells, ...])."""
   width, count = NUM_NODES * part.shapes[0].channels, len(part.shapes)
   alike = tuple(_alike(x, part.shapes[0].halve_0 and i == 0, width) for i, x in enumerate(inputs))
   joined = {name: _joined(part, place, given.params[name], width) for place, name in enumerate(INPUTS)}
@@ -62,15 +62,15 @@ def stage(part: Part, given: Given, inputs: tuple[Maps, Maps], chosen: Chosen, r
     return (carry[1], y), seen
 
   (before, last), seen = lax.scan(body, alike, given._replace(params=params))
-  if run.collect == "observation":
-    seen = jax.tree.map(lambda leaf: leaf.sum(0), seen)
+  seen = seen.over_layers()
+  if run.observes:
     readers = (1, min(2, count))  # cells that read each of the inputs
-    seen = total([seen, *(_unlike(x, y, n) for x, y, n in zip(inputs, alike, readers, strict=True))])
+    seen = seen.plus(*(_unlike(x, y, n, run) for x, y, n in zip(inputs, alike, readers, strict=True)))
   return (before if count > 1 else inputs[1], last), seen
 
 
-def reduction(part: Part, given: Given, inputs: tuple[Maps, Maps], chosen: Chosen, run: Pass) -> tuple[tuple, Any]:
-  """A reduction cell: (its second input and its output, what was collected)."""
+def reduction(part: Part, given: Given, inputs: tuple[Maps, Maps], chosen: Chosen, run: Pass) -> tuple[tuple, Seen]:
+  """A reduction cell: (its second input and its output, what it shows)."""
   static = isinstance(chosen.ops, tuple)
   slots = {name: given.params[name] for name in SLOTS}
   params = {**{name: given.params[name] for name in INPUTS}, **(slots if static else {"slots": _stack(slots, 0)})}
@@ -80,20 +80,21 @@ def reduction(part: Part, given: Given, inputs: tuple[Maps, Maps], chosen: Chose
   return (inputs[1], y), seen
 
 
-def _cell(inputs, own: Given, entries, chosen: Chosen, cell_type: int, run: Pass) -> tuple[Maps, Any]:
-  """(output, what was collected) of one cell; `entries` bring the inputs to its channels."""
+def _cell(inputs, own: Given, entries, chosen: Chosen, cell_type: int, run: Pass) -> tuple[Maps, Seen]:
+  """(output, what is shown) of one cell; `entries` bring the inputs to its channels."""
   seen, states = {}, []
   for name, x, entry in zip(INPUTS, inputs, entries, strict=True):
-    found: dict[str, Any] = {}
-    states.append(entry(x, own.params[name], run.norm(own.stats and own.stats[name], found)))
-    seen[name] = run.finish(found, x, x)
-  cell = _static_slots if isinstance(chosen.ops, tuple) else _chosen_slots
-  nodes, found = cell(states, own, chosen, cell_type, run)
-  seen = {**seen, **found}
-  return jnp.concatenate(nodes), total(list(seen.values())) if run.collect == "observation" else seen
+    norm, found = blocks.collecting(run, own.stats and lax.stop_gradient(own.stats[name]))
+    states.append(entry(x, own.params[name], norm))
+    seen[name] = blocks.seen_of(run, found, x, (x,))
+  slots = _static_slots if isinstance(chosen.ops, tuple) else _chosen_slots
+  nodes, found = slots(states, own, chosen, cell_type, run)
+  return jnp.concatenate(nodes), together({**seen, **found})
 
 
-def _static_slots(states: list[Maps], own: Given, chosen: Chosen, cell_type: int, run: Pass) -> tuple[list[Maps], Any]:
+def _static_slots(
+  states: list[Maps], own: Given, chosen: Chosen, cell_type: int, run: Pass
+) -> tuple[list[Maps], dict[str, Seen]]:
   states, seen = list(states), {}
   for slot, (name, op, source) in enumerate(zip(SLOTS, *chosen, strict=True)):
     stride = stride_of(cell_type, source)
@@ -108,7 +109,9 @@ def _static_slots(states: list[Maps], own: Given, chosen: Chosen, cell_type: int
   return states[FIRST_NODE:], seen
 
 
-def _chosen_slots(states: list[Maps], own: Given, chosen: Chosen, cell_type: int, run: Pass) -> tuple[list[Maps], Any]:
+def _chosen_slots(
+  states: list[Maps], own: Given, chosen: Chosen, cell_type: int, run: Pass
+) -> tuple[list[Maps], dict[str, Seen]]:
   """A loop over the slots. Strides depend on the source: reduction cells have each operation at both."""
   inputs = jnp.stack(states)
   shape = inputs.shape[1:-2] + tuple(-(-n // (1 + cell_type)) for n in inputs.shape[-2:])
@@ -137,28 +140,21 @@ def _chosen_slots(states: list[Maps], own: Given, chosen: Chosen, cell_type: int
   targets = np.array(TARGETS, np.int32) - FIRST_NODE
   stats = own.stats and own.stats["slots"]
   nodes, seen = lax.scan(body, nodes, (*chosen, targets, own.params["slots"], stats, drop))
-  if run.collect == "observation":
-    seen = jax.tree.map(lambda leaf: leaf.sum(0), seen)
-  return list(nodes), {"slots": seen}
+  return list(nodes), {"slots": seen.over_layers()}
 
 
-def _branch(op: str, stride: int, run: Pass, x: Maps, own: PyTree) -> tuple[Maps, Any]:
-  """The operation on x, or at stride 2 on the cell's input in `own`, and a tree of one form for all operations."""
+def _branch(op: str, stride: int, run: Pass, x: Maps, own: PyTree) -> tuple[Maps, Seen]:
+  """The operation on x, or at stride 2 on the cell's input in `own`; what it shows has one form for all operations."""
   x = own["input"] if stride == 2 else x
   y, seen = _operation(op, x, own["params"].get(op, {}), own["stats"], stride, run)
-  if run.collect in ("moments", "unbiased"):
-    nothing = jnp.zeros((len(x),), x.dtype), jnp.zeros((len(x),), x.dtype)
-    seen = {"a": nothing, "b": nothing, **seen}
-  return y, seen
+  nothing = (jnp.zeros((len(x),), x.dtype), jnp.zeros((len(x),), x.dtype)) if run.keeps_stats else None
+  return y, seen._replace(stats={"a": nothing, "b": nothing, **seen.stats})
 
 
-def _operation(op: str, x: Maps, params: PyTree, stats: PyTree | None, stride: int, run: Pass) -> tuple[Maps, Any]:
-  found: dict[str, Any] = {}
-  y = blocks.apply(op, x, params, run.norm(stats, found), stride)
-  reads = [x] if found else []  # what has a BN begins with a ReLU
-  if run.collect == "observation" and "b" in found:
-    reads.append(found["a"][0])
-  return y, run.finish(found, x, *reads)
+def _operation(op: str, x: Maps, params: PyTree, stats: PyTree | None, stride: int, run: Pass) -> tuple[Maps, Seen]:
+  norm, found = blocks.collecting(run, lax.stop_gradient(stats))
+  y, reads = blocks.apply(op, x, params, norm, stride)
+  return y, blocks.seen_of(run, found, x, reads)
 
 
 def _stack(slots: dict[str, PyTree], axis: int) -> PyTree:
@@ -171,11 +167,11 @@ def _alike(x: Maps, halve: bool, width: int) -> Maps:
   return jnp.pad(x, ((0, width - len(x)), (0, 0), (0, 0), (0, 0)))
 
 
-def _unlike(x: Maps, alike: Maps, readers: int) -> Seen:
+def _unlike(x: Maps, alike: Maps, readers: int, run: Pass) -> Seen:
   """What has to be added because ReLUs read `alike` instead of x, the pixels that it lacks and its padding."""
   if x.shape == alike.shape:
-    return jnp.zeros((1, 1), jnp.float32), jnp.zeros((), x.dtype)
-  return readers * (agreement(x) - agreement(alike)), jnp.zeros((), x.dtype)
+    return Seen()
+  return Seen(None, (readers * (run.agreement(x) - run.agreement(alike)), jnp.zeros((), x.dtype)))
 
 
 def _joined(part: Part, place: int, params: PyTree, width: int) -> PyTree:
@@ -199,16 +195,3 @@ def _diagonal(kernels: list[Float[Array, "cells 1 1 C D"]], width: int) -> Float
     before += kernel.shape[-1]
   joined = jnp.concatenate(rows, -2)
   return jnp.pad(joined, ((0, 0),) * 3 + ((0, width - joined.shape[-2]), (0, 0)))
-
-
-def chosen_of(alphas: Float[Array, "14 8"]) -> Chosen:
-  """The two edges of each node whose largest weight is greatest (ties: the lower source), and their operations."""
-  ops, sources = [], []
-  strength, row = alphas.max(-1), 0
-  for node in NODES:
-    _, best = lax.top_k(strength[row : row + node], 2)
-    best = jnp.sort(best)
-    sources.append(best)
-    ops.append(jnp.argmax(alphas[row : row + node][best], -1))
-    row += node
-  return Chosen(jnp.concatenate(ops).astype(jnp.int32), jnp.concatenate(sources).astype(jnp.int32))

@@ -8,17 +8,17 @@ import pathlib
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from jaxnas import base, registry
+from jaxnas import registry
+from jaxnas.base import NetworkConfig
 from jaxnas.spaces import adapter
 from jaxnas.spaces.nb101 import benchmark, channels, costs, encoding, isomorphism
-from jaxnas.spaces.nb101.network import PlainNetwork
-from jaxnas.spaces.nb101.parameters import NetworkConfig
+from jaxnas.spaces.nb101.network import NB101Network
 from jaxnas.tabular import Benchmark
 
-__all__ = ["NB101", "NetworkConfig", "PlainNetwork", "channels", "costs", "encoding", "isomorphism"]
+__all__ = ["NB101", "NB101Network", "channels", "costs", "encoding", "isomorphism"]
 
 
-_DEFAULT = base.NetworkConfig(16, 3, init="kaiming_fan_out")
+_DEFAULT = NetworkConfig(16, 3, init="kaiming_fan_out")
 
 
 @registry.register("space", "nb101")
@@ -34,7 +34,7 @@ class NB101:
   edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
   cell_types: int = 1
   cells: int = 3  # modules per stack, in the benchmark
-  default_config: base.NetworkConfig = _DEFAULT  # the benchmark trains C=128
+  default_config: NetworkConfig = _DEFAULT  # the benchmark trains C=128
 
   as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(encoding.parse)
@@ -68,11 +68,12 @@ class NB101:
     del method, dataset
     return {}
 
-  def network(self, config: base.NetworkConfig) -> base.Single:
+  def network(self, config: NetworkConfig) -> NB101Network:
     """The network of single architectures; `config.init` is for spaces that have a choice."""
-    own = adapter.plain_config(config, self.default_config, self.name)
-    return adapter.AdaptedOwn(PlainNetwork(NetworkConfig(*own)), encoding.alphas)
+    return NB101Network(config.filled(self.default_config))
 
-  def backbone(self, channels: int = 16, cells: int = 3) -> PlainNetwork:
-    """The network that GenNAS trains."""
-    return PlainNetwork(NetworkConfig(channels, cells))
+  def backbone(self, config: Any = None, cells: int | None = None) -> Any:
+    """The network that GenNAS trains: the same."""
+    if not isinstance(config, NetworkConfig):
+      return adapter.OldTapped(self.network(NetworkConfig(config, cells)))
+    return self.network(config)

@@ -9,29 +9,29 @@ import numpy as np
 import pytest
 from darts_oracle import Oracle
 
-from jaxnas import proxies
-from jaxnas.base import Batch
+from jaxnas import proxies, spaces
+from jaxnas.base import Batch, NetworkConfig, Single, TappedNetwork, TrainableNetwork
 from jaxnas.errors import ArchitectureError, ConfigError, DatasetError
 from jaxnas.proxies.evaluation import Evaluation, sum_of_squares
 from jaxnas.proxies.mgm import MGMCode, MGMTruncated
 from jaxnas.scoring import engine
-from jaxnas.spaces.adapter import AdaptedSingle
-from jaxnas.spaces.darts import auxiliary, costs, encoding, genotypes
-from jaxnas.spaces.darts.encoding import OPS
-from jaxnas.spaces.darts.plain import NetworkConfig, PlainNetwork
+from jaxnas.spaces.darts import DARTSNetwork, auxiliary, costs, encoding, genotypes, layout
 
-CONFIG = NetworkConfig(channels=2, cells=9, classes=3)  # stages of 3, 2 and 2 cells
-DATA = PlainNetwork(CONFIG)
+CONFIG = NetworkConfig(channels=2, cells=9, classes=3, init="kaiming_fan_out")  # stages of 3, 2 and 2 cells
+DATA = DARTSNetwork(CONFIG)
 ARCHS = encoding.sample(jax.random.key(3), 6)
 MOBILE = {"stem": "imagenet", "cells": 3}  # a stage of one cell, two reductions side by side
 
 
 def static(arch, **changes):
-  return PlainNetwork(dataclasses.replace(CONFIG, genotype=tuple(arch.tolist()), **changes))
+  return DARTSNetwork(dataclasses.replace(CONFIG, **changes), tuple(arch.tolist()))
 
 
-def alphas_of(arch, dtype=jnp.float64):
-  return jnp.asarray(encoding.alphas(arch), dtype)
+def code_of(arch):
+  return jnp.asarray(DATA.encode(arch[None])[0])
+
+
+NONE = jnp.zeros(32, jnp.int32)  # no operation anywhere; what static networks get, who do not read it
 
 
 def images_of(side=8, samples=3, seed=0):
@@ -40,7 +40,7 @@ def images_of(side=8, samples=3, seed=0):
 
 @functools.cache
 def shapes_of(network):
-  return jax.eval_shape(network.init_params, jax.random.key(0))
+  return jax.eval_shape(network.init, jax.random.key(0))
 
 
 def random_like(shapes, seed=0):
@@ -82,36 +82,37 @@ def test_data_is_the_oracle_with_one_compilation(x64):
   traces = []
 
   @jax.jit
-  def run(params, images, alphas):
+  def run(params, images, code):
     traces.append(1)
-    return DATA.logits_and_moments(params, images, alphas)
+    out = DATA.apply(params, images, code, collect=("stats",))
+    return out.logits, out.stats
 
   params, images = random_like(shapes_of(DATA)), images_of()
   for arch in ARCHS:
-    logits, moments = run(params, images, alphas_of(arch))
+    logits, moments = run(params, images, code_of(arch))
     wanted = Oracle(params, images, arch, CONFIG)
     np.testing.assert_allclose(logits, wanted.logits, rtol=1e-9, atol=1e-10)
     np.testing.assert_allclose(moments["stem"]["a"][1], wanted.variances[0], rtol=1e-10)
     np.testing.assert_allclose(moments["stage_0"]["input_0"]["a"][1][0], wanted.variances[1], rtol=1e-10)
-  logits, _ = run(params, images, jnp.zeros((2, 14, 8)))
+  logits, _ = run(params, images, NONE)
   np.testing.assert_allclose(logits, np.tile(params["classifier"]["bias"], (3, 1)))  # no operations: zeros
   assert len(traces) == 1
 
 
 def gradient_program(network):
-  return jax.jit(jax.grad(lambda params, images, alphas: loss_of(jnp, network.logits(params, images, alphas))))
+  return jax.jit(jax.grad(lambda params, images, code: loss_of(jnp, network.apply(params, images, code).logits)))
 
 
 @pytest.mark.parametrize("network", [
-  PlainNetwork(dataclasses.replace(CONFIG, cells=1)),  # a reduction cell alone
+  DARTSNetwork(dataclasses.replace(CONFIG, cells=1)),  # a reduction cell alone
   pytest.param(DATA, marks=pytest.mark.slow),
-  pytest.param(PlainNetwork(dataclasses.replace(CONFIG, **MOBILE)), marks=pytest.mark.slow),
+  pytest.param(DARTSNetwork(dataclasses.replace(CONFIG, **MOBILE)), marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_data_has_the_oracles_derivatives(x64, network):
   config, params = network.config, random_like(shapes_of(network))
   images, run = images_of(24 if config.stem == "imagenet" else 8), gradient_program(network)
   for arch in ARCHS[: 2 if config.cells == 1 else 4]:
-    gradient = run(params, images, alphas_of(arch))
+    gradient = run(params, images, code_of(arch))
     wanted = lambda p, arch=arch: loss_of(np, Oracle(p, images, arch, config).logits)  # noqa: E731
     assert_gradient(gradient, wanted, params, ("kernel", "scale", "bias"))
 
@@ -126,7 +127,7 @@ def test_data_has_the_oracles_derivatives(x64, network):
 def test_static_has_the_oracles_derivatives(x64, arch, changes):
   network = static(arch, **changes)
   params, images = random_like(shapes_of(network)), images_of(24 if "stem" in changes else 8)
-  gradient = gradient_program(network)(params, images, None)
+  gradient = gradient_program(network)(params, images, NONE)
   assert_gradient(
     gradient, lambda p: loss_of(np, Oracle(p, images, arch, network.config).logits), params, ("kernel", "scale", "bias")
   )
@@ -144,9 +145,7 @@ def test_observation_and_gates_of_the_static_network(x64):
   network = static(arch, **MOBILE)
   params = random_like(shapes_of(network))
   gates = jax.tree.map(lambda g: np.random.default_rng(g.size).uniform(0.5, 1.5, g.shape), network.gates(len(images)))
-  seen, gated = jax.jit(lambda p, x, g: (network.observe(p, x, None), network.logits(p, x, None, gates=g)))(
-    params, images, gates
-  )
+  seen, gated = observed_and_gated(network)(params, images, NONE, gates)
   oracle = Oracle(params, images, arch, network.config)
   assert_observation(seen, oracle)
   wanted = Oracle(merged(params, gates), images, arch, network.config).logits
@@ -155,8 +154,18 @@ def test_observation_and_gates_of_the_static_network(x64):
   assert len(jax.tree.leaves(gates)) == kernels - 1  # the classifier's has none
 
 
-def assert_observation(seen, oracle):
-  np.testing.assert_allclose(seen.logits, oracle.logits, rtol=1e-9)
+def observed_and_gated(network):
+  def run(params, images, code, gates):
+    seen = network.apply(params, images, code, collect=("observation", "taps"))
+    return seen, network.apply(params, images, code, gates=gates).logits
+
+  return jax.jit(run)
+
+
+def assert_observation(out, oracle):
+  seen = out.observation
+  np.testing.assert_allclose(out.logits, oracle.logits, rtol=1e-9)
+  np.testing.assert_array_equal(seen.features, out.taps[-1])
   np.testing.assert_allclose(seen.features, oracle.cells[-1].transpose(0, 2, 3, 1), rtol=1e-8, atol=1e-9)
   codes = np.concatenate([(r > 0).reshape(len(r), -1) for r in oracle.reads], 1)
   np.testing.assert_array_equal(seen.agreement, (codes[:, None] == codes[None]).sum(-1))
@@ -167,12 +176,12 @@ def assert_observation(seen, oracle):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, MOBILE])
 def test_observation_and_gates_of_the_data_network(x64, changes):
-  network, images = PlainNetwork(dataclasses.replace(CONFIG, **changes)), images_of(24 if changes else 8)
+  network, images = DARTSNetwork(dataclasses.replace(CONFIG, **changes)), images_of(24 if changes else 8)
   params = random_like(shapes_of(network))
   gates = jax.tree.map(lambda g: np.random.default_rng(g.size).uniform(0.5, 1.5, g.shape), network.gates(len(images)))
-  run = jax.jit(lambda p, x, a, g: (network.observe(p, x, a), network.logits(p, x, a, gates=g)))
+  run = observed_and_gated(network)
   for arch in ARCHS[:3]:
-    seen, gated = run(params, images, alphas_of(arch), gates)
+    seen, gated = run(params, images, code_of(arch), gates)
     assert_observation(seen, Oracle(params, images, arch, network.config))
     wanted = Oracle(merged(params, gates), images, arch, network.config).logits
     np.testing.assert_allclose(gated, wanted, rtol=1e-9)
@@ -187,10 +196,12 @@ def test_drop_path_and_statistics(x64):
 
   @jax.jit
   def run(params, images, drop_path):
-    dropped, unbiased = network.logits_and_moments(params, images, None, unbiased=True, drop_path=drop_path, key=key)
-    logits, moments = network.logits_and_moments(params, images, None)
-    running = network.with_batch_norm("running").logits(params, images, None, stats=moments)
-    return dropped, logits, running, moments, unbiased
+    dropped, batch = (
+      network.train(params, images, NONE, drop_path, key),
+      network.apply(params, images, NONE, collect=("stats",)),
+    )
+    running = network.apply(params, images, NONE, "running", stats=batch.stats).logits
+    return dropped.logits, batch.logits, running, batch.stats, dropped.stats
 
   dropped, logits, running, moments, unbiased = run(params, images, jnp.float64(0.5))
   np.testing.assert_allclose(running, logits, rtol=1e-10)
@@ -210,21 +221,21 @@ def test_drop_path_and_statistics(x64):
 @pytest.mark.slow
 def test_drop_path_and_statistics_where_the_architecture_is_data(x64):
   config = dataclasses.replace(CONFIG, cells=4)
-  network, images, key = PlainNetwork(config), images_of(), jax.random.key(5)
+  network, images, key = DARTSNetwork(config), images_of(), jax.random.key(5)
   params, drop = (
     random_like(shapes_of(network)),
     np.asarray(jax.random.uniform(key, (4, 8, 3), jnp.float32) < 0.5) / 0.5,
   )
-  run = jax.jit(lambda p, x, a: network.logits_and_moments(p, x, a, drop_path=0.5, key=key)[0])
-  moments = jax.jit(network.moments)
-  running = jax.jit(lambda p, x, a, s: network.with_batch_norm("running").logits(p, x, a, stats=s))
+  run = jax.jit(lambda p, x, a: network.train(p, x, a, 0.5, key).logits)
+  moments = jax.jit(lambda p, x, a: network.apply(p, x, a, collect=("stats",)).stats)
+  running = jax.jit(lambda p, x, a, s: network.apply(p, x, a, "running", stats=s).logits)
   for arch in ARCHS[:3]:
-    alphas = alphas_of(arch)
+    code = code_of(arch)
     wanted = Oracle(params, images, arch, config, drop).logits
-    np.testing.assert_allclose(run(params, images, alphas), wanted, rtol=1e-9)
-    stats = moments(params, images, alphas)
+    np.testing.assert_allclose(run(params, images, code), wanted, rtol=1e-9)
+    stats = moments(params, images, code)
     wanted = Oracle(params, images, arch, config).logits
-    np.testing.assert_allclose(running(params, images, alphas, stats), wanted, rtol=1e-9)
+    np.testing.assert_allclose(running(params, images, code, stats), wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
@@ -260,14 +271,15 @@ def auxiliary_shapes(channels, classes, second):
 def test_auxiliary_head_within_the_network():
   network = static(ARCHS[3], cells=3, auxiliary=True)
   plain = dataclasses.replace(network, config=dataclasses.replace(network.config, auxiliary=False))
-  params, images = jax.jit(network.init_params)(jax.random.key(0)), jnp.asarray(images_of(32), jnp.float32)
-  (logits, side), moments = jax.jit(lambda p, x: network.logits_and_moments(p, x, None))(params, images)
-  np.testing.assert_allclose(logits, plain.logits(params, images, None), rtol=1e-4, atol=1e-5)
-  assert side.shape == (3, 3) and np.abs(side - logits).max() > 1e-3
-  assert moments["auxiliary"]["b"][0].shape == (768,)
-  frozen = network.with_batch_norm("running")
-  np.testing.assert_allclose(frozen.logits(params, images, None, stats=moments), logits, rtol=1e-4, atol=1e-4)
-  assert jax.tree.structure(network.init_stats()) == jax.tree.structure(moments)
+  params, images = jax.jit(network.init)(jax.random.key(0)), jnp.asarray(images_of(32), jnp.float32)
+  out = jax.jit(lambda p, x: network.train(p, x, NONE, 0.0, None))(params, images)
+  np.testing.assert_allclose(out.logits, plain.apply(params, images, NONE).logits, rtol=1e-4, atol=1e-5)
+  assert out.auxiliary.shape == (3, 3) and np.abs(out.auxiliary - out.logits).max() > 1e-3
+  assert out.stats["auxiliary"]["b"][0].shape == (768,)
+  running = network.apply(params, images, NONE, "running", stats=out.stats)
+  np.testing.assert_allclose(running.logits, out.logits, rtol=0.02, atol=0.02)  # these variances are of n - 1
+  assert running.auxiliary is None
+  assert jax.tree.structure(network.init_stats()) == jax.tree.structure(out.stats)
 
 
 # Counts
@@ -276,38 +288,42 @@ def test_auxiliary_head_within_the_network():
 @pytest.mark.parametrize(("network", "published"), [(costs.CIFAR10, 3_349_342), (costs.IMAGENET, 4_718_752)])
 def test_trained_model_has_the_published_parameters(network, published):
   arch = genotypes.get("DARTS_V2")
-  config = NetworkConfig(network.channels, network.cells, network.classes, network.stem, genotype=tuple(arch.tolist()))
-  assert sum(leaf.size for leaf in jax.tree.leaves(shapes_of(PlainNetwork(config)))) == published
-  with_head = PlainNetwork(dataclasses.replace(config, auxiliary=True))
+  config, genotype = (
+    NetworkConfig(network.channels, network.cells, network.classes, stem=network.stem),
+    (*arch.tolist(),),
+  )
+  assert sum(leaf.size for leaf in jax.tree.leaves(shapes_of(DARTSNetwork(config, genotype)))) == published
+  with_head = DARTSNetwork(dataclasses.replace(config, auxiliary=True), genotype)
   extra = costs.auxiliary_cost(network).params
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes_of(with_head))) == published + extra
-  assert with_head.parameter_count(jnp.zeros(())) == published
-  np.testing.assert_allclose(with_head.mac_count(jnp.zeros(()), network.image_size), costs.macs(arch, network), 1e-7)
+  counted = with_head.costs(NONE, network.image_size)
+  assert counted.params == published
+  np.testing.assert_allclose(counted.macs, costs.macs(arch, network), 1e-7)
 
 
 @pytest.mark.parametrize("changes", [{}, MOBILE])
 def test_counts_are_those_of_the_formulas(changes):
-  network = PlainNetwork(dataclasses.replace(CONFIG, **changes))
+  network = DARTSNetwork(dataclasses.replace(CONFIG, **changes))
   side, sizes = 64, jax.tree.map(lambda leaf: leaf.size, shapes_of(network))
-  evaluation = network.config.evaluation(side)
+  evaluation = layout.evaluation(network.config, side)
 
   @jax.jit
-  def run(alphas):
-    executed = jax.tree.map(lambda size, mask: size * mask.mean(), sizes, network.executed(alphas))
-    return network.parameter_count(alphas), sum(jax.tree.leaves(executed)), network.mac_count(alphas, side)
+  def run(code):
+    executed = jax.tree.map(lambda size, mask: size * mask.mean(), sizes, network.executed(code))
+    return network.costs(code, side), sum(jax.tree.leaves(executed))
 
   for arch in (*ARCHS, genotypes.get("DARTS_V1")):
-    count, executed, macs = run(alphas_of(arch, jnp.float32))
-    assert count == executed == costs.params(arch, evaluation)
-    np.testing.assert_allclose(macs, costs.macs(arch, evaluation), rtol=1e-6)
+    counted, executed = run(code_of(arch))
+    assert counted.params == executed == costs.params(arch, evaluation)
+    np.testing.assert_allclose(counted.macs, costs.macs(arch, evaluation), rtol=1e-6)
   own = static(ARCHS[0], **changes)
-  assert all(np.all(np.asarray(mask) == 1) for mask in jax.tree.leaves(own.executed(jnp.zeros(()))))
-  assert own.parameter_count(jnp.zeros(())) == costs.params(ARCHS[0], evaluation)
+  assert all(np.all(np.asarray(mask) == 1) for mask in jax.tree.leaves(own.executed(NONE)))
+  assert own.costs(NONE, side).params == costs.params(ARCHS[0], evaluation)
 
 
 def test_layers_are_all_convolutions_and_the_classifier():
   network = static(genotypes.get("DARTS_V2"), cells=3)
-  params = jax.jit(network.init_params)(jax.random.key(0))
+  params = jax.jit(network.init)(jax.random.key(0))
   sizes = network.by_layer(lambda w: jnp.asarray(w.size, jnp.float32), params)
   # stem, classifier; cell 0: two inputs, five separable and one dilated; cells 1 and 2: their inputs only
   assert len(sizes) == 2 + 2 + 5 * 4 + 2 + 2 + 3
@@ -322,12 +338,11 @@ MEASURED = [n for n in proxies.names() if n not in ("linear_regions", "signal_re
 
 def test_proxies_score_a_static_network():
   network, images = static(ARCHS[0], cells=1), jnp.asarray(images_of(8, 6), jnp.float32)
-  params, names = jax.jit(network.init_params)(jax.random.key(0)), ("naswot", "grad_norm", "l2_norm", "params")
+  params, names = jax.jit(network.init)(jax.random.key(0)), ("naswot", "grad_norm", "l2_norm", "params")
 
   @jax.jit
   def measure(params, images):
-    own, arch = AdaptedSingle(network, encoding.alphas), jnp.zeros((2, 14, 8))
-    evaluation = Evaluation(own, params, arch, images, jnp.arange(6) % 3)
+    evaluation = Evaluation(network, params, NONE, images, jnp.arange(6) % 3)
     return [proxies.get(name).measure(evaluation) for name in names]
 
   for name, raw in zip(names, measure(params, images), strict=True):
@@ -335,67 +350,112 @@ def test_proxies_score_a_static_network():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", [static(ARCHS[0], cells=3), PlainNetwork(dataclasses.replace(CONFIG, cells=1))])
+@pytest.mark.parametrize("network", [static(ARCHS[0], cells=3), DARTSNetwork(dataclasses.replace(CONFIG, cells=1))])
 def test_all_proxies_are_finite(network):
   names = MEASURED
   batch = Batch(jnp.asarray(images_of(8, 6), jnp.float32), jnp.arange(6) % 3)
-  params = jax.jit(network.init_params)(jax.random.key(0))
-  alphas = np.asarray(encoding.alphas(ARCHS[:2]), np.float32)
+  params = jax.jit(network.init)(jax.random.key(0))
   measured = [proxies.get(name) for name in names] + [kind(samples=6) for kind in (MGMCode, MGMTruncated)]
-  readings = engine.Engine(block=2).score(
-    measured, AdaptedSingle(network, encoding.alphas), params, alphas, batch, key=jax.random.key(1)
-  )
+  codes = network.encode(ARCHS[:2])
+  readings = engine.Engine(block=2).score(measured, network, params, codes, batch, key=jax.random.key(1))
   for name, own in zip([proxy.name for proxy in measured], readings, strict=True):
     assert all(np.isfinite(r.value) for r in own), (name, own)
-    assert network.config.genotype or len({r.value for r in own}) == 2, name
+    assert network.genotype or len({r.value for r in own}) == 2, name
 
 
 @pytest.mark.slow
 def test_gradient_is_that_of_the_genotype_alone():
   """Operations that the architecture lacks have no gradient, the others that of the static network."""
   config = dataclasses.replace(CONFIG, channels=4, cells=3)
-  network, own = PlainNetwork(config), static(ARCHS[0], channels=4, cells=3)
-  params, images = jax.jit(network.init_params)(jax.random.key(0)), jnp.asarray(images_of(), jnp.float32)
-  alphas = alphas_of(ARCHS[0], jnp.float32)
-  gradient = gradient_program(network)(params, images, alphas)
+  network, own = DARTSNetwork(config), static(ARCHS[0], channels=4, cells=3)
+  params, images = jax.jit(network.init)(jax.random.key(0)), jnp.asarray(images_of(), jnp.float32)
+  code = code_of(ARCHS[0])
+  gradient = gradient_program(network)(params, images, code)
   masked = jax.tree.map(
-    lambda g, m: g * m.reshape(m.shape + (1,) * (g.ndim - m.ndim)), gradient, network.executed(alphas)
+    lambda g, m: g * m.reshape(m.shape + (1,) * (g.ndim - m.ndim)), gradient, network.executed(code)
   )
   np.testing.assert_array_equal(sum_of_squares(gradient), sum_of_squares(masked))
-  wanted = gradient_program(own)(restricted(shapes_of(own), params), images, alphas)
+  wanted = gradient_program(own)(restricted(shapes_of(own), params), images, code)
   scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted))
   found = restricted(shapes_of(own), gradient)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * scale), found, wanted)
 
 
+# GenNAS's backbone
+
+BACKBONE = spaces.get("darts").backbone(NetworkConfig(channels=2, cells=3))
+
+
+@pytest.fixture(scope="module")
+def drawn():
+  images = jax.random.normal(jax.random.key(1), (3, 8, 8, 3))
+  return BACKBONE.init(jax.random.key(0)), BACKBONE.init_stats(), images
+
+
+def test_taps_are_the_stages_outputs(drawn):
+  params, _, images = drawn
+  code = code_of(genotypes.get("DARTS_V2"))
+  out = jax.jit(lambda p, x: BACKBONE.apply(p, x, code, collect=("taps", "running_stats", "observation")))(
+    params, images
+  )
+  assert [tap.shape for tap in out.taps] == [(3, 8, 8, 8), (3, 4, 4, 16), (3, 2, 2, 32)]
+  assert tuple(tap.shape[-1] for tap in out.taps) == BACKBONE.tap_channels
+  np.testing.assert_array_equal(out.taps[-1], out.observation.features)
+  mean, variance = out.stats["stem"]["a"]
+  np.testing.assert_array_less(1e-9, np.abs(mean))
+  np.testing.assert_array_less(0, variance)
+  assert BACKBONE.variants() == (BACKBONE,) and BACKBONE.variant(code) == 0
+
+
+def test_samples_do_not_see_each_other_in_running_mode(drawn):
+  params, stats, images = drawn
+  code = code_of(genotypes.get("DARTS_V2"))
+  run = jax.jit(lambda p, s, x: BACKBONE.apply(p, x, code, "running", stats=s, collect=("taps",)).taps)
+  both, one = run(params, stats, images), run(params, stats, images[:1])
+  np.testing.assert_allclose(both[-1][:1], one[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_fewer_than_three_taps_are_refused():
+  with pytest.raises(ConfigError, match="cells=2 must be at least 3"):
+    spaces.get("darts").backbone(NetworkConfig(cells=2))
+
+
 # Bad input
 
 
-def test_bad_settings_are_named():
+def test_bad_settings_are_named(unchecked):
   for changes, message in (
-    ({"cells": 0}, "cells is 0"),
+    ({"cells": 0}, "cells=0"),
     ({"channels": 3, "stem": "imagenet"}, "channels=3 must be even"),
     ({"stem": "mnist"}, "stem='mnist'"),
-    ({"batch_norm": "group"}, "batch_norm='group'"),
     ({"init": "ones"}, "init='ones'"),
   ):
     with pytest.raises(ConfigError, match=message):
-      NetworkConfig(**changes)
+      DARTSNetwork(dataclasses.replace(CONFIG, **changes))
   with pytest.raises(ArchitectureError, match="node 2, input 0: 0 is no op"):
-    NetworkConfig(genotype=(0,) * 32)
+    DARTSNetwork(CONFIG, (0,) * 32)
   swapped = ARCHS[0].reshape(16, 2).copy()
   swapped[[0, 1]] = swapped[[1, 0]]
   assert static(swapped.ravel()) == static(ARCHS[0])
 
 
-def test_bad_arguments_are_named():
-  images, alphas, params = jnp.zeros((2, 8, 8, 3)), jnp.zeros((2, 14, 8)), shapes_of(DATA)
-  with pytest.raises(ConfigError, match=r"alphas of shape \(1, 6, 5\): expected \(2, 14, 8\)"):
-    DATA.logits(params, images, jnp.zeros((1, 6, 5)))
+def test_bad_arguments_are_named(unchecked):
+  images, params = jnp.zeros((2, 8, 8, 3)), shapes_of(DATA)
+  with pytest.raises(ConfigError, match=r"arch of shape \(2, 14, 8\): expected \(32,\)"):
+    DATA.apply(params, images, jnp.zeros((2, 14, 8)))
   with pytest.raises(DatasetError, match=r"images of shape \(2, 8, 8, 1\)"):
-    DATA.logits(params, jnp.zeros((2, 8, 8, 1)), alphas)
+    DATA.apply(params, jnp.zeros((2, 8, 8, 1)), NONE)
   with pytest.raises(ConfigError, match="needs stats"):
-    DATA.with_batch_norm("running").logits(params, images, alphas)
-  with pytest.raises(ConfigError, match="key=None"):
-    DATA.logits_and_moments(params, images, alphas, drop_path=0.1)
-  assert OPS[0] == "none"
+    DATA.apply(params, images, NONE, "running")
+  with pytest.raises(ConfigError, match="mode='group'"):
+    DATA.apply(params, images, NONE, "group")
+  with pytest.raises(ConfigError, match="collect='patterns': this network has stats,"):
+    DATA.apply(params, images, NONE, collect=("patterns",))
+
+
+def test_it_keeps_the_contracts():
+  assert isinstance(DATA, Single) and isinstance(DATA, TappedNetwork) and isinstance(DATA, TrainableNetwork)
+  assert hash(DATA) == hash(DARTSNetwork(CONFIG)) and DARTSNetwork(CONFIG) == DATA
+  params, images = {"a": NONE}, jnp.zeros((1, 4, 4, 3))
+  assert DATA.start(params, NONE) is params and DATA.embed(params, images) is images
+  assert DATA.used_channels(NONE) is None
