@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
   network = SignalNetwork(space.backbone(), WIDTHS)
   nodes = record["archs"][: FLAGS.count]  # op codes node by node
   archs = space.as_codes([[op for node in cell for op in node] for cell in nodes])
-  marks, macs = [], [float(space.macs(a)) for a in archs]
+  marks, macs = [], [float(space.costs(a).macs) for a in archs]
   engine = Engine(block=1)
 
   def keep(*records):

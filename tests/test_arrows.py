@@ -56,12 +56,10 @@ ARROWS = {
   ("report.summary", "algorithms"),
   ("report.summary", "gennas"),
   ("spaces.nb201.backbone", "gennas"),
-  ("train.network", "spaces"),
 }
 CIRCLES = {
   ("data.synthetic", "data.source"),
   ("data.tfds_source", "data.source"),
-  ("spaces.nb101.isomorphism", "spaces.nb101.encoding"),
 }
 OPEN = {
   "algorithms.indicators",

@@ -3,8 +3,6 @@
 matplotlib and rich are imported by the functions that draw, not by importing this room.
 """
 
-from jaxnas.report.cell_drawing import draw_cell as draw_cell
-from jaxnas.report.genotype_drawing import draw_genotype_cell as draw_genotype_cell
 from jaxnas.report.html import Image as Image
 from jaxnas.report.html import Section as Section
 from jaxnas.report.html import write_report as write_report

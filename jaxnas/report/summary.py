@@ -9,9 +9,7 @@ from jaxnas.algorithms.training_plots import plot_training
 from jaxnas.errors import ArchitectureError
 from jaxnas.gennas.plots import plot_evolution, plot_loss_curves, plot_targets
 from jaxnas.report import comparison as comparing
-from jaxnas.report.cell_drawing import draw_cell, draw_vertex_cell
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
-from jaxnas.report.genotype_drawing import draw_genotype_cell
 from jaxnas.report.html import Image, Section, write_report
 from jaxnas.report.progress import format_duration
 from jaxnas.report.tables import mean_std, text_table
@@ -47,7 +45,8 @@ def look_up(space: Any, benchmark: Any | None, row: Mapping[str, Any]) -> dict[s
   if "arch" not in row:
     return dict(row)
   arch = row["arch"]
-  sizes = {name: int(row.get(f"network_{name}") or getattr(space, name)(arch)) for name in ("params", "macs")}
+  usual = space.costs(space.parse(arch))._asdict()
+  sizes = {name: int(row.get(f"network_{name}") or usual[name]) for name in ("params", "macs")}
   out = {**row, **sizes}
   if benchmark is None:
     return out
@@ -220,20 +219,7 @@ def write_html(
 
 
 def _draw_architecture(folder: Workdir, space: Any, text: str) -> list[Image]:
-  arch, path = space.parse(text), folder.path / "cell.png"
-  if space.name == "darts":
-    images = []
-    for name, title, cell in zip(("normal.png", "reduce.png"), space.cell_names, space.to_cells(arch), strict=True):
-      draw_genotype_cell(cell, folder.path / name)
-      images.append(Image(name, f"The {title} cell. Node i is number i + 2 in the genotype, whose 0 and 1 are inputs."))
-    return images
-  if space.name == "nb101":
-    matrix, ops = space.to_cell(arch)
-    draw_vertex_cell(matrix, ops, path)
-    return [Image("cell.png", f"{text}: nodes are operations, edges feature maps.")]
-  edges = [(source, target, space.ops[op]) for (target, source), op in zip(space.edges, arch, strict=True)]
-  draw_cell(edges, path)
-  return [Image("cell.png", f"{text}: nodes are feature maps, edges operations.")]
+  return [Image(*picture) for picture in space.draw(space.parse(text), folder.path)]
 
 
 def _draw_regression(folder: Workdir, extra: Mapping[str, Any]) -> list[Image]:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from jaxnas.base import Code, NetworkConfig, Space, TrainableNetwork
 from jaxnas.errors import ConfigError
-from jaxnas.spaces.darts import costs as darts_costs
 from jaxnas.train.recipe import TrainConfig
 from jaxnas.train.steps import check_step
 
@@ -45,17 +44,11 @@ def trained_network(space: Space, config: TrainConfig, classes: int, code: Code 
   return network
 
 
-def trained_costs(space: Any, arch: Any, config: TrainConfig, classes: int, image_size: int) -> tuple[int, int]:
+def trained_costs(space: Space, arch: Any, config: TrainConfig, classes: int, image_size: int) -> tuple[int, int]:
   """Parameters and multiply-adds per image of the trained network, without the auxiliary head.
 
   Raises:
     ArchitectureError: `arch` is none of the space.
     ConfigError: an image size that the network's stem cannot take.
   """
-  width, cells = config.train_channels, config.train_cells
-  if space.name == "darts":
-    network = darts_costs.Evaluation(width, cells, classes, image_size, config.train_stem)
-    if config.auxiliary:
-      darts_costs.auxiliary_cost(network)  # refuses sizes that its pooling cannot take
-    return space.params(arch, network), space.macs(arch, network)
-  return space.params(arch, width, cells, classes), space.macs(arch, image_size, width, cells, classes)
+  return tuple(space.costs(space.as_codes(arch), config.network(classes), image_size))

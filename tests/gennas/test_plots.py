@@ -9,7 +9,7 @@ from helpers import png_size
 
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.gennas import plots
-from jaxnas.report import cell_drawing
+from jaxnas.spaces import cell_drawing
 
 NAN, INF = math.nan, math.inf
 LABELS = ["input", "conv3x3", "maxpool3x3", "output"]

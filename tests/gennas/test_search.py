@@ -127,7 +127,7 @@ def test_resample_changes_what_the_rate_says():
   children = np.stack([SPACE.resample(key, arch) for key in keys])
   share = (children != arch).mean()  # redrawn with 1/5, and then another op with 4/5
   assert abs(share - 0.16) < 4 * np.sqrt(0.16 * 0.84 / children.size)
-  with pytest.raises(ConfigError, match="rate=6"):
+  with pytest.raises(ConfigError, match="changes=6"):
     SPACE.resample(keys[0], arch, 6)
 
 

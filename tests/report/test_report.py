@@ -21,7 +21,7 @@ from helpers import png_size, python
 from jaxnas import report
 from jaxnas.algorithms import tenas_plots
 from jaxnas.errors import ArchitectureError, WorkdirError
-from jaxnas.report import cell_drawing
+from jaxnas.spaces import cell_drawing
 from jaxnas.workdir import Workdir, provenance
 
 CONFIG = {"seed": 0, "batch": 72, "lr": float("inf"), "tenas": {"repeats": 3}, "workdir": "a"}
@@ -367,9 +367,9 @@ def test_spectrum_is_drawn(tmp_path, values):
 
 
 def test_pictures_are_the_same_bytes_again(tmp_path):
-  one = report.draw_cell(CELL, tmp_path / "1.png", title="cell").read_bytes()
-  assert one == report.draw_cell(CELL, tmp_path / "2.png", title="cell").read_bytes()
-  assert one != report.draw_cell(CELL[:5], tmp_path / "2.png", title="cell").read_bytes()
+  one = cell_drawing.draw_cell(CELL, tmp_path / "1.png", title="cell").read_bytes()
+  assert one == cell_drawing.draw_cell(CELL, tmp_path / "2.png", title="cell").read_bytes()
+  assert one != cell_drawing.draw_cell(CELL[:5], tmp_path / "2.png", title="cell").read_bytes()
 
 
 def test_labels_of_the_nb201_cell_do_not_overlap():
@@ -392,16 +392,16 @@ def test_an_arc_passes_its_height_and_ends_at_its_nodes():
 
 def test_a_cell_in_a_circle_or_empty_is_refused(tmp_path):
   with pytest.raises(ArchitectureError, match="circle"):
-    report.draw_cell([("a", "b", "x"), ("b", "a", "x")], tmp_path / "c.png")
+    cell_drawing.draw_cell([("a", "b", "x"), ("b", "a", "x")], tmp_path / "c.png")
   with pytest.raises(ArchitectureError, match="got none"):
-    report.draw_cell([], tmp_path / "c.png")
+    cell_drawing.draw_cell([], tmp_path / "c.png")
 
 
 # The report.
 
 
 def test_report_is_self_contained_and_escaped(workdir):
-  report.draw_cell(CELL, workdir.path / "cell.png")
+  cell_drawing.draw_cell(CELL, workdir.path / "cell.png")
   page = report.write_report(
     workdir,
     title="<b>κ & co</b>",

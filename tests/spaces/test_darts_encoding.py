@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxnas.errors import ArchitectureError, ConfigError
-from jaxnas.spaces.darts import encoding, genotypes
+from jaxnas.spaces.darts import derivation, encoding, genotypes
 from jaxnas.spaces.darts.encoding import EDGES, LENGTH, OPS, TENAS_OPS
 
 NORMAL = [
@@ -194,9 +194,9 @@ def test_alphas_mark_the_chosen_edges():
 
 def test_from_alphas_is_the_inverse_of_alphas():
   archs = encoding.sample(jax.random.key(1), 200)
-  np.testing.assert_array_equal(encoding.from_weights(encoding.alphas(archs)), archs)
+  np.testing.assert_array_equal(derivation.from_weights(encoding.alphas(archs)), archs)
   tenas = encoding.alphas(archs)[..., [OPS.index(op) for op in TENAS_OPS]]
-  np.testing.assert_array_equal(encoding.from_weights(tenas, ops=TENAS_OPS), archs)
+  np.testing.assert_array_equal(derivation.from_weights(tenas, ops=TENAS_OPS), archs)
 
 
 def derive_by_hand(weights):
@@ -217,20 +217,20 @@ def test_from_alphas_follows_the_papers_rule_and_its_ties():
   generator = np.random.default_rng(2)
   for weights in (softmax(generator.normal(size=(40, 2, 14, 8))), generator.integers(0, 3, (40, 2, 14, 8))):
     expected = np.stack([derive_by_hand(w) for w in weights])
-    np.testing.assert_array_equal(encoding.from_weights(weights), expected)
+    np.testing.assert_array_equal(derivation.from_weights(weights), expected)
 
 
 def test_none_weakens_an_edge_but_is_never_chosen():
   logits = np.zeros((2, 14, 8))
   logits[..., 0] = 5.0
   logits[:, EDGES.index((5, 2)), 0] = 0.0
-  slots = encoding.slots(encoding.from_weights(softmax(logits)))
+  slots = encoding.slots(derivation.from_weights(softmax(logits)))
   assert slots[0, 3, :, 1].tolist() == [0, 2] and (slots[..., 0] == 1).all()
 
 
 def test_reduced_space_takes_the_two_preceding_nodes():
   weights = np.random.default_rng(3).random((2, 14, 8))
-  slots = encoding.slots(encoding.from_weights(weights, reduced=True))
+  slots = encoding.slots(derivation.from_weights(weights, reduced=True))
   assert slots[0, :, :, 1].tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
   assert slots[1, 2, 0, 0] == 1 + weights[1, EDGES.index((4, 2)), 1:].argmax()
   assert (encoding.slots(encoding.sample(jax.random.key(0), 20, reduced=True))[..., 1] == slots[..., 1]).all()
@@ -239,12 +239,12 @@ def test_reduced_space_takes_the_two_preceding_nodes():
 @pytest.mark.parametrize("weights", [np.zeros((2, 14, 7)), np.full((2, 14, 8), np.nan), "abc", [[1], [2, 3]]])
 def test_from_alphas_refuses_bad_weights(weights):
   with pytest.raises(ArchitectureError):
-    encoding.from_weights(weights)
+    derivation.from_weights(weights)
 
 
 def test_from_alphas_refuses_other_ops():
   with pytest.raises(ConfigError, match="in the order of the columns"):
-    encoding.from_weights(np.zeros((2, 14, 8)), ops=OPS[:7])
+    derivation.from_weights(np.zeros((2, 14, 8)), ops=OPS[:7])
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_derivation_of_every_round_of_the_tenas_traces(fixtures, name):
   checks = [(f"{s}alphas_after_", f"{s}genotype_after") for s in steps] + [("final_alphas_", "final_genotype")]
   for alphas, genotype in checks:
     weights = softmax(np.stack([trace[f"{alphas}{cell}"] for cell in (0, 1)]).astype(np.float64))
-    found = encoding.from_weights(weights, ops=TENAS_OPS)
+    found = derivation.from_weights(weights, ops=TENAS_OPS)
     np.testing.assert_array_equal(found, encoding.parse(str(trace[genotype])))
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from helpers import Counted
 
-from jaxnas import data, report, spaces, tabular
+from jaxnas import data, spaces, tabular
 from jaxnas.algorithms import indicators, tenas, tenas_plots
 from jaxnas.algorithms.indicators import IndicatorConfig
 from jaxnas.base import NetworkConfig, Output
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
 from jaxnas.scoring import Engine
-from jaxnas.spaces.darts import DARTS, encoding, genotypes
+from jaxnas.spaces.darts import DARTS, drawing, encoding, genotypes
 
 SPACE = spaces.get("darts")
 V2 = genotypes.get("DARTS_V2")
@@ -97,7 +97,7 @@ def test_the_space_speaks_of_architectures_as_all_do():
   np.testing.assert_array_equal(SPACE.parse(SPACE.format(V2)), V2)
   np.testing.assert_array_equal(SPACE.parse("darts_v2"), V2)
   assert SPACE.is_connected(V2) is True
-  assert SPACE.params(V2) == 3_349_342
+  assert SPACE.costs(V2).params == 3_349_342
   assert len(SPACE) == encoding.NUM_ARCHS
   with pytest.raises(ArchitectureError, match="none~1.*text form"):
     SPACE.parse("|none~0|+|none~0|none~1|")
@@ -305,18 +305,18 @@ def png_size(path):
 
 def test_cells_are_drawn(tmp_path):
   normal, reduction = SPACE.to_cells(V2)
-  one = report.draw_genotype_cell(normal, tmp_path / "1.png", title="normal")
+  one = drawing.draw_genotype_cell(normal, tmp_path / "1.png", title="normal")
   assert min(png_size(one)) > 700
-  again = report.draw_genotype_cell(normal, tmp_path / "2.png", title="normal")
+  again = drawing.draw_genotype_cell(normal, tmp_path / "2.png", title="normal")
   assert one.read_bytes() == again.read_bytes()
-  other = report.draw_genotype_cell(reduction, tmp_path / "3.png", title="normal")
+  other = drawing.draw_genotype_cell(reduction, tmp_path / "3.png", title="normal")
   assert one.read_bytes() != other.read_bytes()
 
 
 @pytest.mark.parametrize("pairs", [[], [("skip_connect", 0)], [("skip_connect", 0), ("skip_connect", 2)]])
 def test_what_is_no_cell_is_not_drawn(tmp_path, pairs):
   with pytest.raises(ArchitectureError, match="pairs"):
-    report.draw_genotype_cell(pairs, tmp_path / "c.png")
+    drawing.draw_genotype_cell(pairs, tmp_path / "c.png")
 
 
 def test_genotypes_stand_below_the_terminal_s_table():

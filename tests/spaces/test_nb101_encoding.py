@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnas.errors import ArchitectureError, ConfigError
-from jaxnas.spaces.nb101 import NB101, channels, costs, encoding, isomorphism
+from jaxnas.spaces.nb101 import NB101, channels, costs, encoding, isomorphism, sampling
 from jaxnas.spaces.nb101.encoding import ABSENT, CONV1, CONV3, EDGES, INPUT, OPS, OUTPUT, POOL
 
 TEXT = "conv3x3:0|maxpool3x3:01|conv1x1:1|output:023"
@@ -51,7 +51,7 @@ def test_every_form_round_trips(cells):
     arch = encoding.from_cell(cell["matrix"], cell["ops"])
     np.testing.assert_array_equal(encoding.parse(encoding.format(arch)), arch)
     assert encoding.to_cell(arch) == (cell["matrix"], cell["ops"])
-  archs = encoding.sample(jax.random.key(0), 20)
+  archs = sampling.sample(jax.random.key(0), 20)
   np.testing.assert_array_equal(encoding.as_codes(archs.reshape(4, 5, 28)).reshape(20, 28), archs)
   np.testing.assert_array_equal(encoding.as_codes(TEXT), encoding.parse(TEXT))
 
@@ -192,7 +192,7 @@ def test_published_numbers_of_unique_cells(vertices, number):
 
 def test_isomorphic_cells_share_a_hash():
   """Every order of the vertices that is still upper triangular."""
-  for arch in encoding.sample(jax.random.key(2), 15):
+  for arch in sampling.sample(jax.random.key(2), 15):
     matrix, ops = (np.array(part) for part in encoding.to_cell(arch))
     hashes = set()
     for inner in itertools.permutations(range(1, 6)):
@@ -209,7 +209,7 @@ def test_benchmark_cells_differ(cells):
 
 
 def test_index_is_a_number_for_random_streams():
-  numbers = [isomorphism.index_of(a) for a in encoding.sample(jax.random.key(0), 50)]
+  numbers = [isomorphism.index_of(a) for a in sampling.sample(jax.random.key(0), 50)]
   assert len(set(numbers)) == 50
   assert all(0 <= n < 2**31 for n in numbers)
 
@@ -269,13 +269,13 @@ def test_alphas_by_hand():
   wanted[5, [3, 8, 10]] = 1
   wanted[6, [0, 4, 5]] = 1
   np.testing.assert_array_equal(rows[0], wanted)
-  batch = encoding.sample(jax.random.key(0), 6)
+  batch = sampling.sample(jax.random.key(0), 6)
   assert encoding.alphas(batch.reshape(2, 3, 28)).shape == (2, 3, 1, 7, 11)
   np.testing.assert_array_equal(encoding.alphas(batch)[4], encoding.alphas(batch[4]))
 
 
 def test_last_slot_always_feeds_the_output():
-  for rows in encoding.alphas(encoding.sample(jax.random.key(1), 60))[:, 0]:
+  for rows in encoding.alphas(sampling.sample(jax.random.key(1), 60))[:, 0]:
     assert rows[6, 5] == 1 or not rows[6, 1:6].any()
     assert rows[6].any()
 
@@ -285,23 +285,23 @@ def test_last_slot_always_feeds_the_output():
 
 def test_sample():
   key = jax.random.key(3)
-  archs = encoding.sample(key, 80)
-  np.testing.assert_array_equal(archs[:10], encoding.sample(key, 10))
+  archs = sampling.sample(key, 80)
+  np.testing.assert_array_equal(archs[:10], sampling.sample(key, 10))
   np.testing.assert_array_equal(encoding.as_codes(archs), archs)
   assert (archs[:, -1] == OUTPUT).all()
   assert len({isomorphism.canonical(a) for a in archs}) == 80
-  many = encoding.sample(key, 600, unique=False)
+  many = sampling.sample(key, 600, unique=False)
   np.testing.assert_allclose([(many[:, 22:27] == op).mean() for op in (CONV3, CONV1, POOL)], 1 / 3, atol=0.03)
-  assert encoding.sample(key, 0).shape == (0, 28)
+  assert sampling.sample(key, 0).shape == (0, 28)
   for bad in (-1, True, 2.0, 10**6):
     with pytest.raises(ConfigError, match="n is"):
-      encoding.sample(key, bad)
+      sampling.sample(key, bad)
 
 
 def test_mutation_rates():
   """A cell of one edge with ten more to spare: nearly every draw is valid, so rates are those of the coins."""
   parent = encoding.parse("conv3x3:0|conv3x3:|conv3x3:|conv3x3:|conv3x3:|output:01")
-  children = np.stack([encoding.mutate(k, parent) for k in jax.random.split(jax.random.key(0), 600)])
+  children = np.stack([sampling.resample(k, parent) for k in jax.random.split(jax.random.key(0), 600)])
   flips = (children[:, :21] != parent[:21]).mean(0)
   kept = [i for i, (t, s) in enumerate(EDGES) if s > 0 and t < 6]  # a flip of these never breaks the cell
   np.testing.assert_allclose(flips[kept].mean(), 1 / 7, atol=0.02)
@@ -313,13 +313,13 @@ def test_mutation_rates():
 
 def test_mutation_of_a_smaller_cell():
   for key in jax.random.split(jax.random.key(1), 20):
-    child = encoding.mutate(key, TEXT, rate=1e-6)
+    child = sampling.resample(key, TEXT, changes=1e-6)
     assert child[-1] == OUTPUT
     assert isomorphism.canonical(child) == isomorphism.canonical(TEXT)
-    np.testing.assert_array_equal(child, encoding.mutate(key, TEXT, rate=1e-6))
+    np.testing.assert_array_equal(child, sampling.resample(key, TEXT, changes=1e-6))
   for rate in (0, -1, 6, float("nan")):
-    with pytest.raises(ConfigError, match="rate"):
-      encoding.mutate(jax.random.key(0), TEXT, rate)
+    with pytest.raises(ConfigError, match="changes"):
+      sampling.resample(jax.random.key(0), TEXT, rate)
 
 
 def test_space_object():
@@ -329,3 +329,13 @@ def test_space_object():
   assert len(space) == 423_624
   assert space.format(space.parse(TEXT)) == TEXT
   assert hash(space.network(space.default_config)) == hash(space.network(space.default_config))
+
+
+def test_neighbours_of_a_cell_of_fewer_vertices_have_seven():
+  """The chain of one 3x3 convolution; the five that it lacks are there to be connected."""
+  around = sampling.neighbours("conv3x3:0|output:1")
+  np.testing.assert_array_equal(encoding.as_codes(around), around)
+  assert len({encoding.format(one) for one in around}) == len(around)
+  assert "conv1x1:0|conv3x3:|conv3x3:|conv3x3:|conv3x3:|output:1" in {encoding.format(one) for one in around}
+  changed = {isomorphism.canonical(one) for one in around} - {isomorphism.canonical("conv3x3:0|output:1")}
+  assert isomorphism.canonical("conv3x3:0|output:01") in changed

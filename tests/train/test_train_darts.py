@@ -17,6 +17,7 @@ from jaxnas import main, spaces
 from jaxnas.algorithms import train as algorithm
 from jaxnas.algorithms.training_plots import plot_training
 from jaxnas.errors import ArchitectureError, ConfigError, DatasetError, WorkdirError
+from jaxnas.spaces.nb201 import costs as nb201_costs
 from jaxnas.train import TrainConfig, evaluate, seen_shape, train, trained_costs, trained_network, trainer
 from jaxnas.train.augment import cut_out, flip_and_crop, flip_and_resize, jitter_colors, middle, normalise, shift_hue
 from jaxnas.train.recipe import drop_probability, optimizer, schedule
@@ -349,7 +350,10 @@ def test_networks_and_their_costs():
     trained_costs(darts, arch, config, 10, 48)  # the auxiliary head cannot pool it
   narrow = TrainConfig(train_channels=4, train_cells=1)
   cell = nb201.from_index(6111)
-  assert trained_costs(nb201, cell, narrow, 10, 32) == (nb201.params(cell, 4, 1), nb201.macs(cell, 32, 4, 1))
+  assert trained_costs(nb201, cell, narrow, 10, 32) == (
+    nb201_costs.params(cell, 4, 1),
+    nb201_costs.macs(cell, 32, 4, 1),
+  )
   for settings in ({"drop_path": 0.2}, {"auxiliary": 0.4}, {"train_stem": "imagenet"}):
     with pytest.raises(ConfigError, match=f"--{next(iter(settings))}=.*drop"):
       trained_network(nb201, TrainConfig(**settings), 10)

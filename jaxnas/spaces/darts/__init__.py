@@ -15,8 +15,7 @@ from jaxtyping import Int8
 from jaxnas import base, registry
 from jaxnas.base import NetworkConfig
 from jaxnas.errors import ConfigError
-from jaxnas.spaces import adapter
-from jaxnas.spaces.darts import benchmark, costs, encoding, genotypes
+from jaxnas.spaces.darts import benchmark, costs, derivation, drawing, encoding, genotypes
 from jaxnas.spaces.darts.network import DARTSNetwork
 from jaxnas.spaces.darts.supernet import DARTSSupernet
 from jaxnas.tabular import Benchmark
@@ -49,11 +48,11 @@ class DARTS:
   cell_types: int = len(encoding.CELLS)
   cell_names: tuple[str, ...] = ("normal", "reduction")
   cells: int = 8
+  default_config: NetworkConfig = _DEFAULT
   none_op: int = encoding.NONE
   edge_groups: tuple[tuple[int, ...], ...] = _GROUPS
   edges_kept: int = 2
   op_order: tuple[int, ...] = tuple(encoding.OPS.index(op) for op in encoding.TENAS_OPS)
-  default_config: NetworkConfig = _DEFAULT
 
   as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(genotypes.lookup)
@@ -64,10 +63,21 @@ class DARTS:
   mutate = staticmethod(encoding.mutate)
   neighbours = staticmethod(encoding.neighbours)
   alphas = staticmethod(encoding.alphas)
-  from_weights = staticmethod(encoding.from_weights)
+  from_weights = staticmethod(derivation.from_weights)
+  choices = staticmethod(derivation.choices)
+  derive = staticmethod(derivation.derive)
   canonical = staticmethod(encoding.canonical)
-  params = staticmethod(costs.params)
-  macs = staticmethod(costs.macs)
+
+  def costs(
+    self, code: base.Code, config: NetworkConfig | None = None, image_size: int | None = None
+  ) -> base.Costs:
+    """See `base.Space.costs`."""
+    filled = None if config is None else config.filled(self.default_config)
+    return costs.count(code, filled, image_size)
+
+  def draw(self, code: base.Code, folder: pathlib.Path) -> tuple[base.Picture, ...]:
+    """Draws the cells of an architecture as PNG files into `folder`."""
+    return drawing.draw(code, folder)
 
   def read_benchmark(self, path: pathlib.Path) -> Benchmark:
     """See `darts.benchmark.read`."""
@@ -76,20 +86,20 @@ class DARTS:
   def __len__(self) -> int:
     return encoding.NUM_ARCHS
 
-  def resample(self, key: jax.Array, arch: Any, changes: float = 1.0) -> Int8[np.ndarray, "32"]:
+  def resample(self, key: jax.Array, code: Any, changes: float = 1.0) -> Int8[np.ndarray, "32"]:
     """`changes` mutations in a row, rounded, at least one; a later one may undo an earlier one."""
-    child = encoding.as_code(arch)
+    child = encoding.as_code(code)
     for one in jax.random.split(key, max(1, round(changes))):
       child = encoding.mutate(one, child)
     return child
 
-  def is_connected(self, arch: Any) -> bool:
+  def is_connected(self, code: Any) -> bool:
     """True: every node of a legal cell has two inputs.
 
     Raises:
       ArchitectureError: not one architecture.
     """
-    return encoding.as_code(arch).size > 0
+    return encoding.as_code(code).size > 0
 
   def shape(self, code: Any) -> Hashable:
     """None: one program serves all architectures."""
@@ -108,14 +118,12 @@ class DARTS:
     """See `base.Trainable`; a network made for one architecture has its parameters only and is quicker to compile."""
     return DARTSNetwork(config.filled(self.default_config), None if code is None else tuple(code.tolist()))
 
-  def backbone(self, config: Any = None, cells: int | None = None, channels: int | None = None) -> Any:
+  def backbone(self, config: NetworkConfig) -> DARTSNetwork:
     """The network that GenNAS trains, drawn as its code draws: normal by the fan out.
 
     Raises:
       ConfigError: fewer than three cells, which is fewer than three taps.
     """
-    if not isinstance(config, NetworkConfig):
-      return adapter.OldTapped(self.backbone(NetworkConfig(channels or config, cells)))
     config = config.filled(self.default_config)
     if config.size[1] < 3:
       raise ConfigError(f"cells={config.cells} must be at least 3: the taps are three stages of cells")
@@ -136,10 +144,8 @@ class DARTS:
     """TE-NAS's network for linear regions: one normal and one reduction cell on one-channel 3 x 3 crops, no stem."""
     return DARTSSupernet(dataclasses.replace(config, channels=1, cells=2), reductions=(1,), stem=False)
 
-  def mixture(self, config: Any, cells: int = 8, classes: int = 10, init: Any = "torch_default") -> Any:
+  def mixture(self, config: NetworkConfig) -> DARTSSupernet:
     """DARTS's search network: reductions at one and two thirds of the cells, a stem of 3 C channels."""
-    if not isinstance(config, NetworkConfig):
-      return adapter.OldMixture(self.mixture(NetworkConfig(config, cells, classes, init)))
     config = config.filled(self.default_config)
     cells = config.size[1]
     return DARTSSupernet(config, reductions=tuple(sorted({cells // 3, 2 * cells // 3})), stem_multiplier=3)

@@ -29,6 +29,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from jaxnas.base import Costs, NetworkConfig
 from jaxnas.errors import ConfigError
 from jaxnas.settings import setting
 from jaxnas.spaces.darts import encoding
@@ -104,41 +105,63 @@ class CellShape(NamedTuple):
   halve_0: bool
 
 
-def params(arch: Any, network: Evaluation = CIFAR10) -> int:
+def count(code: Any, config: NetworkConfig | None = None, image_size: int | None = None) -> Costs:
+  """Parameters and multiply-adds of the network that a config describes, without the auxiliary head.
+
+  Args:
+    code: one architecture, [32] or text.
+    config: with its channels and cells; None: the CIFAR-10 evaluation network, C=36 and 20 cells.
+    image_size: side of the square image; None: 32, or 224 with the stem of ImageNet.
+
+  Raises:
+    ArchitectureError: not one architecture.
+    ConfigError: an image size that does not fit the stem or the auxiliary head.
+  """
+  config = (config or NetworkConfig()).filled(NetworkConfig(CIFAR10.channels, CIFAR10.cells))
+  assert config.channels is not None and config.cells is not None
+  default = {"cifar": CIFAR10, "imagenet": IMAGENET}[config.stem].image_size
+  side = default if image_size is None else image_size
+  network = Evaluation(config.channels, config.cells, config.classes, side, config.stem)
+  if config.auxiliary:
+    auxiliary_cost(network)  # refuses sizes that its pooling cannot take
+  return Costs(params(code, network), macs(code, network))
+
+
+def params(code: Any, network: Evaluation = CIFAR10) -> int:
   """Number of trainable parameters, without the auxiliary head.
 
   Raises:
     ArchitectureError: not one architecture ([32] or text).
   """
-  return total([cost for _, cost in breakdown(arch, network)]).params
+  return total([cost for _, cost in breakdown(code, network)]).params
 
 
-def macs(arch: Any, network: Evaluation = CIFAR10) -> int:
+def macs(code: Any, network: Evaluation = CIFAR10) -> int:
   """Multiply-adds of one image's forward pass: convolutions, linear layer and its bias; no auxiliary head.
 
   Raises:
     ArchitectureError: not one architecture ([32] or text).
   """
-  return total([cost for _, cost in breakdown(arch, network)]).macs
+  return total([cost for _, cost in breakdown(code, network)]).macs
 
 
-def operations(arch: Any, network: Evaluation = CIFAR10) -> int:
+def operations(code: Any, network: Evaluation = CIFAR10) -> int:
   """`macs` plus BN, ReLU and pooling (see `Cost`): what part of the literature publishes as multiply-adds.
 
   Raises:
     ArchitectureError: not one architecture ([32] or text).
   """
-  cost = total([cost for _, cost in breakdown(arch, network)])
+  cost = total([cost for _, cost in breakdown(code, network)])
   return cost.macs + cost.elementwise
 
 
-def breakdown(arch: Any, network: Evaluation = CIFAR10) -> list[tuple[str, Cost]]:
+def breakdown(code: Any, network: Evaluation = CIFAR10) -> list[tuple[str, Cost]]:
   """(name, cost) of the stem, every cell in order and the classifier; the auxiliary head is not in it.
 
   Raises:
     ArchitectureError: not one architecture ([32] or text).
   """
-  cells = encoding.slots(encoding.as_code(arch))
+  cells = encoding.slots(encoding.as_code(code))
   rows = [("stem", stem_cost(network))]
   for i, shape in enumerate(cell_shapes(network)):
     rows.append((f"cell {i}, {encoding.CELLS[shape.cell_type]}", cell_cost(cells[shape.cell_type], shape)))

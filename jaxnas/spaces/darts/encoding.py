@@ -51,14 +51,14 @@ LENGTH: Final = int(np.prod(SLOTS))
 PAIRS: Final = tuple(tuple(itertools.combinations(range(t), 2)) for t in NODES)  # a node's choices of sources
 NUM_ARCHS: Final = int(np.prod([len(p) * (NUM_OPS - 1) ** 2 for p in PAIRS], dtype=object)) ** 2
 
-_FIRST_EDGES: Final = np.array([EDGES.index((t, 0)) for t in NODES])  # rows of each node's first edge
+FIRST_EDGES: Final = np.array([EDGES.index((t, 0)) for t in NODES])  # rows of each node's first edge
 _FIELDS: Final = ("normal", "normal_concat", "reduce", "reduce_concat")
 _FORM: Final = (
   "Genotype(normal=[('op', node), ...], normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
 )
 
 
-def as_codes(archs: Any) -> Int8[np.ndarray, "*A 32"]:
+def as_codes(codes: Any) -> Int8[np.ndarray, "*A 32"]:
   """Checks architectures and returns them as int8 [..., 32], the inputs of each node in ascending order of source.
 
   Takes a text form (gives [32]) or anything integer of shape [..., 32].
@@ -67,9 +67,9 @@ def as_codes(archs: Any) -> Int8[np.ndarray, "*A 32"]:
     ArchitectureError: another dtype or shape, `none` or no op column, a source that is not an earlier node, or a node
       with twice the same source; says which.
   """
-  if isinstance(archs, str):
-    return parse(archs)
-  array = arrays.integers(archs, LENGTH, _FORM)
+  if isinstance(codes, str):
+    return parse(codes)
+  array = arrays.integers(codes, LENGTH, _FORM)
   view = array.reshape(*array.shape[:-1], *SLOTS)
   ops, sources = view[..., 0], view[..., 1]
   limits = np.array(NODES)[:, None]
@@ -91,22 +91,22 @@ def _refuse(wrong: np.ndarray, values: np.ndarray, problem: str) -> None:
     )
 
 
-def as_code(arch: Any) -> Int8[np.ndarray, "32"]:
+def as_code(code: Any) -> Int8[np.ndarray, "32"]:
   """Checks one architecture, as text or integers [32], and returns it as int8 [32].
 
   Raises:
     ArchitectureError: as `as_codes`, or more than one architecture.
   """
-  return arrays.one(as_codes(arch))
+  return arrays.one(as_codes(code))
 
 
-def slots(archs: Any) -> Int8[np.ndarray, "*A 2 4 2 2"]:
+def slots(codes: Any) -> Int8[np.ndarray, "*A 2 4 2 2"]:
   """Architectures as [..., cell, node, input, (op, source)].
 
   Raises:
     ArchitectureError: as `as_codes`.
   """
-  array = as_codes(archs)
+  array = as_codes(codes)
   return array.reshape(*array.shape[:-1], *SLOTS)
 
 
@@ -148,13 +148,13 @@ def _is_list(value: Any) -> bool:
   return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def to_cells(arch: Any) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+def to_cells(code: Any) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
   """(normal, reduce) pairs of one architecture; the inverse of `from_cells`, up to the order of a node's inputs.
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  normal, reduce = slots(as_code(arch)).reshape(len(CELLS), 2 * NUM_NODES, 2).tolist()
+  normal, reduce = slots(as_code(code)).reshape(len(CELLS), 2 * NUM_NODES, 2).tolist()
   return [(OPS[op], source) for op, source in normal], [(OPS[op], source) for op, source in reduce]
 
 
@@ -224,17 +224,17 @@ def _quote(text: str, limit: int = 80) -> str:
   return repr(text if len(text) <= limit else text[:limit] + "...")
 
 
-def format(arch: Any) -> str:
+def format(code: Any) -> str:
   """The text form of one architecture, a node's inputs in ascending order of source; the inverse of `parse`.
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  normal, reduce = to_cells(arch)
+  normal, reduce = to_cells(code)
   return f"Genotype(normal={normal}, normal_concat=range(2, 6), reduce={reduce}, reduce_concat=range(2, 6))"
 
 
-def canonical(arch: Any) -> str:
+def canonical(code: Any) -> str:
   """The text shared by all architectures that differ only in the numbering of their intermediate nodes.
 
   Renumbering permutes the channels of the concatenated output, which the next cell's 1x1 convolutions mix anyway, so it
@@ -243,7 +243,7 @@ def canonical(arch: Any) -> str:
   Raises:
     ArchitectureError: not one architecture.
   """
-  return format(np.array([_least(cell) for cell in slots(as_code(arch))], np.int8).ravel())
+  return format(np.array([_least(cell) for cell in slots(as_code(code))], np.int8).ravel())
 
 
 def _least(cell: np.ndarray) -> list[int]:
@@ -277,25 +277,25 @@ def sample(key: jax.Array, n: int, unique: bool = True, reduced: bool = False) -
   found: dict[bytes, np.ndarray] = {}
   while len(found) < n:
     drawn = generator.integers(0, limits, (n - len(found), len(limits)))
-    archs = np.empty((len(drawn), *SLOTS), np.int8)
-    archs[..., 0] = 1 + drawn[:, len(choices) :].reshape(archs.shape[:-1])
+    codes = np.empty((len(drawn), *SLOTS), np.int8)
+    codes[..., 0] = 1 + drawn[:, len(choices) :].reshape(codes.shape[:-1])
     for i, pairs in enumerate(PAIRS):
       if reduced:
-        archs[:, :, i, :, 1] = (i, i + 1)
+        codes[:, :, i, :, 1] = (i, i + 1)
       else:
-        archs[:, :, i, :, 1] = np.array(pairs)[drawn[:, i : len(choices) : NUM_NODES]]
-    for arch in archs.reshape(-1, LENGTH):
-      found.setdefault(arch.tobytes() if unique else str(len(found)).encode(), arch)
+        codes[:, :, i, :, 1] = np.array(pairs)[drawn[:, i : len(choices) : NUM_NODES]]
+    for code in codes.reshape(-1, LENGTH):
+      found.setdefault(code.tobytes() if unique else str(len(found)).encode(), code)
   return np.stack(list(found.values())) if found else np.zeros((0, LENGTH), np.int8)
 
 
-def neighbours(arch: Any, reduced: bool = False) -> Int8[np.ndarray, "n 32"]:
+def neighbours(code: Any, reduced: bool = False) -> Int8[np.ndarray, "n 32"]:
   """All architectures that differ in one op (96) or one source (24, none if `reduced`), op changes first.
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  parent = slots(as_code(arch))
+  parent = slots(as_code(code))
   found = []
   for where in np.ndindex(*SLOTS[:-1]):
     found += [(*where, 0, op) for op in range(1, NUM_OPS) if op != parent[(*where, 0)]]
@@ -309,13 +309,13 @@ def neighbours(arch: Any, reduced: bool = False) -> Int8[np.ndarray, "n 32"]:
   return as_codes(result.reshape(-1, LENGTH))
 
 
-def mutate(key: jax.Array, arch: Any, reduced: bool = False) -> Int8[np.ndarray, "32"]:
+def mutate(key: jax.Array, code: Any, reduced: bool = False) -> Int8[np.ndarray, "32"]:
   """A uniformly random neighbour: another op on one input, or (unless `reduced`) another source of one.
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  candidates = neighbours(arch, reduced)
+  candidates = neighbours(code, reduced)
   return candidates[int(_generator(key).integers(len(candidates)))]
 
 
@@ -323,7 +323,7 @@ def _generator(key: jax.Array) -> np.random.Generator:
   return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
 
 
-def alphas(archs: Any) -> Float32[np.ndarray, "*A 2 14 8"]:
+def alphas(codes: Any) -> Float32[np.ndarray, "*A 2 14 8"]:
   """Edge-op weights, [..., cell types, edges, ops]: 1 at the (edge, op) pairs that are in the cell, 0 elsewhere.
 
   Edges that a node does not use are rows of zeros.
@@ -331,50 +331,9 @@ def alphas(archs: Any) -> Float32[np.ndarray, "*A 2 14 8"]:
   Raises:
     ArchitectureError: as `as_codes`.
   """
-  array = slots(archs)
+  array = slots(codes)
   flat = array.reshape(-1, *SLOTS)
   result = np.zeros((len(flat), len(CELLS), NUM_EDGES, NUM_OPS), np.float32)
-  arch, cell, node, _ = np.indices(flat.shape[:-1])
-  result[arch, cell, _FIRST_EDGES[node] + flat[..., 1], flat[..., 0]] = 1
+  code, cell, node, _ = np.indices(flat.shape[:-1])
+  result[code, cell, FIRST_EDGES[node] + flat[..., 1], flat[..., 0]] = 1
   return result.reshape(*array.shape[:-4], *result.shape[1:])
-
-
-def from_weights(weights: Any, ops: Sequence[str] = OPS, reduced: bool = False) -> Int8[np.ndarray, "*A 32"]:
-  """The literature's derivation of discrete cells from edge-op weights.
-
-  An edge is as strong as its heaviest op other than `none`. Each node keeps its two strongest edges (ties: the lower
-  source), each with that op (ties: the lower column).
-
-  Args:
-    weights: [..., cell types (2), edges (14), ops (8)], of a supernet, after the softmax over ops (`none` included)
-      that makes edges comparable; log-weights are not.
-    ops: names of the columns, for weights in another order than `OPS`, such as `TENAS_OPS`.
-    reduced: keep the edges from the two preceding nodes instead, so that only ops are chosen. This is our reading of
-      the "reduced DARTS space" that NASI (Shu et al., ICLR 2022) speaks of.
-
-  Raises:
-    ArchitectureError: another shape, values that are not numbers, or NaN.
-    ConfigError: `ops` is not a permutation of `OPS`.
-  """
-  if sorted(ops) != sorted(OPS):
-    raise ConfigError(f"ops={ops!r} must be the names {OPS}, in the order of the columns")
-  wanted = (len(CELLS), NUM_EDGES, NUM_OPS)
-  try:
-    array = np.asarray(weights).astype(np.float64)  # float64 also takes bfloat16, losing nothing
-  except (TypeError, ValueError) as error:
-    raise ArchitectureError(f"alphas are not numbers; use [..., {wanted}]") from error
-  if array.shape[-3:] != wanted:
-    raise ArchitectureError(f"alphas have shape {list(array.shape)}; use [..., 2, 14, 8]")
-  if np.isnan(array).any():
-    raise ArchitectureError(f"alphas hold {int(np.isnan(array).sum())} NaN; use finite weights")
-  kept = [i for i, op in enumerate(ops) if op != OPS[NONE]]
-  columns = np.array([OPS.index(ops[i]) for i in kept], np.int8)
-  strength, best = array[..., kept].max(-1), columns[array[..., kept].argmax(-1)]
-  result = np.empty((*array.shape[:-3], *SLOTS), np.int8)
-  for i, node in enumerate(NODES):
-    rows = slice(_FIRST_EDGES[i], _FIRST_EDGES[i] + node)
-    order = np.argsort(-strength[..., rows], axis=-1, kind="stable")[..., :2]
-    sources = np.broadcast_to(np.array([i, i + 1]), order.shape) if reduced else np.sort(order, axis=-1)
-    result[..., i, :, 1] = sources
-    result[..., i, :, 0] = np.take_along_axis(best[..., rows], sources, axis=-1)
-  return result.reshape(*array.shape[:-3], LENGTH)

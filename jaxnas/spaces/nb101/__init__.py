@@ -8,10 +8,9 @@ import pathlib
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from jaxnas import registry
+from jaxnas import base, registry
 from jaxnas.base import NetworkConfig
-from jaxnas.spaces import adapter
-from jaxnas.spaces.nb101 import benchmark, channels, costs, encoding, isomorphism
+from jaxnas.spaces.nb101 import benchmark, channels, costs, drawing, encoding, isomorphism, sampling
 from jaxnas.spaces.nb101.network import NB101Network
 from jaxnas.tabular import Benchmark
 
@@ -42,15 +41,25 @@ class NB101:
   from_cell = staticmethod(encoding.from_cell)
   to_cell = staticmethod(encoding.to_cell)
   prune = staticmethod(encoding.prune)
-  sample = staticmethod(encoding.sample)
-  mutate = staticmethod(encoding.mutate)
-  resample = staticmethod(encoding.mutate)
+  sample = staticmethod(sampling.sample)
+  neighbours = staticmethod(sampling.neighbours)
+  mutate = staticmethod(sampling.mutate)
+  resample = staticmethod(sampling.resample)
   alphas = staticmethod(encoding.alphas)
   is_connected = staticmethod(encoding.is_connected)
   canonical = staticmethod(isomorphism.canonical)
   index_of = staticmethod(isomorphism.index_of)
-  params = staticmethod(costs.params)
-  macs = staticmethod(costs.macs)
+
+  def costs(
+    self, code: base.Code, config: NetworkConfig | None = None, image_size: int | None = None
+  ) -> base.Costs:
+    """See `base.Space.costs`."""
+    filled = None if config is None else config.filled(self.default_config)
+    return costs.count(code, filled, image_size)
+
+  def draw(self, code: base.Code, folder: pathlib.Path) -> tuple[base.Picture, ...]:
+    """Draws the cells of an architecture as PNG files into `folder`."""
+    return drawing.draw(code, folder)
 
   def read_benchmark(self, path: pathlib.Path) -> Benchmark:
     """See `nb101.benchmark.read`."""
@@ -72,8 +81,6 @@ class NB101:
     """The network of single architectures; `config.init` is for spaces that have a choice."""
     return NB101Network(config.filled(self.default_config))
 
-  def backbone(self, config: Any = None, cells: int | None = None) -> Any:
+  def backbone(self, config: NetworkConfig) -> NB101Network:
     """The network that GenNAS trains: the same."""
-    if not isinstance(config, NetworkConfig):
-      return adapter.OldTapped(self.network(NetworkConfig(config, cells)))
     return self.network(config)

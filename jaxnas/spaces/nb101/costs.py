@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnas.base import Costs, NetworkConfig
 from jaxnas.errors import ConfigError
 from jaxnas.spaces.nb101 import encoding
 from jaxnas.spaces.nb101.channels import vertex_channels
@@ -20,11 +21,34 @@ _IMAGE_CHANNELS = 3
 _KERNELS = {encoding.CONV3: 3, encoding.CONV1: 1}
 
 
-def params(arch: Any, channels: int = 128, modules: int = 3, classes: int = 10) -> int:
+def count(code: Any, config: NetworkConfig | None = None, image_size: int | None = None) -> Costs:
+  """Parameters and multiply-adds of the network that a config describes.
+
+  Args:
+    code: one architecture, [28] or text.
+    config: with its channels and cells; None: the benchmark's network, C=128 and 3 cells a stage.
+    image_size: side of the square image; None: 32.
+
+  Raises:
+    ArchitectureError: not one architecture.
+    ConfigError: a stem or an auxiliary head, or an image size that does not fit, see `macs`.
+  """
+  config = (config or NetworkConfig()).filled(NetworkConfig(128, 3))
+  for name, only in (("stem", "cifar"), ("auxiliary", False)):
+    if getattr(config, name) != only:
+      raise ConfigError(
+        f"{name}={getattr(config, name)!r}: networks of nb101 have no such setting; leave it at {only!r}"
+      )
+  assert config.channels is not None and config.cells is not None
+  sizes = {"channels": config.channels, "modules": config.cells, "classes": config.classes}
+  return Costs(params(code, **sizes), macs(code, 32 if image_size is None else image_size, **sizes))
+
+
+def params(code: Any, channels: int = 128, modules: int = 3, classes: int = 10) -> int:
   """Number of trainable parameters.
 
   Args:
-    arch: one architecture, [28] or text.
+    code: one architecture, [28] or text.
     channels: C, the stem's filters (128 in the benchmark).
     modules: cells per stack (3 in the benchmark).
     classes: outputs of the linear layer; 0 for a network without one.
@@ -33,16 +57,16 @@ def params(arch: Any, channels: int = 128, modules: int = 3, classes: int = 10) 
     ArchitectureError: not one architecture.
     ConfigError: a size that is not a positive integer.
   """
-  convs = _convolutions(arch, _size("channels", channels), _size("modules", modules))
+  convs = _convolutions(code, _size("channels", channels), _size("modules", modules))
   backbone = sum(k * k * c_in * c_out + 2 * c_out for k, c_in, c_out, _ in convs)
   return backbone + (_size("classes", classes, 0) * (channels * 2 ** (STACKS - 1) + 1))
 
 
-def macs(arch: Any, image_size: int = 32, channels: int = 128, modules: int = 3, classes: int = 10) -> int:
+def macs(code: Any, image_size: int = 32, channels: int = 128, modules: int = 3, classes: int = 10) -> int:
   """Multiply-adds of one image's forward pass: convolutions, linear layer and its bias.
 
   Args:
-    arch: one architecture, [28] or text.
+    code: one architecture, [28] or text.
     image_size: side of the square image; an odd side loses a row and a column in the max-pool that halves it.
     channels, modules, classes: as of `params`.
 
@@ -52,14 +76,14 @@ def macs(arch: Any, image_size: int = 32, channels: int = 128, modules: int = 3,
   """
   if _size("image_size", image_size) < 2 ** (STACKS - 1):
     raise ConfigError(f"image_size is {image_size}; use at least {2 ** (STACKS - 1)} (two max-pools)")
-  convs = _convolutions(arch, _size("channels", channels), _size("modules", modules))
+  convs = _convolutions(code, _size("channels", channels), _size("modules", modules))
   backbone = sum(k * k * c_in * c_out * (image_size >> stack) ** 2 for k, c_in, c_out, stack in convs)
   return backbone + (_size("classes", classes, 0) * (channels * 2 ** (STACKS - 1) + 1))
 
 
-def _convolutions(arch: Any, channels: int, modules: int) -> Iterator[tuple[int, int, int, int]]:
+def _convolutions(code: Any, channels: int, modules: int) -> Iterator[tuple[int, int, int, int]]:
   """(kernel size, channels in, channels out, stack) of every convolution."""
-  matrix, ops = encoding.prune(arch)
+  matrix, ops = encoding.prune(code)
   width = channels
   yield 3, _IMAGE_CHANNELS, width, 0
   for stack in range(STACKS):

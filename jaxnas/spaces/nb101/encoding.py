@@ -1,4 +1,4 @@
-"""NAS-Bench-101 cells as arrays: text, the benchmark's matrices, pruning, alphas, sampling, mutation.
+"""NAS-Bench-101 cells as arrays: text, the benchmark's matrices, pruning, alphas.
 
 A cell is a directed acyclic graph of 2 to 7 vertices, the first the input and the last the output, an operation on each
 of the others, and at most 9 edges. Everywhere in this package an architecture is an int8 array [28]: 21 edges, 0 or 1,
@@ -10,17 +10,16 @@ The text form has one group a vertex, its operation and the digits of its predec
 
     conv3x3:0|maxpool3x3:01|output:12
 
-Source: Ying et al., "NAS-Bench-101: Towards Reproducible NAS", ICML 2019; sampling and mutation as its code does.
+Source: Ying et al., "NAS-Bench-101: Towards Reproducible NAS", ICML 2019.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
-import jax
 import numpy as np
 from jaxtyping import Float32, Int8
 
-from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.errors import ArchitectureError
 from jaxnas.spaces import arrays
 from jaxnas.spaces.nb101 import channels
 
@@ -42,28 +41,28 @@ _SHORT: Final = {op: name for name, op in _NAMES.items()}
 _FORM: Final = "conv3x3:0|maxpool3x3:01|output:12"
 
 
-def as_codes(archs: Any) -> Int8[np.ndarray, "*A 28"]:
+def as_codes(codes: Any) -> Int8[np.ndarray, "*A 28"]:
   """Checks architectures and returns them as int8 [..., 28]; takes a text form (gives [28]) or integers [..., 28].
 
   Raises:
     ArchitectureError: another dtype or shape, or a cell that is not in the space (see `from_cell`); says which.
   """
-  if isinstance(archs, str):
-    return parse(archs)
-  array = _as_integers(archs)
+  if isinstance(codes, str):
+    return parse(codes)
+  array = _as_integers(codes)
   for index in np.ndindex(array.shape[:-1]):
     where = f"archs{list(index)}" if index else "arch"
-    _check_valid(_unpack(array[index], where)[0], where)
+    _check_valid(unpack(array[index], where)[0], where)
   return array
 
 
-def as_code(arch: Any) -> Int8[np.ndarray, "28"]:
+def as_code(code: Any) -> Int8[np.ndarray, "28"]:
   """Checks one architecture, as text or integers [28].
 
   Raises:
     ArchitectureError: as `as_codes`, or more than one architecture.
   """
-  return arrays.one(as_codes(arch))
+  return arrays.one(as_codes(code))
 
 
 def from_cell(matrix: Any, ops: Sequence[str]) -> Int8[np.ndarray, "28"]:
@@ -100,16 +99,16 @@ def from_cell(matrix: Any, ops: Sequence[str]) -> Int8[np.ndarray, "28"]:
     if label not in [OPS[op] for op in allowed]:
       raise ArchitectureError(f"ops[{v}] = {label!r}; there use {' or '.join(OPS[op] for op in allowed)}")
   _check_valid(array, "matrix")
-  return _pack(array, [OPS.index(label) for label in labels])
+  return pack(array, [OPS.index(label) for label in labels])
 
 
-def to_cell(arch: Any) -> tuple[list[list[int]], list[str]]:
+def to_cell(code: Any) -> tuple[list[list[int]], list[str]]:
   """(matrix, ops) of the benchmark's own form; the inverse of `from_cell`.
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  matrix, ops = _unpack(as_code(arch), "arch")
+  matrix, ops = unpack(as_code(code), "arch")
   return matrix.tolist(), [OPS[op] for op in ops]
 
 
@@ -136,46 +135,46 @@ def parse(text: str) -> Int8[np.ndarray, "28"]:
     ops.append(_NAMES[name])
     matrix[[int(s) for s in sources], v] = 1
   _check_valid(matrix, f"architecture {_quote(text)}")
-  return _pack(matrix, ops)
+  return pack(matrix, ops)
 
 
-def format(arch: Any) -> str:
+def format(code: Any) -> str:
   """The text form of one architecture; the inverse of `parse`.
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  matrix, ops = _unpack(as_code(arch), "arch")
+  matrix, ops = unpack(as_code(code), "arch")
   sources = ["".join(str(s) for s in np.flatnonzero(matrix[:, v])) for v in range(len(ops))]
   return "|".join(f"{_SHORT[op]}:{sources[v]}" for v, op in enumerate(ops) if v)
 
 
-def prune(arch: Any) -> tuple[Int8[np.ndarray, "V V"], list[int]]:
+def prune(code: Any) -> tuple[Int8[np.ndarray, "V V"], list[int]]:
   """(adjacency, op columns) of the vertices on a path from input to output, in their order.
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  matrix, ops = _unpack(as_code(arch), "arch")
+  matrix, ops = unpack(as_code(code), "arch")
   kept = _on_path(matrix)
   return matrix[np.ix_(kept, kept)], [ops[v] for v in kept]
 
 
-def is_connected(arch: Any) -> bool:
+def is_connected(code: Any) -> bool:
   """Whether some path leads from the input to the output. Only here a cell without one is no error.
 
   Raises:
     ArchitectureError: not one well-formed architecture.
   """
-  if isinstance(arch, str):
-    return len(as_code(arch)) > 0
-  array = _as_integers(arch)
+  if isinstance(code, str):
+    return len(as_code(code)) > 0
+  array = _as_integers(code)
   if array.ndim != 1:
     raise ArchitectureError(f"arch has shape {list(array.shape)}; give one architecture [{LENGTH}]")
-  return len(_on_path(_unpack(array, "arch")[0])) > 0
+  return len(_on_path(unpack(array, "arch")[0])) > 0
 
 
-def alphas(archs: Any) -> Float32[np.ndarray, "*A 1 7 11"]:
+def alphas(codes: Any) -> Float32[np.ndarray, "*A 1 7 11"]:
   """All that the network needs to know of the pruned cells, [..., cell types (1), slots (7), columns (11)].
 
   Slot 0 is the input, slot 6 the output; the inner vertices fill the slots from 5 downwards, in their order, so slot 5
@@ -185,7 +184,7 @@ def alphas(archs: Any) -> Float32[np.ndarray, "*A 1 7 11"]:
   Raises:
     ArchitectureError: as `as_codes`.
   """
-  array = as_codes(archs)
+  array = as_codes(codes)
   result = np.zeros((*array.shape[:-1], 1, MAX_VERTICES, COLUMNS), np.float32)
   for index in np.ndindex(array.shape[:-1]):
     matrix, ops = prune(array[index])
@@ -200,72 +199,8 @@ def alphas(archs: Any) -> Float32[np.ndarray, "*A 1 7 11"]:
   return result
 
 
-def sample(key: jax.Array, n: int, unique: bool = True) -> Int8[np.ndarray, "n 28"]:
-  """n random architectures of 7 vertices: edges with probability 1/2, uniform operations, redrawn until valid.
-
-  Args:
-    key: typed PRNG key.
-    n: how many.
-    unique: no two isomorphic. In both cases the first m rows of a larger draw with the same key are the draw of m.
-
-  Raises:
-    ConfigError: n is not an integer >= 0, or above the number of different cells with `unique`.
-  """
-  from jaxnas.spaces.nb101 import isomorphism  # which imports this module
-
-  if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
-    raise ConfigError(f"n is {n!r}; use an integer >= 0")
-  if unique and n > isomorphism.NUM_UNIQUE:
-    raise ConfigError(f"n is {n}, but there are {isomorphism.NUM_UNIQUE} architectures; lower n or use unique=False")
-  generator, found, seen = _generator(key), [], set()
-  while len(found) < n:
-    edges, inner = generator.integers(0, 2, len(EDGES)), generator.integers(CONV3, POOL + 1, MAX_VERTICES - 2)
-    arch = np.array([*edges, INPUT, *inner, OUTPUT], np.int8)
-    if _is_valid(_unpack(arch, "arch")[0]):
-      name = isomorphism.canonical(arch) if unique else len(found)
-      if name not in seen:
-        seen.add(name)
-        found.append(arch)
-  return np.stack(found) if found else np.zeros((0, LENGTH), np.int8)
-
-
-def mutate(key: jax.Array, arch: Any, rate: float = 1.0) -> Int8[np.ndarray, "28"]:
-  """A mutation: each of the 21 edges flips with probability rate / 7, each operation changes with rate / 5.
-
-  Redrawn until valid; the result may be the parent. A cell of fewer vertices first gets the missing ones before its
-  output, without edges and with random operations.
-
-  Raises:
-    ArchitectureError: not one architecture.
-    ConfigError: `rate` outside (0, 5].
-  """
-  if not 0 < rate <= MAX_VERTICES - 2:
-    raise ConfigError(f"rate={rate} must be above 0 and at most {MAX_VERTICES - 2}")
-  matrix, ops = _unpack(as_code(arch), "arch")
-  generator = _generator(key)
-  missing = MAX_VERTICES - len(ops)
-  ops = [*ops[:-1], *generator.integers(CONV3, POOL + 1, missing).tolist(), OUTPUT]
-  places = [*range(len(matrix) - 1), MAX_VERTICES - 1]
-  parent = np.zeros((MAX_VERTICES, MAX_VERTICES), np.int8)
-  parent[np.ix_(places, places)] = matrix
-  packed = _pack(parent, ops)
-  edges, inner = packed[: len(EDGES)], packed[len(EDGES) + 1 : -1]
-  while True:
-    flips = generator.random(len(EDGES)) < rate / MAX_VERTICES
-    changes = generator.random(len(inner)) < rate / len(inner)
-    steps = generator.integers(1, len(INNER_OPS), len(inner))
-    changed = np.where(changes, CONV3 + (inner - CONV3 + steps) % len(INNER_OPS), inner)
-    child = np.array([*(edges ^ flips), INPUT, *changed, OUTPUT], np.int8)
-    if _is_valid(_unpack(child, "arch")[0]):
-      return child
-
-
-def _generator(key: jax.Array) -> np.random.Generator:
-  return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
-
-
-def _as_integers(archs: Any) -> Int8[np.ndarray, "*A 28"]:
-  array = arrays.integers(archs, LENGTH, _FORM)
+def _as_integers(codes: Any) -> Int8[np.ndarray, "*A 28"]:
+  array = arrays.integers(codes, LENGTH, _FORM)
   limits = np.array([2] * len(EDGES) + [len(OPS)] * MAX_VERTICES)
   wrong = (array < 0) | (array >= limits)
   if wrong.any():
@@ -277,9 +212,9 @@ def _as_integers(archs: Any) -> Int8[np.ndarray, "*A 28"]:
   return array.astype(np.int8)
 
 
-def _unpack(arch: np.ndarray, where: str) -> tuple[Int8[np.ndarray, "V V"], list[int]]:
+def unpack(code: np.ndarray, where: str) -> tuple[Int8[np.ndarray, "V V"], list[int]]:
   """(adjacency, op columns) of the present vertices of integers that are in range."""
-  ops = arch[len(EDGES) :].tolist()
+  ops = code[len(EDGES) :].tolist()
   vertices = ops.index(ABSENT) if ABSENT in ops else MAX_VERTICES
   for v, op in enumerate(ops):
     allowed = _allowed(v, vertices) if v < max(vertices, 2) else (ABSENT,)
@@ -287,7 +222,7 @@ def _unpack(arch: np.ndarray, where: str) -> tuple[Int8[np.ndarray, "V V"], list
       names = " or ".join(OPS[o] for o in allowed)
       raise ArchitectureError(f"{where}: vertex {v} of {vertices} is {OPS[op]}; there use {names}")
   matrix = np.zeros((vertices, vertices), np.int8)
-  for (target, source), present in zip(EDGES, arch.tolist(), strict=False):
+  for (target, source), present in zip(EDGES, code.tolist(), strict=False):
     if present and target >= vertices:
       raise ArchitectureError(f"{where}: an edge leads from vertex {source} to {target}, which is absent")
     if present:
@@ -295,7 +230,7 @@ def _unpack(arch: np.ndarray, where: str) -> tuple[Int8[np.ndarray, "V V"], list
   return matrix, ops[:vertices]
 
 
-def _pack(matrix: np.ndarray, ops: Sequence[int]) -> Int8[np.ndarray, "28"]:
+def pack(matrix: np.ndarray, ops: Sequence[int]) -> Int8[np.ndarray, "28"]:
   vertices = len(ops)
   edges = [int(t < vertices and matrix[s, t]) for t, s in EDGES]
   return np.array([*edges, *ops, *[ABSENT] * (MAX_VERTICES - vertices)], np.int8)
@@ -321,7 +256,7 @@ def _on_path(matrix: np.ndarray) -> list[int]:
   return sorted(reached & leads) if 0 in leads else []
 
 
-def _is_valid(matrix: np.ndarray) -> bool:
+def is_valid(matrix: np.ndarray) -> bool:
   kept = _on_path(matrix)
   return bool(kept) and matrix[np.ix_(kept, kept)].sum() <= MAX_EDGES
 

@@ -18,13 +18,13 @@ NUM_UNIQUE = 423_624
 _LABELS = {encoding.INPUT: -1, encoding.CONV3: 0, encoding.CONV1: 1, encoding.POOL: 2, encoding.OUTPUT: -2}
 
 
-def canonical(arch: Any) -> str:
+def canonical(code: Any) -> str:
   """The hash, 32 hexadecimal digits, shared by all cells isomorphic to this one ([28] or text form).
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  matrix, ops = encoding.prune(arch)
+  matrix, ops = encoding.prune(code)
   rows = matrix.tolist()
   vertices = range(len(ops))
   before = [[s for s in vertices if rows[s][v]] for v in vertices]
@@ -36,13 +36,13 @@ def canonical(arch: Any) -> str:
   return _digest(str(sorted(hashes)))
 
 
-def index_of(arch: Any) -> int:
+def index_of(code: Any) -> int:
   """A number below 2^31 made of `canonical`: the space has no index, but random streams need a number a cell.
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  return int(canonical(arch)[:8], 16) >> 1
+  return int(canonical(code)[:8], 16) >> 1
 
 
 def _digest(text: str) -> str:

@@ -10,8 +10,7 @@ from typing import Any
 
 from jaxnas import base, registry
 from jaxnas.errors import ConfigError
-from jaxnas.spaces import adapter
-from jaxnas.spaces.nb201 import benchmark, costs, encoding, isomorphism
+from jaxnas.spaces.nb201 import benchmark, costs, drawing, encoding, isomorphism
 from jaxnas.spaces.nb201.roles import Backbone, RegionNetwork, SingleNetwork, Supernet
 from jaxnas.tabular import Benchmark
 
@@ -43,12 +42,13 @@ class NB201:
   ops: tuple[str, ...] = encoding.OPS
   edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
   cell_types: int = 1
+  cell_names: tuple[str, ...] = ("cell",)
   cells: int = 5  # per stage, in the benchmark
+  default_config: base.NetworkConfig = _DEFAULT
   none_op: int = encoding.OPS.index("none")
   edge_groups: tuple[tuple[int, ...], ...] = ()  # TE-NAS keeps every edge
   edges_kept: int = 0
   op_order: tuple[int, ...] = tuple(range(len(encoding.OPS)))  # of TE-NAS's code
-  default_config: base.NetworkConfig = _DEFAULT
 
   as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(encoding.parse)
@@ -62,10 +62,21 @@ class NB201:
   neighbours = staticmethod(encoding.neighbours)
   alphas = staticmethod(encoding.alphas)
   from_weights = staticmethod(encoding.from_weights)
+  choices = staticmethod(encoding.choices)
+  derive = staticmethod(encoding.derive)
   is_connected = staticmethod(encoding.is_connected)
   canonical = staticmethod(isomorphism.canonical)
-  params = staticmethod(costs.params)
-  macs = staticmethod(costs.macs)
+
+  def costs(
+    self, code: base.Code, config: base.NetworkConfig | None = None, image_size: int | None = None
+  ) -> base.Costs:
+    """See `base.Space.costs`."""
+    filled = None if config is None else config.filled(self.default_config)
+    return costs.count(code, filled, image_size)
+
+  def draw(self, code: base.Code, folder: pathlib.Path) -> tuple[base.Picture, ...]:
+    """Draws the cells of an architecture as PNG files into `folder`."""
+    return drawing.draw(code, folder)
 
   def read_benchmark(self, path: pathlib.Path) -> Benchmark:
     """See `nb201.benchmark.read`."""
@@ -95,16 +106,12 @@ class NB201:
     """See `base.Prunable`: the first cell at C = 1, on one-channel 3 x 3 crops."""
     return RegionNetwork(classes=config.classes, initialisation=config.init)
 
-  def mixture(self, config: Any, cells: int = 5, classes: int = 10, init: Any = "torch_default") -> Any:
+  def mixture(self, config: base.NetworkConfig) -> Supernet:
     """See `base.Differentiable`."""
-    if not isinstance(config, base.NetworkConfig):
-      return adapter.OldMixture(self.mixture(base.NetworkConfig(config, cells, classes, init)))
     return Supernet(*self._size(config), config.classes, config.init, order=2)
 
-  def backbone(self, config: Any = None, cells: int | None = None, channels: int | None = None) -> Any:
+  def backbone(self, config: base.NetworkConfig) -> Backbone:
     """See `base.Tapped`; of the config only `channels` and `cells` are read."""
-    if not isinstance(config, base.NetworkConfig):
-      return adapter.OldTapped(self.backbone(base.NetworkConfig(channels or config, cells)))
     return Backbone(*self._size(config))
 
   def trained_network(self, config: base.NetworkConfig, code: Any = None) -> SingleNetwork:

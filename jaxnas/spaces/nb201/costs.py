@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxnas.base import Costs, NetworkConfig
 from jaxnas.errors import ConfigError
 from jaxnas.spaces.nb201 import encoding
 
@@ -24,11 +25,34 @@ class _Cost(NamedTuple):
   macs: int
 
 
-def params(arch: Any, channels: int = 16, cells: int = 5, classes: int = 10) -> int:
+def count(code: Any, config: NetworkConfig | None = None, image_size: int | None = None) -> Costs:
+  """Parameters and multiply-adds of the network that a config describes.
+
+  Args:
+    code: one architecture, [6] or text.
+    config: with its channels and cells; None: the benchmark's network, C=16 and 5 cells a stage.
+    image_size: side of the square image; None: 32.
+
+  Raises:
+    ArchitectureError: not one architecture.
+    ConfigError: a stem or an auxiliary head, or an image size that does not fit, see `macs`.
+  """
+  config = (config or NetworkConfig()).filled(NetworkConfig(16, 5))
+  for name, only in (("stem", "cifar"), ("auxiliary", False)):
+    if getattr(config, name) != only:
+      raise ConfigError(
+        f"{name}={getattr(config, name)!r}: networks of nb201 have no such setting; leave it at {only!r}"
+      )
+  assert config.channels is not None and config.cells is not None
+  sizes = {"channels": config.channels, "cells": config.cells, "classes": config.classes}
+  return Costs(params(code, **sizes), macs(code, 32 if image_size is None else image_size, **sizes))
+
+
+def params(code: Any, channels: int = 16, cells: int = 5, classes: int = 10) -> int:
   """Number of trainable parameters.
 
   Args:
-    arch: one architecture, [6] or text.
+    code: one architecture, [6] or text.
     channels: C, the stem's filters (16 in the benchmark).
     cells: N, cells per stage (5 in the benchmark).
     classes: outputs of the linear layer.
@@ -37,16 +61,16 @@ def params(arch: Any, channels: int = 16, cells: int = 5, classes: int = 10) -> 
     ArchitectureError: not one architecture.
     ConfigError: a size that is not an integer >= 1.
   """
-  return sum(c.params for c in _layers(arch, channels, cells, classes, image_size=32))
+  return sum(c.params for c in _layers(code, channels, cells, classes, image_size=32))
 
 
-def macs(arch: Any, image_size: int = 32, channels: int = 16, cells: int = 5, classes: int = 10) -> int:
+def macs(code: Any, image_size: int = 32, channels: int = 16, cells: int = 5, classes: int = 10) -> int:
   """Multiply-adds of one image's forward pass: convolutions, linear layer and its bias.
 
   The benchmark calls this number (in millions) FLOPs.
 
   Args:
-    arch: one architecture, [6] or text.
+    code: one architecture, [6] or text.
     image_size: side of the square image, a multiple of 4: the shortcuts of the two reduction
       blocks pool 2x2 without padding.
     channels: C, the stem's filters.
@@ -57,16 +81,16 @@ def macs(arch: Any, image_size: int = 32, channels: int = 16, cells: int = 5, cl
     ArchitectureError: not one architecture.
     ConfigError: a size that is not an integer >= 1, or an image size not divisible by 4.
   """
-  return sum(c.macs for c in _layers(arch, channels, cells, classes, image_size))
+  return sum(c.macs for c in _layers(code, channels, cells, classes, image_size))
 
 
-def _layers(arch: Any, channels: int, cells: int, classes: int, image_size: int) -> list[_Cost]:
+def _layers(code: Any, channels: int, cells: int, classes: int, image_size: int) -> list[_Cost]:
   channels, cells = _size("channels", channels), _size("cells", cells)
   classes, image_size = _size("classes", classes), _size("image_size", image_size)
   if image_size % 4:
     raise ConfigError(f"image_size is {image_size}; use a multiple of 4 (two reduction blocks)")
 
-  ops = [encoding.OPS[op] for op in encoding.as_code(arch).tolist()]
+  ops = [encoding.OPS[op] for op in encoding.as_code(code).tolist()]
   kernels = [_KERNELS[op] for op in ops if op in _KERNELS]
   width, side = channels, image_size
   layers = [_conv(3, _IMAGE_CHANNELS, width, side)]

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, SupportsIndex
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int8, Int32
+from jaxtyping import Bool, Float32, Int8, Int32
 
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.spaces import arrays
@@ -33,7 +33,7 @@ _POWERS: Final = NUM_OPS ** np.arange(NUM_EDGES - 1, -1, -1, dtype=np.int32)
 _FORM: Final = "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
 
 
-def as_codes(archs: Any) -> Int8[np.ndarray, "*A 6"]:
+def as_codes(codes: Any) -> Int8[np.ndarray, "*A 6"]:
   """Checks architectures and returns them as int8 [..., 6].
 
   Takes a text form (gives [6]) or anything integer of shape [..., 6].
@@ -42,9 +42,9 @@ def as_codes(archs: Any) -> Int8[np.ndarray, "*A 6"]:
     ArchitectureError: another dtype (float and bool too), another shape, or an op column
       outside 0..4.
   """
-  if isinstance(archs, str):
-    return parse(archs)
-  array = arrays.integers(archs, NUM_EDGES, _FORM)
+  if isinstance(codes, str):
+    return parse(codes)
+  array = arrays.integers(codes, NUM_EDGES, _FORM)
   wrong = (array < 0) | (array >= NUM_OPS)
   if wrong.any():
     where = tuple(int(i) for i in np.argwhere(wrong)[0])
@@ -52,13 +52,13 @@ def as_codes(archs: Any) -> Int8[np.ndarray, "*A 6"]:
   return array.astype(np.int8)
 
 
-def as_code(arch: Any) -> Int8[np.ndarray, "6"]:
+def as_code(code: Any) -> Int8[np.ndarray, "6"]:
   """Checks one architecture, as text or integers [6], and returns it as int8 [6].
 
   Raises:
     ArchitectureError: as `as_codes`, or more than one architecture.
   """
-  return arrays.one(as_codes(arch))
+  return arrays.one(as_codes(code))
 
 
 def parse(text: str) -> Int8[np.ndarray, "6"]:
@@ -113,14 +113,14 @@ def _quote(text: str, limit: int = 120) -> str:
   return repr(text if len(text) <= limit else text[:limit] + "...")
 
 
-def format(arch: Any) -> str:
+def format(code: Any) -> str:
   """The text form of one architecture; the inverse of `parse`.
 
   Raises:
     ArchitectureError: not one architecture.
   """
   nodes = [""] * (NUM_NODES - 1)
-  for (target, source), op in zip(EDGES, as_code(arch).tolist(), strict=True):
+  for (target, source), op in zip(EDGES, as_code(code).tolist(), strict=True):
     nodes[target - 1] += f"|{OPS[op]}~{source}"
   return "+".join(node + "|" for node in nodes)
 
@@ -136,11 +136,11 @@ def _tables() -> tuple[Int8[np.ndarray, "15625 6"], Int32[np.ndarray, "15625"]]:
   codes = list(range(NUM_ARCHS))
   random.Random(88).shuffle(codes)
   order = np.array(codes, np.int32)
-  archs = (order[:, None] // _POWERS % NUM_OPS).astype(np.int8)
+  codes = (order[:, None] // _POWERS % NUM_OPS).astype(np.int8)
   indices = np.empty(NUM_ARCHS, np.int32)
   indices[order] = np.arange(NUM_ARCHS, dtype=np.int32)
-  archs.flags.writeable = False
-  return archs, indices
+  codes.flags.writeable = False
+  return codes, indices
 
 
 def enumerate_all() -> Int8[np.ndarray, "15625 6"]:
@@ -148,22 +148,22 @@ def enumerate_all() -> Int8[np.ndarray, "15625 6"]:
   return _tables()[0]
 
 
-def indices_of(archs: Any) -> Int32[np.ndarray, "*A"]:
+def indices_of(codes: Any) -> Int32[np.ndarray, "*A"]:
   """Benchmark indices, int32 [...], of architectures [..., 6].
 
   Raises:
     ArchitectureError: as `as_codes`.
   """
-  return _tables()[1][as_codes(archs).astype(np.int32) @ _POWERS]
+  return _tables()[1][as_codes(codes).astype(np.int32) @ _POWERS]
 
 
-def index_of(arch: Any) -> int:
+def index_of(code: Any) -> int:
   """Benchmark index, 0..15624, of one architecture ([6] or text).
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  return int(indices_of(as_code(arch)))
+  return int(indices_of(as_code(code)))
 
 
 def from_index(index: SupportsIndex) -> Int8[np.ndarray, "6"]:
@@ -203,52 +203,52 @@ def sample(key: jax.Array, n: int, unique: bool = True) -> Int8[np.ndarray, "n 6
   return enumerate_all()[np.asarray(order)[:n]]
 
 
-def neighbours(arch: Any) -> Int8[np.ndarray, "24 6"]:
+def neighbours(code: Any) -> Int8[np.ndarray, "24 6"]:
   """All architectures that differ on one edge, int8 [24, 6]: edge by edge, ops ascending.
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  array = as_code(arch)
+  array = as_code(code)
   edges, ops = np.nonzero(array[:, None] != np.arange(NUM_OPS, dtype=np.int8))
   result = np.tile(array, (len(edges), 1))
   result[np.arange(len(edges)), edges] = ops
   return result
 
 
-def mutate(key: jax.Array, arch: Any) -> Int8[np.ndarray, "6"]:
+def mutate(key: jax.Array, code: Any) -> Int8[np.ndarray, "6"]:
   """One uniformly random neighbour: another op on one edge.
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  candidates = neighbours(arch)
+  candidates = neighbours(code)
   return candidates[int(jax.random.randint(key, (), 0, len(candidates), np.int32))]
 
 
-def resample(key: jax.Array, arch: Any, rate: float = 1.0) -> Int8[np.ndarray, "6"]:
-  """GenNAS's mutation: each op is drawn anew from all five with probability rate / 5; the result may be the parent.
+def resample(key: jax.Array, code: Any, changes: float = 1.0) -> Int8[np.ndarray, "6"]:
+  """GenNAS's mutation: each op is drawn anew from all five with probability changes / 5; the result may be the parent.
 
   Raises:
     ArchitectureError: not one architecture.
-    ConfigError: `rate` outside (0, 5].
+    ConfigError: `changes` outside (0, 5].
   """
-  if not 0 < rate <= NUM_OPS:
-    raise ConfigError(f"rate={rate} must be above 0 and at most {NUM_OPS}")
+  if not 0 < changes <= NUM_OPS:
+    raise ConfigError(f"changes={changes} must be above 0 and at most {NUM_OPS}")
   which, what = jax.random.split(key)
-  changes = np.asarray(jax.random.bernoulli(which, rate / NUM_OPS, (NUM_EDGES,)))
-  return np.where(changes, np.asarray(jax.random.randint(what, (NUM_EDGES,), 0, NUM_OPS)), as_code(arch)).astype(
+  redrawn = np.asarray(jax.random.bernoulli(which, changes / NUM_OPS, (NUM_EDGES,)))
+  return np.where(redrawn, np.asarray(jax.random.randint(what, (NUM_EDGES,), 0, NUM_OPS)), as_code(code)).astype(
     np.int8
   )
 
 
-def alphas(archs: Any) -> Float32[np.ndarray, "*A 1 6 5"]:
+def alphas(codes: Any) -> Float32[np.ndarray, "*A 1 6 5"]:
   """One-hot edge-op weights: [..., 6] -> [..., cell types (1), edges (6), ops (5)].
 
   Raises:
     ArchitectureError: as `as_codes`.
   """
-  return np.eye(NUM_OPS, dtype=np.float32)[as_codes(archs)][..., None, :, :]
+  return np.eye(NUM_OPS, dtype=np.float32)[as_codes(codes)][..., None, :, :]
 
 
 def from_weights(weights: Any) -> Int8[np.ndarray, "*A 6"]:
@@ -269,14 +269,36 @@ def from_weights(weights: Any) -> Int8[np.ndarray, "*A 6"]:
   return array[..., 0, :, :].argmax(-1).astype(np.int8)
 
 
-def is_connected(arch: Any) -> bool:
+def choices(reduced: bool = False) -> Bool[np.ndarray, "1 6 5"]:
+  """Which operations NASI samples: all, `none` too.
+
+  Raises:
+    ConfigError: `reduced`: the space has no reduced form.
+  """
+  if reduced:
+    raise ConfigError("reduced=True: nb201 has no reduced form; drop --nasi_reduced or give --space=darts")
+  return np.ones((1, NUM_EDGES, NUM_OPS), bool)
+
+
+def derive(alphas: Any, reduced: bool = False) -> Int8[np.ndarray, "*A 6"]:
+  """The architectures of NASI's architecture parameters: the largest of every edge.
+
+  Raises:
+    ArchitectureError: as `from_weights`.
+    ConfigError: as `choices`.
+  """
+  choices(reduced)
+  return from_weights(alphas)
+
+
+def is_connected(code: Any) -> bool:
   """Whether the output depends on the input: some path from node 0 to node 3 avoids `none`.
 
   Raises:
     ArchitectureError: not one architecture.
   """
   reached = {0}
-  for (target, source), op in zip(EDGES, as_code(arch).tolist(), strict=True):
+  for (target, source), op in zip(EDGES, as_code(code).tolist(), strict=True):
     if source in reached and OPS[op] != "none":
       reached.add(target)
   return NUM_NODES - 1 in reached

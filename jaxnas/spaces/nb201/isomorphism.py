@@ -30,13 +30,13 @@ NUM_UNIQUE = 6466
 _ZERO = "#"
 
 
-def canonical(arch: Any) -> str:
+def canonical(code: Any) -> str:
   """The text shared by all cells isomorphic to this one ([6] or text form).
 
   Raises:
     ArchitectureError: not one architecture.
   """
-  return _canonical(encoding.as_code(arch).tolist())
+  return _canonical(encoding.as_code(code).tolist())
 
 
 def _canonical(ops: list[int]) -> str:

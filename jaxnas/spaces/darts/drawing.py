@@ -9,9 +9,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jaxnas.base import Code, Picture
 from jaxnas.errors import ArchitectureError
 from jaxnas.figures import INK, new_figure, save_png
-from jaxnas.report.cell_drawing import op_colour
+from jaxnas.spaces.cell_drawing import op_colour
+from jaxnas.spaces.darts import encoding
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -19,6 +21,23 @@ if TYPE_CHECKING:
 _INPUTS = ("$c_{k-2}$", "$c_{k-1}$")
 _ROW, _BRANCH, _COLUMN, _RADIUS = 0.92, 1.42, 3.0, 0.2  # inches, as all lengths here
 _LINE = "#8C95A1"
+
+
+def draw(code: Code, folder: pathlib.Path) -> tuple[Picture, ...]:
+  """Draws both cells of an architecture, see `base.Space.draw`.
+
+  Raises:
+    ArchitectureError: not one architecture.
+    WorkdirError: a file cannot be written.
+  """
+  pictures = []
+  for file, kind, cell in zip(
+    ("normal.png", "reduce.png"), ("normal", "reduction"), encoding.to_cells(code), strict=True
+  ):
+    draw_genotype_cell(cell, folder / file)
+    caption = f"The {kind} cell. Node i is number i + 2 in the genotype, whose 0 and 1 are inputs."
+    pictures.append(Picture(file, caption))
+  return tuple(pictures)
 
 
 def draw_genotype_cell(
