@@ -16,7 +16,11 @@ import numpy as np
 from absl import app, flags
 
 from jaxnas import data, report, spaces
-from jaxnas.algorithms import indicators, tenas
+from jaxnas.algorithms.tenas import TENAS, TENASConfig
+from jaxnas.algorithms.tenas_pruning import initial_active
+from jaxnas.algorithms.tenas_ranking import candidates
+from jaxnas.base import Context
+from jaxnas.proxies.indicators import IndicatorConfig
 from jaxnas.scoring import Engine
 from jaxnas.spaces.darts import operations
 
@@ -37,17 +41,18 @@ def clocks() -> np.ndarray:
 def indicator_costs(mode: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
   """(compilation, one supernet): CPU and wall seconds each."""
   space, source = spaces.get("darts"), data.load("synthetic")
-  config = indicators.resolve(indicators.IndicatorConfig(batch_norm=mode), space)
-  measure = indicators.condition_number if kind == "kernel" else indicators.regions
-  one = measure(space, source, config, jax.random.key(0))
-  active = np.repeat(tenas.initial_active(space)[None], FLAGS.supernets, 0)
-  for i, (cell, edge, op) in enumerate(tenas.candidates(active[0], space.op_order)[: FLAGS.supernets - 1], 1):
+  kernel, regions = TENAS().proxies(TENASConfig(batch_norm=mode))
+  proxy = kernel if kind == "kernel" else regions
+  one = proxy.prepare(space, source, IndicatorConfig(), jax.random.key(0))
+  params = one.network.init(jax.random.key(1))
+  active = np.repeat(initial_active(space)[None], FLAGS.supernets, 0)
+  for i, (cell, edge, op) in enumerate(candidates(active[0], space.op_order)[: FLAGS.supernets - 1], 1):
     active[i, cell, edge, op] = False
   nets, engine = spaces.active_weights(active), Engine()
   begin = clocks()
-  engine.score([one.proxy], one.network, one.params, nets[:1], one.batch)
+  engine.score([proxy], one.network, params, nets[:1], one.batch)
   first = clocks()
-  engine.score([one.proxy], one.network, one.params, nets, one.batch)
+  engine.score([proxy], one.network, params, nets, one.batch)
   each = (clocks() - first) / len(nets)
   return first - begin - each, each
 
@@ -89,7 +94,7 @@ def main(argv) -> None:
   header, *rows = layer_costs()
   print(report.markdown_table(header, rows))
   space = spaces.get("darts")
-  evaluations = tenas.evaluations(space, tenas.TENASConfig())
+  evaluations = TENAS().work(Context(space, data.load("synthetic"), TENASConfig())).amount
   official = OFFICIAL_FULL_COST * (FLAGS.official_kernel + FLAGS.official_regions)
   regions_compile, regions = indicator_costs("batch", "regions")
   rows = []

@@ -51,7 +51,9 @@ def measure(mode: str, folder: str) -> dict:
   import jax
 
   from jaxnas import data, spaces
-  from jaxnas.algorithms import indicators, tenas
+  from jaxnas.algorithms.tenas import TENAS, TENASConfig
+  from jaxnas.base import Context
+  from jaxnas.proxies.indicators import IndicatorConfig
   from jaxnas.scoring import Engine
 
   class TimedEngine(Engine):
@@ -64,8 +66,10 @@ def measure(mode: str, folder: str) -> dict:
       return program
 
   space, source = spaces.get("nb201"), data.load("synthetic")
-  config = indicators.IndicatorConfig(batch_norm=mode, ntk_batch=FLAGS.batch)
-  proxy, *net, x = indicators.condition_number(space, source, config, jax.random.key(0))
+  settings = TENASConfig(batch_norm=mode)
+  proxy, _ = TENAS().proxies(settings)
+  given = proxy.prepare(space, source, IndicatorConfig(ntk_batch=FLAGS.batch), jax.random.key(0))
+  x, net = given.batch, (given.network, given.network.init(jax.random.split(jax.random.key(0))[0]))
   leaves = jax.tree_util.tree_leaves_with_path(net[1])
   params = {"params/" + "/".join(k.key for k in path): np.asarray(v) for path, v in leaves}
   np.savez(f"{folder}/exchange.npz", images=np.asarray(x.inputs), masks=supernets(), **params)
@@ -77,7 +81,7 @@ def measure(mode: str, folder: str) -> dict:
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     calls.append({"kappa": kappa, "cpu": cpu / len(chosen), "wall": wall / len(chosen)})
   compiled = {"cpu": engine.compile_cpu, "wall": engine.seconds.compile}
-  count, threads = tenas.evaluations(space, tenas.TENASConfig(config)), len(os.sched_getaffinity(0))
+  count, threads = TENAS().work(Context(space, source, settings)).amount, len(os.sched_getaffinity(0))
   work = {"evaluations": count, "full_cost": count}
   return {"calls": calls, "compile": compiled, "threads": threads, **work}
 

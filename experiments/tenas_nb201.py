@@ -16,12 +16,13 @@ import pathlib
 from absl import app, flags, logging
 
 from jaxnas import data, main, report, run, spaces, tabular
-from jaxnas.algorithms import random_search
-from jaxnas.algorithms.indicators import IndicatorConfig
-from jaxnas.algorithms.random_search import RandomSearchConfig
-from jaxnas.algorithms.tenas import TENASConfig
+from jaxnas.algorithms.random_search import RandomSearch, RandomSearchConfig
+from jaxnas.algorithms.tenas import TENAS, TENASConfig
+from jaxnas.base import Accuracies, Context, Space
 from jaxnas.errors import ConfigError
 from jaxnas.files import write_atomically
+from jaxnas.proxies.indicators import IndicatorConfig
+from jaxnas.settings import recorded
 
 PUBLISHED = (
   ("TE-NAS, published", "93.90 ± 0.47", "71.24 ± 0.56", "42.38 ± 0.46"),
@@ -40,59 +41,52 @@ _SETTINGS = flags.DEFINE_multi_string(
 )
 
 
-def configure(text: str) -> TENASConfig:
-  """A search's settings from 'name=value,...'; ConfigError for an unknown name."""
+def configure(text: str) -> tuple[TENASConfig, IndicatorConfig]:
+  """Settings of a search and of its indicators from 'name=value,...'; ConfigError for an unknown name."""
   fields = {f.name: f for c in (IndicatorConfig, TENASConfig) for f in dataclasses.fields(c) if "help" in f.metadata}
   inner, outer = {}, {}
   for item in filter(None, text.split(",")):
     name, _, value = item.partition("=")
     if name not in fields:
       raise ConfigError(f"--settings={text!r}: {name!r} is no setting; choose from {', '.join(fields)}")
-    typed = int(value) if isinstance(fields[name].default, int) else value
+    typed = int(value) if value.isdigit() else value
     (inner if name in {f.name for f in dataclasses.fields(IndicatorConfig)} else outer)[name] = typed
-  return TENASConfig(indicators=IndicatorConfig(**inner), **outer)
+  return TENASConfig(**outer), IndicatorConfig(**inner)
 
 
-def searched(space, benchmark, dataset: str, text: str, seeds: tuple[int, ...], out: pathlib.Path) -> list[str]:
+def searched(
+  space: Space, benchmark: Accuracies, dataset: str, text: str, seeds: tuple[int, ...], out: pathlib.Path
+) -> list[str]:
   """One row: the accuracies that TE-NAS finds with these settings."""
-  settings = configure(text)
+  settings, indicators = configure(text)
   source = data.load(dataset, data_dir=flags.FLAGS.data_dir, download=flags.FLAGS.download)
-  result = run.run(
-    space=space,
-    source=source,
-    settings=settings,
+  finished = run.run(
+    TENAS(),
+    Context(space, source, settings, benchmark=benchmark, proxy_settings={IndicatorConfig: indicators}),
     seeds=seeds,
-    benchmark=benchmark,
     workdir=str(out / f"{dataset}_{text.replace('=', '-').replace(',', '_')}"),
     config={
       "algorithm": "tenas",
       "space": "nb201",
       "dataset": dataset,
       "seeds": list(seeds),
-      **dataclasses.asdict(settings),
+      **recorded(indicators),
+      **recorded(settings),
     },
     progress=flags.FLAGS.progress,
   )
   name = f"TE-NAS, {dataset}, {text.replace(',', ', ')} ({len(seeds)} seeds)"
   return [
     name,
-    *(report.mean_std([r[f"{d}_test"] for r in result["results"]], digits=2) for d in benchmark.datasets),
+    *(report.mean_std([r[f"{d}_test"] for r in finished.rows], digits=2) for d in benchmark.datasets),
   ]
 
 
-def control(space, benchmark, name: str, config: RandomSearchConfig) -> list[str]:
+def control(space: Space, benchmark: Accuracies, name: str, config: RandomSearchConfig) -> list[str]:
   """One row: random search, repeated with seeds 0, 1, 2, ... since it costs look-ups only."""
-  found = [
-    random_search.search(
-      space,
-      None,
-      config,
-      seed=s,
-      validation=lambda arch: benchmark.accuracy(arch, "cifar10", "valid_12ep"),
-    ).arch
-    for s in range(CONTROL_REPEATS)
-  ]
-  rows = [space.index_of(a) for a in found]
+  context = Context(space, data.load("synthetic"), config, benchmark=benchmark)  # no image is read
+  found = [RandomSearch().search(context, seed).rows[0]["arch"] for seed in range(CONTROL_REPEATS)]
+  rows = [benchmark.index(arch) for arch in found]
   return [
     name,
     *(report.mean_std(benchmark.accuracies(d)[rows], digits=2) for d in benchmark.datasets),

@@ -52,3 +52,16 @@ def from_lead(make: Callable[[], Any]) -> Any:
   if "error" in message:
     raise JaxnasError(message["error"])
   return message["value"]
+
+
+def refuse_several(what: str) -> None:
+  """For what knows the devices of one host only, such as "a training".
+
+  Raises:
+    ConfigError: this process is one of several.
+  """
+  if jax.process_count() > 1:
+    raise ConfigError(
+      f"--distributed has {jax.process_count()} processes, and {what} knows one; start it on one host without "
+      "--distributed, with --data_parallel for all of that host's devices"
+    )

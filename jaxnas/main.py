@@ -2,62 +2,50 @@
 
 Without flags: a TE-NAS search of NAS-Bench-201 on generated images, about a minute on two cores.
   --workdir=out                               keeps scores, plots and report.html there; a killed run continues in it
-  --benchmark=nb201.csv.gz                    adds the accuracies and ranks of what is found
   --algorithm=random_search --samples=100     the control
   --algorithm=knas | nasi | gennas            the other searches
-  --algorithm=gennas_task                     a search for GenNAS's proxy task, with --benchmark
+  --algorithm=gennas_task                     a search for GenNAS's proxy task
   --algorithm=train --genotype=TEXT           trains the architecture that you name
   --space=darts                               searches the DARTS space instead
   --algorithm=score --archs=6111,9930         scores of architectures that you name
-  --algorithm=score --archs=random:1000       how well the proxies rank them, with --benchmark
+  --algorithm=score --archs=random:1000       how well the proxies rank them
+  --plugins=my_proxy.py --proxies=my_proxy    your own proxies, spaces and algorithms, a file each
   --flagfile=experiments/tenas_nb201_cifar10.flags --data_dir=FOLDER     the published setting
 """
 
-import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import Any, get_args, get_origin
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from jaxnas import algorithms, data, hosts, run, spaces, tabular
-from jaxnas.algorithms import indicators
-from jaxnas.algorithms.knas import KNASConfig
-from jaxnas.algorithms.nasi import NASIConfig
-from jaxnas.algorithms.random_search import RandomSearchConfig
-from jaxnas.algorithms.score import ScoreConfig
-from jaxnas.algorithms.tenas import TENASConfig
-from jaxnas.algorithms.train import TrainingConfig
+from jaxnas import data, hosts, registry, run, tabular
+from jaxnas.base import Algorithm, Context, Space
 from jaxnas.errors import ConfigError, JaxnasError
-from jaxnas.gennas.search import GenNASConfig
-from jaxnas.gennas.task_search import GenNASTaskConfig
-from jaxnas.settings import recorded
+from jaxnas.setting_flags import SettingFlags
+from jaxnas.settings import filled, recorded
 
 FLAGS = flags.FLAGS
-CONFIGS: dict[str, Any] = {
-  "tenas": TENASConfig,
-  "knas": KNASConfig,
-  "nasi": NASIConfig,
-  "gennas": GenNASConfig,
-  "gennas_task": GenNASTaskConfig,
-  "random_search": RandomSearchConfig,
-  "score": ScoreConfig,
-  "train": TrainingConfig,
-}
+SETTINGS = SettingFlags(FLAGS)
 
-flags.DEFINE_enum("algorithm", "tenas", algorithms.NAMES, "what to run")
-flags.DEFINE_enum("space", "nb201", spaces.names(), "search space")
-flags.DEFINE_enum(
+flags.DEFINE_string("algorithm", "tenas", "what to run")
+flags.DEFINE_string("space", "nb201", "search space")
+flags.DEFINE_string(
   "dataset",
   "synthetic",
-  data.NAMES,
-  "images to search with; 'synthetic' is generated, the others are read through TFDS",
+  "images to search with; 'synthetic' is generated, the others of the package are read through TFDS",
 )
 flags.DEFINE_string("data_dir", None, "TFDS folder that holds the data set (default: TFDS_DATA_DIR, or TFDS's own)")
 flags.DEFINE_bool("download", False, "let TFDS fetch a data set that is missing")
+flags.DEFINE_list(
+  "plugins",
+  [],
+  "your own proxies, spaces and algorithms: Python files or names of modules, comma-separated; what they register is "
+  "known to all flags, and their settings are flags too",
+)
 flags.DEFINE_list("seeds", ["0"], "seeds, comma-separated: one search each", short_name=None)
 flags.DEFINE_alias("seed", "seeds")
 flags.DEFINE_string(
@@ -95,76 +83,52 @@ flags.DEFINE_integer("process_id", None, "with --distributed: which one this is,
 flags.DEFINE_bool("progress", True, "show progress with rate and time left on standard error")
 
 
-def _define_settings(config: type) -> None:
-  """One flag per field of `config` that has a help text; a field shared by several configs is one flag."""
-  for field in dataclasses.fields(config):
-    if field.name in FLAGS or "help" not in field.metadata:
-      continue
-    text = field.metadata["help"]
-    default: Any = field.default
-    kind = next(t for t in (get_args(field.type) or (field.type,)) if t is not None)
-    if get_origin(field.type) is tuple:
-      flags.DEFINE_list(field.name, list(default), text)
-    elif field.type is bool:
-      flags.DEFINE_bool(field.name, default, text)
-    elif kind is int:
-      flags.DEFINE_integer(field.name, default, text)
-    elif kind is float:
-      flags.DEFINE_float(field.name, default, text)
-    elif field.type is str:
-      flags.DEFINE_string(field.name, default, text)
-    else:
-      flags.DEFINE_enum(field.name, default, get_args(field.type), text)
+def parse(argv: Sequence[str]) -> list[str]:
+  """Imports the plugins that `argv` and its flagfiles name, defines all settings as flags, and parses them.
+
+  Returns:
+    What is no flag, the program's name first.
+
+  Raises:
+    ConfigError: a plugin that cannot be imported, or settings of one name.
+    absl.flags.Error: a flag that does not exist, or a value that it does not take.
+  """
+  early = flags.FlagValues()
+  early.set_gnu_getopt(True)  # a value may stand apart from its flag
+  flags.DEFINE_list("plugins", [], "", flag_values=early)
+  early(list(argv), known_only=True)
+  registry.load_plugins(early["plugins"].value)
+  kinds: tuple[registry.Kind, ...] = ("algorithm", "space", "dataset")
+  for kind in kinds:
+    FLAGS[kind].help = f"{FLAGS[kind].help.partition(':')[0]}: {', '.join(registry.names(kind))}"
+  for name in registry.names("algorithm"):
+    SETTINGS.define(registry.get("algorithm", name).Settings, f"--algorithm={name}")
+  for name in registry.names("proxy"):
+    settings = registry.get("proxy", name)().Settings
+    if settings is not None:
+      SETTINGS.define(settings, f"the proxy {name}")
+  for module in ("jaxnas.main", SettingFlags.__module__):  # --help shows them, whatever the program is called
+    for flag in FLAGS.flags_by_module_dict().get(module, ()):
+      FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+  return FLAGS(list(argv))
 
 
-def _inner(config: type) -> dict[str, type]:
-  """The configs inside, by field name."""
-  return {
-    f.name: f.type for f in dataclasses.fields(config) if isinstance(f.type, type) and dataclasses.is_dataclass(f.type)
-  }
+def _settings(algorithm: Algorithm, space: Space) -> tuple[Any, dict[type, Any]]:
+  """The algorithm's settings, and those of the proxies that it measures with these, by class.
+
+  None in both is what was published for the space.
+  """
+
+  def read(config: type) -> Any:
+    return filled(SETTINGS.read(config), space.published(algorithm.name, FLAGS.dataset))
+
+  settings = read(algorithm.Settings)
+  kinds = {proxy.Settings for proxy in algorithm.proxies(settings) if proxy.Settings is not None}
+  SETTINGS.refuse_unread({algorithm.Settings, *kinds}, algorithm.name)
+  return settings, {kind: read(kind) for kind in sorted(kinds, key=lambda kind: kind.__qualname__)}
 
 
-def _parts(config: type) -> list[type]:
-  """The config and those inside it."""
-  return [config, *(part for inner in _inner(config).values() for part in _parts(inner))]
-
-
-for _config in CONFIGS.values():
-  for _part in _parts(_config):
-    _define_settings(_part)
-
-
-def _settings(config: type) -> Any:
-  values: dict[str, Any] = {name: _settings(inner) for name, inner in _inner(config).items()}
-  for field in dataclasses.fields(config):
-    if "help" in field.metadata:
-      value = FLAGS[field.name].value
-      values[field.name] = _whole(value) if isinstance(value, list) else value
-  return config(**values)
-
-
-def _whole(pieces: list[str]) -> tuple[str, ...]:
-  """A list's entries, out of its text split at every comma: those in brackets belong to the entry, a genotype."""
-  entries: list[str] = []
-  depth = 0
-  for piece in pieces:
-    if depth > 0:
-      entries[-1] += f", {piece}"
-    else:
-      entries.append(piece)
-    depth += sum((c in "([") - (c in ")]") for c in piece)
-  return tuple(entries)
-
-
-def _refuse_contradictions(config: Any) -> None:
-  """A flag that the chosen algorithm does not read is a mistake, not a setting."""
-  used = {f.name for part in _parts(type(config)) for f in dataclasses.fields(part)}
-  for owner, other in CONFIGS.items():
-    for field in [f for part in _parts(other) for f in dataclasses.fields(part)]:
-      if "help" in field.metadata and field.name not in used and FLAGS[field.name].present:
-        raise ConfigError(
-          f"--{field.name} is a setting of --algorithm={owner}, not of --algorithm={FLAGS.algorithm}; drop one of them"
-        )
+def _refuse_contradictions() -> None:
   if FLAGS.dataset == "synthetic" and (FLAGS.download or FLAGS["data_dir"].present):
     flag = "download" if FLAGS.download else "data_dir"
     raise ConfigError(
@@ -194,6 +158,11 @@ def _join_hosts() -> None:
 
 
 def cache_compilations(folder: str) -> None:
+  """Has JAX keep compiled programs in a folder, "default" in the user's cache, or not at all with "off".
+
+  Raises:
+    ConfigError: the folder cannot be written.
+  """
   import jax
 
   if folder == "off":
@@ -212,29 +181,13 @@ def cache_compilations(folder: str) -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _config_record(settings: Any, seeds: Sequence[int]) -> dict[str, Any]:
+def _config_record(settings: Any, proxy_settings: Mapping[type, Any], seeds: Sequence[int]) -> dict[str, Any]:
   """Every setting, for config.json; `run.MAY_DIFFER` are those that do not make it another run."""
-  names = ("algorithm", "space", "dataset", *run.MAY_DIFFER)
-  return {
-    **{name: FLAGS[name].value for name in names},
-    "seeds": list(seeds),
-    **{k: list(v) if isinstance(v, tuple) else v for k, v in _flat(settings)},
-  }
-
-
-def _flat(settings: Any) -> list[tuple[str, Any]]:
-  """(name, value) of all settings, those of the configs inside first."""
-  inside = _inner(type(settings))
-  own = [(name, value) for name, value in recorded(settings).items() if name not in inside]
-  inner = [_flat(getattr(settings, name)) for name in inside]
-  return [item for part in inner for item in part] + own
-
-
-def _side(settings: Any) -> int:
-  """Side of the images of ImageNet to train on: an eighth more than the network sees, to crop from; else 0."""
-  if isinstance(settings, TrainingConfig) and FLAGS.dataset == "imagenet2012":
-    return -(-settings.training.image_size * 8 // 7)
-  return 0
+  found = {name: FLAGS[name].value for name in ("algorithm", "space", "dataset", *run.MAY_DIFFER)}
+  found["seeds"] = list(seeds)
+  for part in (*proxy_settings.values(), settings):
+    found |= {name: list(value) if isinstance(value, tuple) else value for name, value in recorded(part).items()}
+  return found
 
 
 def main(argv: Sequence[str]) -> int:
@@ -242,37 +195,42 @@ def main(argv: Sequence[str]) -> int:
   if len(argv) > 1:
     raise ConfigError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value")
   _join_hosts()
-  space = spaces.get(FLAGS.space)
-  settings = indicators.resolve(_settings(CONFIGS[FLAGS.algorithm]), space)
-  settings = settings.on(space) if isinstance(settings, NASIConfig) else settings
-  _refuse_contradictions(settings)
+  algorithm: Algorithm = registry.get("algorithm", FLAGS.algorithm, "--algorithm")()
+  space: Space = registry.get("space", FLAGS.space, "--space")()
+  run.refuse_space(algorithm, space)
+  settings, proxy_settings = _settings(algorithm, space)
+  _refuse_contradictions()
   seeds = _seeds()
   cache_compilations(FLAGS.compilation_cache)
-  benchmark = tabular.open_benchmark(FLAGS.benchmark, space)
+  side = algorithm.image_size(settings)
 
   def load(split: str = "train", download: bool = False):
-    return data.load(FLAGS.dataset, split=split, data_dir=FLAGS.data_dir, download=download, side=_side(settings))
+    return data.load(FLAGS.dataset, split=split, data_dir=FLAGS.data_dir, download=download, side=side)
 
-  source = load(download=FLAGS.download)
+  context = Context(
+    space,
+    load(download=FLAGS.download),
+    settings,
+    benchmark=tabular.open_benchmark(FLAGS.benchmark, space),
+    proxy_settings=proxy_settings,
+    open_split=load,
+  )
   run.run(
-    space=space,
-    source=source,
-    settings=settings,
+    algorithm,
+    context,
     seeds=seeds,
-    benchmark=benchmark,
     workdir=FLAGS.workdir,
-    config=_config_record(settings, seeds),
+    config=_config_record(settings, proxy_settings, seeds),
     progress=FLAGS.progress,
     memory=None if FLAGS.memory_gb is None else int(FLAGS.memory_gb * 2**30),
-    open_split=load,
   )
   return 0
 
 
 def _parse(argv: list[str]) -> list[str]:
   try:
-    return FLAGS(argv)
-  except flags.Error as error:
+    return parse(argv)
+  except (flags.Error, JaxnasError) as error:
     sys.exit(_fail(str(error).replace("flag --", "--", 1)))
 
 

@@ -30,7 +30,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
   "proxy": (
     "jaxnas.proxies.ntk_condition_number",
     "jaxnas.proxies.linear_regions",
-    "jaxnas.gennas.regression",
+    "jaxnas.gennas.objects",
     "jaxnas.proxies.mgm",
     "jaxnas.proxies.trace_norm",
     "jaxnas.proxies.grad_norm",
@@ -47,9 +47,17 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.proxies.flops",
   ),
   "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts"),
-  "algorithm": (),
+  "algorithm": (
+    "jaxnas.algorithms.tenas",
+    "jaxnas.algorithms.knas",
+    "jaxnas.algorithms.nasi",
+    "jaxnas.gennas.objects",
+    "jaxnas.algorithms.random_search",
+    "jaxnas.algorithms.score",
+    "jaxnas.algorithms.train",
+  ),
   "benchmark": ("jaxnas.spaces.nb201.benchmark",),
-  "dataset": (),
+  "dataset": ("jaxnas.data.synthetic", "jaxnas.data.tfds_source"),
 }
 
 _made: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in KINDS}

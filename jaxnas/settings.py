@@ -1,6 +1,7 @@
 """The fields of a configuration, for every room that has one."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -15,10 +16,26 @@ def setting(default: Any, text: str, *, later: bool = False) -> Any:
   return dataclasses.field(default=default, metadata={"help": text, "later": later})
 
 
+def inner(config: type) -> dict[str, type]:
+  """The configurations inside a configuration, by field name."""
+  types = typing.get_type_hints(config)
+  kinds = {field.name: types[field.name] for field in dataclasses.fields(config)}
+  return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+
+
+def parts(config: type) -> list[type]:
+  """A configuration and those inside it."""
+  return [config, *(part for kind in inner(config).values() for part in parts(kind))]
+
+
 def recorded(config: Any) -> dict[str, Any]:
-  """The settings of a configuration that tell one run from another, by name."""
-  values = {f: getattr(config, f.name) for f in dataclasses.fields(config)}
-  return {f.name: value for f, value in values.items() if not (f.metadata.get("later") and value == f.default)}
+  """The settings that tell one run from another, by name: those of the configurations inside first."""
+  inside = inner(type(config))
+  found: dict[str, Any] = {}
+  for name in inside:
+    found |= recorded(getattr(config, name))
+  own = {field: getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in inside}
+  return found | {f.name: v for f, v in own.items() if not (f.metadata.get("later") and v == f.default)}
 
 
 def filled(config: C, published: Mapping[str, Any]) -> C:

@@ -96,3 +96,16 @@ def benchmark_refused(path, message, space="nb201"):
   assert text.startswith(f"--benchmark={path}: ")
   assert "; " in text
   assert "\n" not in text
+
+
+class MadeUpTable:
+  """Accuracies after 12 epochs, made up from the text form."""
+
+  name, columns = "made up", {"cifar10_valid_12ep": np.zeros(0)}
+
+  def __init__(self, accuracy):
+    self._accuracy = accuracy
+
+  def accuracy(self, arch, dataset, split):
+    assert (dataset, split) == ("cifar10", "valid_12ep")
+    return self._accuracy(arch)

@@ -1,7 +1,20 @@
-"""The published searches, one paper a file, and the training of what they find."""
+"""The published searches, one paper a file, and the training of what they find; see `jaxnas.base.Algorithm`."""
 
-from jaxnas.algorithms import knas, nasi, random_search, score, tenas, train
+from jaxnas import registry
+from jaxnas.base import Algorithm
 
-__all__ = ["NAMES", "knas", "nasi", "random_search", "score", "tenas", "train"]
+__all__ = ["get", "names"]
 
-NAMES = ("tenas", "knas", "nasi", "gennas", "gennas_task", "random_search", "score", "train")
+
+def get(name: str) -> Algorithm:
+  """The algorithm of this name.
+
+  Raises:
+    ConfigError: there is none; the message has the nearest ones.
+  """
+  return registry.get("algorithm", name, "--algorithm")()
+
+
+def names() -> tuple[str, ...]:
+  """The names of all algorithms, those of plugins last."""
+  return registry.names("algorithm")

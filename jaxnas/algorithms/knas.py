@@ -9,21 +9,20 @@ scores as dictionary keys (equal ones collapse), and a fine stage that differs f
 """
 
 import dataclasses
-import pathlib
 import zlib
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, cast
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxnas import data, proxies, scoring
-from jaxnas.algorithms.indicators import setting
-from jaxnas.base import NetworkConfig
-from jaxnas.data import ImageSource
+from jaxnas import hosts, registry, scoring
+from jaxnas.algorithms.validation import after_12_epochs
+from jaxnas.base import Algorithm, Batch, Column, Context, Indexed, NetworkConfig, Outcome, Proxy, Space, Work, lacking
+from jaxnas.data.batches import plain_batch
 from jaxnas.errors import ConfigError
-from jaxnas.scoring import Batch, Engine
+from jaxnas.settings import setting
 from jaxnas.train import TrainConfig, total_steps, train, trained_network
 
 FINE = {"table": "look-up", "train": "training"}  # and what progress calls one
@@ -64,11 +63,11 @@ class KNASConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """A finished search.
+class Shortlisted:
+  """What both stages gave.
 
   Attributes:
-    arch: the best architecture, [L], in the encoding of its space.
+    arch: the best architecture.
     candidates: all that were drawn, [N, L].
     scores: their coarse scores, float64 [N], as the proxy gives them.
     shortlist: positions in `candidates`, best score first, [k].
@@ -87,111 +86,130 @@ def select(ranking: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " k"
   return np.argsort(-np.asarray(ranking, np.float64), kind="stable")[:count]
 
 
-def search(
-  space: Any,
-  source: ImageSource,
-  config: KNASConfig,
-  *,
-  seed: int,
-  evaluate: Callable[[str], float],
-  engine: Engine | None = None,
-  records: Iterable[dict[str, Any]] = (),
-  keep: Callable[..., None] = lambda *records: None,
-  advance: Callable[..., None] = lambda n, **earlier: None,
-  note: Callable[[str], None] = lambda text: None,
-) -> Result:
-  """Runs one search; other arguments as of `tenas.search`.
+@registry.register("algorithm", "knas")
+class KNAS(Algorithm[KNASConfig]):
+  """The search; see the head of this file."""
 
-  Args:
-    space: any that draws architectures and has `network`.
-    evaluate: the fine stage: validation accuracy in per cent of an architecture's text form.
-    note: told which of the shortlist is being evaluated, such as "training 3/20"; "" at the end.
+  name: ClassVar[str] = "knas"
+  summary: ClassVar[str] = "a shortlist by the mean of the Gram matrix, then short trainings or a table (KNAS)"
+  Settings: ClassVar[type] = KNASConfig
 
-  Raises:
-    ConfigError: no architecture of the shortlist has a validation accuracy.
-  """
-  draw_key, score_key = jax.random.split(jax.random.key(seed))
-  records = list(records)
-  candidates = space.sample(draw_key, config.knas_candidates)
-  network = NetworkConfig(config.knas_channels, config.knas_cells, source.classes)
-  lines = scoring.score(
-    [proxies.get(config.knas_score)],
-    space,
-    candidates,
-    Batch(*data.plain_batch(source, score_key, config.knas_batch)),
-    seed,
-    network=network,
-    engine=engine,
-    records=records,
-    keep=keep,
-    advance=advance,
-  )
-  shortlist = select(np.array([line.rank_by for line in lines]), config.knas_shortlist)
-  known = {r["arch"]: r["validation"] for r in records if r.get("algorithm") == "knas" and r["seed"] == seed}
-  validation = []
-  for number, position in enumerate(shortlist, 1):
-    arch = lines[position].arch
-    earlier = arch in known
-    if not earlier:
-      note(f"{FINE[config.knas_fine]} {number}/{len(shortlist)}")
-      known[arch] = float(evaluate(arch))
-      keep({"algorithm": "knas", "seed": seed, "arch": arch, "validation": known[arch]})
-    validation.append(known[arch])
-    advance(1, earlier=earlier)
-  note("")
-  accuracy = np.array(validation, np.float64)
-  if np.isnan(accuracy).all():
-    raise ConfigError(
-      f"--knas_fine={config.knas_fine}: none of the {len(accuracy)} shortlisted architectures has a value"
+  def proxies(self, settings: KNASConfig) -> tuple[Proxy, ...]:
+    return (registry.get("proxy", settings.knas_score, "--knas_score")(),)
+
+  def work(self, context: Context[KNASConfig]) -> Work:
+    settings = context.settings
+    if settings.knas_fine == "table":
+      _in_table(context)
+    else:
+      hosts.refuse_several("a training")
+      by_training(context, seed=0)
+    return Work(settings.knas_candidates + settings.knas_shortlist, "architectures")
+
+  def search(self, context: Context[KNASConfig], seed: int) -> Outcome:
+    """Runs one search. The fine stage notes which of the shortlist it is at, such as "training 3/20"."""
+    settings, space = context.settings, context.space
+    evaluate = _in_table(context) if settings.knas_fine == "table" else by_training(context, seed=seed)
+    draw_key, score_key = jax.random.split(jax.random.key(seed))
+    candidates = space.sample(draw_key, settings.knas_candidates)
+    lines = scoring.score(
+      self.proxies(settings),
+      space,
+      candidates,
+      Batch(*plain_batch(context.source, score_key, settings.knas_batch)),
+      seed,
+      network=NetworkConfig(settings.knas_channels, settings.knas_cells, context.source.classes),
+      engine=context.engine,
+      records=context.records,
+      keep=context.keep,
+      advance=context.advance,
     )
-  best = shortlist[int(np.nanargmax(accuracy))]
-  return Result(candidates[best], candidates, np.array([line.value for line in lines]), shortlist, accuracy)
+    shortlist = select(np.array([line.rank_by for line in lines]), settings.knas_shortlist)
+    known = {r["arch"]: r["validation"] for r in context.records if _is_mine(r, seed)}
+    validation = []
+    for number, position in enumerate(shortlist, 1):
+      arch = lines[position].arch
+      earlier = arch in known
+      if not earlier:
+        context.note(f"{FINE[settings.knas_fine]} {number}/{len(shortlist)}")
+        known[arch] = float(evaluate(arch))
+        context.keep({"algorithm": "knas", "seed": seed, "arch": arch, "validation": known[arch]})
+      validation.append(known[arch])
+      context.advance(1, earlier=earlier)
+    context.note("")
+    accuracy = np.array(validation, np.float64)
+    if np.isnan(accuracy).all():
+      raise ConfigError(
+        f"--knas_fine={settings.knas_fine}: none of the {len(accuracy)} shortlisted architectures has a value"
+      )
+    best = shortlist[int(np.nanargmax(accuracy))]
+    scores = np.array([line.value for line in lines], np.float64)
+    return _outcome(context, Shortlisted(candidates[best], candidates, scores, shortlist, accuracy))
 
 
-def by_training(
-  space: Any,
-  source: ImageSource,
-  config: TrainConfig,
-  *,
-  seed: int,
-  folder: pathlib.Path | None = None,
-  note: Callable[[str], None] = lambda text: None,
-) -> Callable[[str], float]:
+def _outcome(context: Context[KNASConfig], found: Shortlisted) -> Outcome:
+  """A row, with what a shortlist of half the size finds."""
+  first_half = found.validation[: max(1, len(found.validation) // 2)]
+  best = int(np.nanargmax(found.validation))
+  known = ~np.isnan(first_half)
+  half = context.space.format(found.candidates[found.shortlist[int(np.nanargmax(first_half))]]) if known.any() else ""
+  score = context.settings.knas_score
+  row = {
+    "arch": context.space.format(found.arch),
+    "validation": float(found.validation[best]),
+    score: float(found.scores[found.shortlist[best]]),
+    "half_arch": half,
+  }
+  return Outcome([row], columns=[Column("validation", "valid %"), Column(score, score)], found=found)
+
+
+def _is_mine(record: Mapping[str, Any], seed: int) -> bool:
+  return record.get("algorithm") == "knas" and record["seed"] == seed
+
+
+def _in_table(context: Context[KNASConfig]) -> Callable[[str], float]:
+  return after_12_epochs(context.benchmark, "--knas_fine=table", "give --knas_fine=train")
+
+
+def by_training(context: Context[KNASConfig], *, seed: int) -> Callable[[str], float]:
   """A fine stage: validation accuracy in per cent after a real training; NaN where it diverged.
 
+  The first half of the images is trained on, the second validated on. Below the context's folder, a folder per
+  architecture has the checkpoints and metrics.jsonl; a killed training continues there. After every step it is noted
+  where a training is, such as "epoch 2/12".
+
   Args:
-    space: one that `trained_network` takes.
-    source: its first half is trained on, the second validated on.
     seed: of all trainings alike.
-    folder: a subfolder per architecture has the checkpoints and metrics.jsonl; a killed training continues there.
-    note: told after every step where a training is, such as "epoch 2/12".
 
   Raises:
     ConfigError: the batch is larger than half of the images, or the space has no networks to train.
   """
-  first, second = source.halves()
+  space, config = context.space, context.settings.training
+  first, second = context.source.halves()
   steps = total_steps(config, first)
-  trained_network(space, config, source.classes)  # what it refuses, it refuses now
+  trained_network(space, config, context.source.classes)  # what it refuses, it refuses now
 
   def evaluate(arch: str) -> float:
-    columns, done = space.parse(arch), 0
+    code, done = space.parse(arch), 0
 
     def advance(n: int, earlier: bool = False) -> None:
       del earlier
       nonlocal done
       done += n
       epoch = min(1 + done * config.train_epochs // steps, config.train_epochs)
-      note(f"epoch {epoch}/{config.train_epochs}")
+      context.note(f"epoch {epoch}/{config.train_epochs}", level=1)
 
     advance(0)
-    network = trained_network(space, config, source.classes, columns)
-    workdir = None if folder is None else folder / f"{_short_name(space, columns)}_seed{seed}"
-    result = train(network, columns, first, second, config, seed=seed, workdir=workdir, advance=advance)
+    network = trained_network(space, config, context.source.classes, code)
+    folder = context.folder and context.folder / "trainings" / f"{_short_name(space, code)}_seed{seed}"
+    result = train(network, code, first, second, config, seed=seed, workdir=folder, advance=advance)
     return result.history[-1]["valid_accuracy"] if result.status == "finished" else float("nan")
 
   return evaluate
 
 
-def _short_name(space: Any, arch: Int[np.ndarray, " L"]) -> str:
-  """The benchmark's index where the space has one, else a checksum of the text form."""
-  return str(space.index_of(arch)) if hasattr(space, "index_of") else f"{zlib.crc32(space.format(arch).encode()):08x}"
+def _short_name(space: Space, arch: Int[np.ndarray, " L"]) -> str:
+  """The benchmark's number where the space has one, else a checksum of the text form."""
+  if lacking(space, Indexed):
+    return f"{zlib.crc32(space.format(arch).encode()):08x}"
+  return str(cast(Indexed, space).index_of(arch))

@@ -23,24 +23,22 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, cast, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int8, PyTree
+from jaxtyping import Array, Float, Int
 
-from jaxnas import data
-from jaxnas.algorithms.indicators import setting
-from jaxnas.algorithms.nasi_ascent import Step, ascend
-from jaxnas.data import ImageSource
+from jaxnas import registry
+from jaxnas.algorithms.nasi_ascent import Ascent, Step, ascend
+from jaxnas.algorithms.nasi_samples import Sampling, compiled, draw_batch
+from jaxnas.base import Algorithm, Column, Context, Differentiable, NetworkConfig, Outcome, Work, lacking
 from jaxnas.errors import ConfigError
-from jaxnas.nets import relaxation
 from jaxnas.scoring import Engine
+from jaxnas.settings import setting
 
-CHANNELS = 16  # of the supernets, where the settings name none
 CALIBRATION = 32  # samples of T~ before the search when no nu is given
 
 log = logging.getLogger("jaxnas")
@@ -67,8 +65,10 @@ class NASIConfig:
   nasi_labels: Literal["true", "random"] = setting("true", "labels of the batches; random ones are redrawn each step")
   nasi_inputs: Literal["data", "gaussian"] = setting("data", "images, or standard Gaussian noise of their shape")
   nasi_xi: float = setting(1.0, "xi, radius of the single step of alpha; no argmax depends on it")
-  nasi_channels: int = setting(0, "channels C of NASI's supernet in its first stage; 0: 16")
-  nasi_cells: int = setting(0, "cells of NASI's supernet: N per stage on nb201, in all on darts; 0: nb201 5, darts 8")
+  nasi_channels: int = setting(16, "channels C of NASI's supernet in its first stage")
+  nasi_cells: int | None = setting(
+    None, "cells of NASI's supernet (default: as the space's networks have, nb201 5 per stage, darts 8 in all)"
+  )
   nasi_batch_norm: Literal["batch", "batch_frozen"] = setting(
     "batch", "batch normalisation in T~: 'batch' differentiates the mini-batch statistics, 'batch_frozen' does not"
   )
@@ -84,14 +84,15 @@ class NASIConfig:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       allowed, value = get_args(field.type), getattr(self, field.name)
-      if allowed and value not in allowed:
+      if get_origin(field.type) is Literal and value not in allowed:
         raise ConfigError(f"--{field.name}={value!r} must be one of {', '.join(allowed)}")
-    for name, least in (("steps", 1), ("batch", 1), ("channels", 0), ("cells", 0)):
-      if getattr(self, f"nasi_{name}") < least:
-        raise ConfigError(f"--nasi_{name}={getattr(self, f'nasi_{name}')} must be at least {least}")
-    for name, least in (("mu", 0), ("nu", 0)):
-      if not least <= getattr(self, f"nasi_{name}") < np.inf:
-        raise ConfigError(f"--nasi_{name}={getattr(self, f'nasi_{name}')} must be finite and at least {least}")
+    for name in ("nasi_steps", "nasi_batch", "nasi_channels", "nasi_cells"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ConfigError(f"--{name}={value} must be at least 1")
+    for name in ("nasi_mu", "nasi_nu"):
+      if not 0 <= getattr(self, name) < np.inf:
+        raise ConfigError(f"--{name}={getattr(self, name)} must be finite and at least 0")
     for name in ("tau", "xi"):
       if not 0 < getattr(self, f"nasi_{name}") < np.inf:
         raise ConfigError(f"--nasi_{name}={getattr(self, f'nasi_{name}')} must be finite and above 0")
@@ -109,28 +110,13 @@ class NASIConfig:
     """Whether nu comes from samples drawn before the search."""
     return self.nasi_nu == 0
 
-  def on(self, space: Any) -> "NASIConfig":
-    """These settings with the numbers of `space` where they are 0.
-
-    Raises:
-      ConfigError: NASI cannot search the space, or `nasi_reduced` and it has no reduced form.
-    """
-    if not hasattr(space, "mixture"):
-      raise ConfigError(
-        f"--space={space.name} has no network that mixes operations, which NASI needs; take nb201 or darts"
-      )
-    if self.nasi_reduced and not space.edge_groups:
-      raise ConfigError(f"--nasi_reduced has no meaning with --space={space.name}; drop it or give --space=darts")
-    channels, cells = self.nasi_channels or CHANNELS, self.nasi_cells or space.cells
-    return dataclasses.replace(self, nasi_channels=channels, nasi_cells=cells)
-
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """A finished search.
+class ArchitectureGradient:
+  """What a search found.
 
   Attributes:
-    arch: the architecture found, [L], in the encoding of its space; on NAS-Bench-201 `none` is allowed.
+    arch: the architecture found; on NAS-Bench-201 `none` is allowed.
     archs: the architecture after each step, [T, L]: row T - 1 of a longer search is the result of one with T steps;
       -1 while every gradient was zero.
     status: "ok", or "disconnected": no path leads from input to output of the cell found.
@@ -139,63 +125,97 @@ class Result:
     summary: JSON-able: relaxation, nu, gmax, share of steps with T~ > nu, statistics of T~, warnings.
   """
 
-  arch: Int8[np.ndarray, " L"]
-  archs: Int8[np.ndarray, "T L"]
+  arch: Int[np.ndarray, " L"]
+  archs: Int[np.ndarray, "T L"]
   status: str
   alphas: Float[np.ndarray, "cells E O"]
   history: list[dict[str, Any]]
   summary: dict[str, Any]
 
 
-def trace_norm(loss: Callable[[PyTree, Array], Array], params: PyTree, weights: Array) -> Float[Array, ""]:
-  """T~ = ||d loss / d params||^2 over all parameters; `loss(params, weights)` is the mean loss of a batch.
+@registry.register("algorithm", "nasi")
+class NASI(Algorithm[NASIConfig]):
+  """The search; see the head of this file."""
 
-  Its gradient in `weights` is 2 <v, d(d loss/d params)/d weights>, v = d loss/d params: the reverse pass of a reverse
-  pass, for about three times the cost of T~ itself.
-  """
-  gradient = jax.grad(loss)(params, weights)
-  return jnp.stack([jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)]).sum()
+  name: ClassVar[str] = "nasi"
+  summary: ClassVar[str] = "the architecture gradient of the NTK's trace norm at initialisation (NASI)"
+  Settings: ClassVar[type] = NASIConfig
+  requires: ClassVar[tuple[type, ...]] = (Differentiable,)
 
+  def work(self, context: Context[NASIConfig]) -> Work:
+    settings, source = context.settings, context.source
+    _differentiable(context).choices(settings.nasi_reduced)  # refuses spaces without a reduced form
+    if settings.nasi_inputs == "data" and settings.nasi_batch > len(source):
+      raise ConfigError(f"--nasi_batch={settings.nasi_batch} is more than the {len(source)} images of {source.name!r}")
+    return Work(evaluations(settings), "steps")
 
-def logits_of(network: Any, batch_norm: str) -> Callable[[PyTree, Array, Array], Float[Array, "N K"]]:
-  """(params, images, weights) -> outputs of a space's mixture, with this batch normalisation.
+  def search(self, context: Context[NASIConfig], seed: int) -> Outcome:
+    """Runs one search.
 
-  In mode `batch_frozen` the statistics are constants with respect to the parameters, but not to the weights: a
-  derivative in the weights of a gradient in the parameters is that of the frozen gradient as it is at each weights.
+    Of the images, Gaussian inputs take only their shape, and random labels only their number of classes. Records are
+    of a step each (calibration included). They hold T~ and dT~/dalpha, so a record serves a search with any T, mu and
+    nu.
 
-  Raises:
-    ConfigError: `batch_frozen` of a network that does not give its statistics.
-  """
-  if batch_norm == "batch":
-    return network.with_batch_norm("batch").logits
-  if not hasattr(network, "moments"):
-    raise ConfigError(f"--nasi_batch_norm={batch_norm}: this space's network gives no statistics to freeze; take batch")
-  running = network.with_batch_norm("running")
+    Raises:
+      ConfigError: as `work`, or no step has a usable gradient.
+      DatasetError: an image cannot be read.
+    """
+    self.work(context)
+    space, source, config = _differentiable(context), context.source, context.settings
+    engine = context.engine or Engine()
+    init_key, calibration_key, search_key = jax.random.split(jax.random.key(seed), 3)
+    keys: dict[str, Array] = {"calibration": calibration_key, "search": search_key}
+    known = {(r["phase"], r["step"]): r for r in context.records if _is_mine(r, seed)}
+    size = NetworkConfig(config.nasi_channels, config.nasi_cells, source.classes, config.nasi_init)
+    network = space.mixture(size.filled(space.default_config))
+    alphas = jnp.zeros((space.cell_types, len(space.edges), len(space.ops)), jnp.float32)
+    params = network.init(init_key)
+    sampling = Sampling(config.nasi_relaxation, config.nasi_tau, space, config.nasi_reduced)
 
-  def frozen(params, images, weights):
-    stats = network.moments(lax.stop_gradient(params), images, weights)
-    return running.logits(params, images, weights, stats=stats)
+    def measure(phase: str, t: int) -> Step:
+      earlier = (phase, t) in known
+      if not earlier:
+        noise_key, batch_key = jax.random.split(jax.random.fold_in(keys[phase], t))
+        batch = draw_batch(
+          source, batch_key, config.nasi_batch, gaussian=config.nasi_inputs == "gaussian",
+          random_labels=config.nasi_labels == "random",
+        )  # fmt: skip
+        args = (params, alphas, noise_key, *batch)
+        begin = time.perf_counter()
+        program = compiled(sampling, network, config.nasi_batch_norm, args)
+        ready = time.perf_counter()
+        value, gradient = jax.device_get(program(*args))
+        engine.seconds.compile += ready - begin
+        engine.seconds.score += time.perf_counter() - ready
+        known[phase, t] = {
+          "algorithm": "nasi",
+          "seed": seed,
+          "phase": phase,
+          "step": t,
+          "trace_norm": float(value),
+          "gradient": gradient.tolist(),
+        }
+        context.keep(known[phase, t])
+      context.advance(1, earlier=earlier)
+      record = known[phase, t]
+      return Step(record["trace_norm"], np.array(record["gradient"], np.float64))
 
-  return frozen
-
-
-def choices(space: Any, reduced: bool = False) -> Bool[np.ndarray, "cells E O"]:
-  """Which operations are sampled: all, but where edges compete (DARTS) no `none` and, if `reduced`, no far edges."""
-  allowed = np.ones((space.cell_types, len(space.edges), len(space.ops)), bool)
-  if space.edge_groups:
-    allowed[..., space.none_op] = False
-  if reduced:
-    allowed[:, [source < target - 2 for target, source in space.edges]] = False
-  return allowed
-
-
-def derive(space: Any, alphas: Float[np.ndarray, "*A cells E O"], reduced: bool = False) -> Int8[np.ndarray, "*A L"]:
-  """The architectures of alpha*: the argmax of every edge, or the rule of DARTS on the softmax over what is sampled."""
-  if not space.edge_groups:
-    return space.from_weights(alphas)
-  logits = np.where(choices(space, reduced), alphas, -np.inf)
-  weights = np.exp(logits - logits.max(-1, keepdims=True, initial=np.finfo(np.float64).min))
-  return space.from_weights(weights / np.maximum(weights.sum(-1, keepdims=True), 1), reduced=reduced)
+    nu = config.nasi_nu
+    if config.calibrates:
+      samples = [measure("calibration", t).trace_norm for t in range(1, CALIBRATION + 1)]
+      finite = [s for s in samples if np.isfinite(s)]
+      if not finite:
+        raise ConfigError(f"--nasi_nu=0: T~ of all {CALIBRATION} samples is not finite; give --nasi_nu or --nasi_init")
+      nu = float(np.quantile(finite, config.nasi_quantile))
+    found = ascend(
+      functools.partial(measure, "search"),
+      steps=config.nasi_steps,
+      nu=nu,
+      mode=config.nasi_nu_mode,
+      mu=config.nasi_mu,
+      xi=config.nasi_xi,
+    )
+    return _outcome(space, config, nu, found, seed)
 
 
 def evaluations(config: NASIConfig) -> int:
@@ -203,143 +223,39 @@ def evaluations(config: NASIConfig) -> int:
   return config.nasi_steps + (CALIBRATION if config.calibrates else 0)
 
 
-def search(
-  space: Any,
-  source: ImageSource,
-  config: NASIConfig,
-  *,
-  seed: int,
-  engine: Engine | None = None,
-  records: Iterable[dict[str, Any]] = (),
-  keep: Callable[[dict[str, Any]], None] = lambda record: None,
-  advance: Callable[..., None] = lambda n, **earlier: None,
-) -> Result:
-  """Runs one search.
+def _differentiable(context: Context[NASIConfig]) -> Differentiable:
+  if missing := lacking(context.space, Differentiable):
+    raise ConfigError(f"NASI differentiates mixtures; --space={context.space.name} has no {', '.join(missing)}")
+  return cast(Differentiable, context.space)
 
-  Args:
-    space: where to search: NAS-Bench-201, or any that has `mixture` as it does.
-    source: images and labels; with Gaussian inputs only their shape, with random labels only their number of classes.
-    config: settings.
-    seed: of weights, samples and batches; the same seed gives the same result.
-    engine: its seconds count those of the search.
-    records: what an interrupted run of the same search passed to `keep`; not computed again.
-    keep: called with each step (calibration included), JSON-able. They hold T~ and dT~/dalpha, so a record serves a
-      search with any T, mu and nu.
-    advance: called with 1 after each step, and with `earlier=True` if it is in `records`.
 
-  Raises:
-    ConfigError: a batch larger than the data set, settings that do not fit the space (see `NASIConfig.on`; a batch
-      normalisation that its network lacks), or no step has a usable gradient.
-    DatasetError: an image cannot be read.
-  """
-  if config.nasi_inputs == "data" and config.nasi_batch > len(source):
-    raise ConfigError(f"--nasi_batch={config.nasi_batch} is more than the {len(source)} images of {source.name!r}")
-  engine, config = engine or Engine(), config.on(space)
-  init_key, calibration_key, search_key = jax.random.split(jax.random.key(seed), 3)
-  keys: dict[str, Array] = {"calibration": calibration_key, "search": search_key}
-  known = {(r["phase"], r["step"]): r for r in records if r.get("algorithm") == "nasi" and r.get("seed") == seed}
-  network = space.mixture(config.nasi_channels, config.nasi_cells, source.classes, config.nasi_init)
-  alphas = jnp.zeros((space.cell_types, len(space.edges), len(space.ops)), jnp.float32)
-  params = network.init_params(init_key)
-  sampling = _Sampling(config.nasi_relaxation, config.nasi_tau, space, config.nasi_reduced)
+def _is_mine(record: Mapping[str, Any], seed: int) -> bool:
+  return record.get("algorithm") == "nasi" and record.get("seed") == seed
 
-  def measure(phase: str, t: int) -> Step:
-    earlier = (phase, t) in known
-    if not earlier:
-      noise_key, batch_key = jax.random.split(jax.random.fold_in(keys[phase], t))
-      args = (params, alphas, noise_key, *_batch(source, config, batch_key))
-      begin = time.perf_counter()
-      program = _program(sampling, network, config.nasi_batch_norm, _shapes(args))
-      compiled = time.perf_counter()
-      value, gradient = jax.device_get(program(*args))
-      engine.seconds.compile += compiled - begin
-      engine.seconds.score += time.perf_counter() - compiled
-      known[phase, t] = {
-        "algorithm": "nasi",
-        "seed": seed,
-        "phase": phase,
-        "step": t,
-        "trace_norm": float(value),
-        "gradient": gradient.tolist(),
-      }
-      keep(known[phase, t])
-    advance(1, earlier=earlier)
-    record = known[phase, t]
-    return Step(record["trace_norm"], np.array(record["gradient"], np.float64))
 
-  nu, samples = config.nasi_nu, []
-  if config.calibrates:
-    samples = [measure("calibration", t).trace_norm for t in range(1, CALIBRATION + 1)]
-    finite = [s for s in samples if np.isfinite(s)]
-    if not finite:
-      raise ConfigError(f"--nasi_nu=0: T~ of all {CALIBRATION} samples is not finite; give --nasi_nu or --nasi_init")
-    nu = float(np.quantile(finite, config.nasi_quantile))
-  found = ascend(
-    functools.partial(measure, "search"),
-    steps=config.nasi_steps,
-    nu=nu,
-    mode=config.nasi_nu_mode,
-    mu=config.nasi_mu,
-    xi=config.nasi_xi,
-  )
+def _outcome(space: Differentiable, config: NASIConfig, nu: float, found: Ascent, seed: int) -> Outcome:
+  """The architectures of alpha* after every step, and the search for the reader; what to beware of is logged."""
   steps = np.arange(1, config.nasi_steps + 1)
-  archs = derive(space, found.path * (config.nasi_xi / steps)[:, None, None, None], config.nasi_reduced)
+  archs = space.derive(found.path * (config.nasi_xi / steps)[:, None, None, None], config.nasi_reduced)
   archs[(found.path == 0).all((1, 2, 3))] = -1
   status = "ok" if space.is_connected(archs[-1]) else "disconnected"
   summary = {**_summary(config, nu, found.history), "status": status}
   log.info("NASI, seed %d: %s", seed, summary)
   for warning in summary["warnings"]:
     log.warning("NASI, seed %d: %s", seed, warning)
-  return Result(archs[-1], archs, status, found.alphas, found.history, summary)
-
-
-class _Sampling(NamedTuple):
-  """How weights are drawn; hashable."""
-
-  kind: Literal["straight_through", "soft"]
-  tau: float
-  space: Any
-  reduced: bool
-
-  def relax(self, alphas: Array, noise: Array) -> Array:
-    allowed = choices(self.space, self.reduced)
-    return relaxation.relax(alphas, noise, self.kind, self.tau, None if allowed.all() else allowed)
-
-
-def _batch(source: ImageSource, config: NASIConfig, key: Array) -> tuple[np.ndarray, np.ndarray]:
-  """Images float32 [b, H, W, 3], not augmented, and labels int32 [b]."""
-  image_key, label_key = jax.random.split(key)
-  size = config.nasi_batch
-  if config.nasi_inputs == "data":
-    images, labels = data.plain_batch(source, image_key, size)
-  else:
-    images, labels = np.asarray(jax.random.normal(image_key, (size, *source.image_shape), jnp.float32)), None
-  if config.nasi_labels == "random" or labels is None:
-    labels = np.asarray(jax.random.randint(label_key, (size,), 0, source.classes, jnp.int32))
-  return images, labels
-
-
-def _shapes(args: Any) -> tuple[Any, tuple[tuple[tuple[int, ...], Any], ...]]:
-  leaves, tree = jax.tree.flatten(args)
-  return tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-
-
-@functools.lru_cache(maxsize=4)
-def _program(sampling: _Sampling, network: Any, batch_norm: str, shapes):
-  """Compiled (params, alphas, noise key, images, labels) -> (T~, dT~/dalpha); one for all steps and seeds."""
-
-  def step(params, alphas, key, images, labels):
-    noise = jax.random.gumbel(key, alphas.shape, alphas.dtype)
-    outputs = logits_of(network, batch_norm)
-
-    def loss(params, weights):
-      logits = outputs(params, images, weights)
-      return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
-
-    return jax.value_and_grad(lambda a: trace_norm(loss, params, sampling.relax(a, noise)))(alphas)
-
-  tree, leaves = shapes
-  return jax.jit(step).lower(*jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])).compile()
+  early = archs[max(1, config.nasi_steps // 4) - 1]
+  row = {
+    "arch": space.format(archs[-1]),
+    "after_steps": config.nasi_steps,
+    "nasi_status": status,
+    "quarter_arch": space.format(early) if (early >= 0).all() else "",
+  }
+  return Outcome(
+    [row],
+    columns=[Column("nasi_status", "status")],
+    record=summary,
+    found=ArchitectureGradient(archs[-1], archs, status, found.alphas, found.history, summary),
+  )
 
 
 def _summary(config: NASIConfig, nu: float, history: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,140 +5,103 @@ Draw n distinct architectures, keep the best by a proxy at initialisation, by ch
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import ClassVar
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from jaxnas import data
-from jaxnas.algorithms import indicators
-from jaxnas.algorithms.indicators import IndicatorConfig, setting
+from jaxnas import registry
+from jaxnas.algorithms.measuring import UsualInputs, measure, passes
+from jaxnas.algorithms.validation import after_12_epochs
+from jaxnas.base import Algorithm, Column, Context, Outcome, Proxy, Work
 from jaxnas.errors import ConfigError
-from jaxnas.scoring import Engine
-from jaxnas.spaces.darts import DARTS
-from jaxnas.spaces.nb201 import NB201
+from jaxnas.settings import setting
 
-CRITERIA = ("ntk_condition_number", "linear_regions", "valid_12ep", "first")
-_STEP = 24  # architectures between two records
+OTHERS = ("valid_12ep", "first")  # criteria that are no proxies
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomSearchConfig:
   """Settings of random search."""
 
-  indicators: IndicatorConfig = dataclasses.field(default_factory=IndicatorConfig)
+  inputs: UsualInputs = dataclasses.field(default_factory=UsualInputs)
   samples: int = setting(100, "architectures that random search draws, without replacement")
-  criterion: Literal["ntk_condition_number", "linear_regions", "valid_12ep", "first"] = setting(
-    "ntk_condition_number",
-    "what random search keeps the best of: a proxy at initialisation, 'valid_12ep' (12-epoch CIFAR-10 validation "
-    "accuracy, needs --benchmark), or 'first' (the first architecture drawn)",
+  criterion: str = setting(
+    "supernet_condition_number_frozen",
+    "what random search keeps the best of: any proxy (see --proxies), 'valid_12ep' (12-epoch CIFAR-10 validation "
+    "accuracy in the benchmark), or 'first' (the first architecture drawn)",
   )
 
   def __post_init__(self):
     if self.samples < 1:
       raise ConfigError(f"--samples={self.samples} must be at least 1")
-    if self.criterion not in CRITERIA:
-      raise ConfigError(f"--criterion={self.criterion!r} must be one of {', '.join(CRITERIA)}")
+    known = (*registry.names("proxy"), *OTHERS)
+    if self.criterion not in known:
+      raise ConfigError(registry.unknown(f"--criterion={self.criterion!r}", self.criterion, known))
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """A finished search.
+class RandomDraw:
+  """What was drawn, and the best of it.
 
   Attributes:
-    arch: the best architecture, int8 [L] in the space's encoding.
+    arch: the best architecture.
     archs: all that were drawn, [n, L].
-    scores: the criterion for each of them, float64 [n], as the proxy gives it.
+    scores: the criterion for each of them, float64 [n], as the proxy gives it; NaN for "first".
     best: position of `arch` in `archs`.
   """
 
   arch: Int[np.ndarray, " L"]
   archs: Int[np.ndarray, "n L"]
-  scores: np.ndarray
+  scores: Float[np.ndarray, " n"]
   best: int
 
 
-def check(config: RandomSearchConfig, validation: bool) -> None:
-  """Raises ConfigError if the criterion needs a table of accuracies and there is none."""
-  if config.criterion == "valid_12ep" and not validation:
-    raise ConfigError("--criterion=valid_12ep needs --benchmark: the accuracies come from its table")
+@registry.register("algorithm", "random_search")
+class RandomSearch(Algorithm[RandomSearchConfig]):
+  """The search; see the head of this file."""
 
+  name: ClassVar[str] = "random_search"
+  summary: ClassVar[str] = "the best of n random architectures, by any proxy or a table: the control"
+  Settings: ClassVar[type] = RandomSearchConfig
 
-def search(
-  space: NB201 | DARTS,
-  source: data.ImageSource | None,
-  config: RandomSearchConfig,
-  *,
-  seed: int,
-  validation: Callable[[str], float] | None = None,
-  engine: Engine | None = None,
-  records: Iterable[dict[str, Any]] = (),
-  keep: Callable[[dict[str, Any]], None] = lambda record: None,
-  advance: Callable[..., None] = lambda n, **earlier: None,
-) -> Result:
-  """Runs one random search; arguments as of `tenas.search`.
+  def proxies(self, settings: RandomSearchConfig) -> tuple[Proxy, ...]:
+    return () if settings.criterion in OTHERS else (registry.get("proxy", settings.criterion, "--criterion")(),)
 
-  Args:
-    source: images; only a proxy needs them.
-    validation: cheap validation accuracy of an architecture's text form; only `valid_12ep` needs it.
+  def work(self, context: Context[RandomSearchConfig]) -> Work:
+    settings = context.settings
+    if settings.criterion == "valid_12ep":
+      after_12_epochs(context.benchmark, "--criterion=valid_12ep", "give another --criterion")
+    return Work(settings.samples * max(1, passes(self.proxies(settings))), "architectures")
 
-  Raises:
-    ConfigError: the criterion needs what was not given, or no architecture drawn has a usable score.
-  """
-  draw_key, indicator_key = jax.random.split(jax.random.key(seed))
-  archs = space.sample(draw_key, config.samples)
-  if config.criterion == "first":
-    return Result(archs[0], archs, np.full(len(archs), np.nan), 0)
-  if config.criterion == "valid_12ep":
-    check(config, validation is not None)
-    assert validation is not None
-    scores = np.array([validation(space.format(a)) for a in archs], np.float64)
-    ranking = np.where(np.isnan(scores), -np.inf, scores)
-    advance(len(archs))
-  else:
-    if source is None:
-      raise ConfigError(f"--criterion={config.criterion} needs images")
-    make = indicators.regions if config.criterion == "linear_regions" else indicators.condition_number
-    indicator = make(space, source, config.indicators, indicator_key)
-    scores, ranking = _scored(space, indicator, archs, engine or Engine(), seed, records, keep, advance)
-  if not np.isfinite(ranking).any():
-    raise ConfigError(f"--criterion={config.criterion}: none of the {len(archs)} architectures drawn has a score")
-  best = int(np.argmax(ranking))
-  return Result(archs[best], archs, scores, best)
-
-
-def _scored(space, indicator, archs, engine, seed, records, keep, advance) -> tuple[np.ndarray, np.ndarray]:
-  """(values, the same to rank by: higher is better), float64 [n]; records of an earlier run are not scored again."""
-  mine = [r for r in records if r.get("algorithm") == "random_search" and r.get("seed") == seed]
-  known = {r["arch"]: r for r in mine}
-  values, ranking = [], []
-  for start in range(0, len(archs), _STEP):
-    part = archs[start : start + _STEP]
-    names = [space.format(a) for a in part]
-    if all(name in known for name in names):
-      advance(len(part), earlier=True)
+  def search(self, context: Context[RandomSearchConfig], seed: int) -> Outcome:
+    """Runs one search; images are read by a proxy only."""
+    space, settings = context.space, context.settings
+    draw_key, _ = jax.random.split(jax.random.key(seed))
+    archs = space.sample(draw_key, settings.samples)
+    if settings.criterion == "first":
+      context.advance(len(archs))
+      return self._outcome(context, RandomDraw(archs[0], archs, np.full(len(archs), np.nan), 0))
+    if settings.criterion == "valid_12ep":
+      accuracy = after_12_epochs(context.benchmark, "--criterion=valid_12ep", "give another --criterion")
+      scores = np.array([accuracy(space.format(arch)) for arch in archs], np.float64)
+      ranking = np.where(np.isnan(scores), -np.inf, scores)
+      context.advance(len(archs))
     else:
-      (readings,) = engine.score(
-        [indicator.proxy],
-        indicator.network,
-        indicator.params,
-        part,
-        indicator.batch,
-        advance=advance,
-      )
-      for name, reading in zip(names, readings, strict=True):
-        known[name] = {
-          "algorithm": "random_search",
-          "seed": seed,
-          "arch": name,
-          "proxy": indicator.proxy.name,
-          "value": reading.value,
-          "status": reading.status,
-          "rank_by": indicator.proxy.ranking_value(reading),
-        }
-        keep(known[name])
-    values += [known[name]["value"] for name in names]
-    ranking += [known[name]["rank_by"] for name in names]
-  return np.array(values, np.float64), np.array(ranking, np.float64)
+      lines = measure(context, self.proxies(settings), settings.inputs, archs, seed)
+      scores = np.array([line.value for line in lines], np.float64)
+      ranking = np.array([line.rank_by for line in lines], np.float64)
+    if not np.isfinite(ranking).any():
+      raise ConfigError(f"--criterion={settings.criterion}: none of the {len(archs)} architectures drawn has a score")
+    best = int(np.argmax(ranking))
+    return self._outcome(context, RandomDraw(archs[best], archs, scores, best))
+
+  def _outcome(self, context: Context[RandomSearchConfig], drawn: RandomDraw) -> Outcome:
+    criterion = context.settings.criterion
+    row = {"arch": context.space.format(drawn.arch)}
+    if criterion == "first":
+      return Outcome([row], found=drawn)
+    row[criterion] = float(drawn.scores[drawn.best])
+    title = "valid 12 ep. %" if criterion == "valid_12ep" else criterion
+    return Outcome([row], columns=[Column(criterion, title)], found=drawn)

@@ -1,36 +1,28 @@
 """Scores sets of architectures with any proxies: the same weights and images for all that are compared."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
-from jaxnas import data, proxies, scoring
-from jaxnas.algorithms import indicators
-from jaxnas.algorithms.indicators import IndicatorConfig, setting
-from jaxnas.base import Accuracies, NetworkConfig
-from jaxnas.data import ImageSource
+from jaxnas import registry
+from jaxnas.algorithms.measuring import UsualInputs, measure, passes
+from jaxnas.base import Accuracies, Algorithm, Column, Context, Indexed, Outcome, Proxy, Space, Work, lacking
 from jaxnas.errors import ArchitectureError, ConfigError
-from jaxnas.gennas.settings import RegressionConfig, TaskConfig, regression
-from jaxnas.scoring import Batch, Engine, Score
-from jaxnas.spaces.darts import DARTS
-from jaxnas.spaces.nb101 import NB101
-from jaxnas.spaces.nb201 import NB201
+from jaxnas.scoring import Score
+from jaxnas.settings import setting
 
-# Linear regions are counted on TE-NAS's one-channel network, and regression trains a network with heads: neither can
-# share a pass.
-OWN_NETWORK = ("linear_regions", "signal_regression")
+LISTED = 30  # architectures that are listed one by one
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreConfig:
   """Settings of scoring."""
 
-  indicators: IndicatorConfig = dataclasses.field(default_factory=IndicatorConfig)
-  regression: RegressionConfig = dataclasses.field(default_factory=RegressionConfig)
-  signal: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+  inputs: UsualInputs = dataclasses.field(default_factory=UsualInputs)
   archs: tuple[str, ...] = setting(
     (),
     "architectures to score: benchmark indices or text forms (|op~0|+...; of darts Genotype(...) or a published name, "
@@ -39,15 +31,7 @@ class ScoreConfig:
   )
   proxies: tuple[str, ...] = setting(
     ("naswot", "mgm", "ntk_condition_number_frozen", "linear_regions", "params"),
-    f"what to score with, comma-separated, out of {', '.join(proxies.names())}; or 'all'",
-  )
-  score_batch: int = setting(32, "images N in the batch that architectures are scored on")
-  score_channels: int = setting(16, "channels C of the scored networks in their first stage")
-  score_cells: int = setting(
-    0, "cells N per stage of the scored networks; 0: as in the benchmark (nb201 5, nb101 3) or the search (darts 8)"
-  )
-  score_init: Literal["torch_default", "kaiming_fan_out", "kaiming_fan_in"] = setting(
-    "torch_default", "initialisation of the scored networks"
+    f"what to score with, comma-separated, out of {', '.join(registry.names('proxy'))}; or 'all'",
   )
   repeats_per_seed: int = setting(1, "initialisations and batches per seed; the table has their mean rank")
   share_weights: bool = setting(
@@ -59,31 +43,22 @@ class ScoreConfig:
   def __post_init__(self):
     if not self.archs:
       raise ConfigError("--archs is empty: name the architectures that --algorithm=score is to score")
-    for name, least in (("score_channels", 1), ("score_cells", 0), ("repeats_per_seed", 1)):
-      if getattr(self, name) < least:
-        raise ConfigError(f"--{name}={getattr(self, name)} must be at least {least}")
-    if self.score_batch < 2:
-      raise ConfigError(f"--score_batch={self.score_batch} must be at least 2: kernels compare samples")
+    if self.repeats_per_seed < 1:
+      raise ConfigError(f"--repeats_per_seed={self.repeats_per_seed} must be at least 1")
     names = self.names
     for name in names:
-      proxies.get(name)
+      registry.get("proxy", name, "--proxies")
     if not names or len(set(names)) < len(names):
       raise ConfigError(f"--proxies={','.join(names)!r}: name at least one, and each once")
 
   @property
   def names(self) -> tuple[str, ...]:
     """The proxies asked for."""
-    return proxies.names() if self.proxies == ("all",) else self.proxies
-
-  @property
-  def passes(self) -> int:
-    """How often an architecture is visited per repeat."""
-    own = [n for n in self.names if n in OWN_NETWORK]
-    return len(own) + (len(own) < len(self.names))
+    return registry.names("proxy") if self.proxies == ("all",) else self.proxies
 
 
-def resolve(space: NB201 | NB101 | DARTS, archs: tuple[str, ...], benchmark: Accuracies | None = None) -> np.ndarray:
-  """Op columns [A, E] of what `--archs` says.
+def resolve(space: Space, archs: Sequence[str], benchmark: Accuracies | None = None) -> Int[np.ndarray, "A L"]:
+  """The architectures that `--archs` names.
 
   Raises:
     ArchitectureError: malformed, out of range, or (of one that is named) without a path from input to output.
@@ -93,87 +68,88 @@ def resolve(space: NB201 | NB101 | DARTS, archs: tuple[str, ...], benchmark: Acc
   for text in (a.strip() for a in archs):
     kind, _, count = text.partition(":")
     if text == "all":
-      if not isinstance(space, NB201):
+      if lacking(space, Indexed):
         raise ConfigError(f"--archs='all': {space.name} is too large to list; say random:N or benchmark:N")
-      found.append(space.enumerate_all())
+      found.append(cast(Indexed, space).enumerate_all())
     elif kind == "benchmark":
       if benchmark is None:
         raise ConfigError(f"--archs={text!r} needs --benchmark: name its file")
-      known = [space.parse(a) for a in benchmark.archs]
-      most = len(known)
-      if count and not (count.isdigit() and 1 <= int(count) <= most):
-        raise ConfigError(f"--archs={text!r}: say benchmark:N with N from 1 to {most}")
-      chosen = np.random.default_rng(0).permutation(most)[: int(count)] if count else np.arange(most)
-      found.append(np.stack([known[i] for i in chosen]))
+      found.append(_of_benchmark(space, text, count, benchmark))
     elif text.startswith("random:"):
       if not count.isdigit() or not 1 <= int(count) <= len(space):
         raise ConfigError(f"--archs={text!r}: say random:N with N from 1 to {len(space)}")
       found.append(space.sample(jax.random.key(0), int(count)))
     else:
-      if isinstance(space, NB201) and text.lstrip("-").isdigit():
-        one = space.from_index(int(text))
-      else:
-        one = space.parse(text)
-      if not space.is_connected(one):
-        raise ArchitectureError(
-          f"--archs={text!r}: no path from input to output, so its output does not depend on the images; "
-          "put another operation than 'none' on the edges of some path"
-        )
-      found.append(one[None])
+      found.append(_named(space, text)[None])
   return np.concatenate(found)
 
 
-def score(
-  space: NB201 | NB101 | DARTS,
-  source: ImageSource,
-  config: ScoreConfig,
-  *,
-  seed: int,
-  benchmark: Accuracies | None = None,
-  engine: Engine | None = None,
-  records: Iterable[dict[str, Any]] = (),
-  keep: Callable[..., None] = lambda *records: None,
-  advance: Callable[..., None] = lambda n, **earlier: None,
-) -> list[Score]:
-  """All scores of one seed; see `scoring.score`, which this calls once per network.
+def _of_benchmark(space: Space, text: str, count: str, benchmark: Accuracies) -> Int[np.ndarray, "A L"]:
+  """All architectures of a benchmark, or `count` of them drawn with seed 0."""
+  most = len(benchmark.archs)
+  if count and not (count.isdigit() and 1 <= int(count) <= most):
+    raise ConfigError(f"--archs={text!r}: say benchmark:N with N from 1 to {most}")
+  chosen = np.random.default_rng(0).permutation(most)[: int(count)] if count else np.arange(most)
+  return np.stack([space.parse(benchmark.archs[i]) for i in chosen])
 
-  Arguments as of `tenas.search`; `keep` takes several records; `benchmark` is only read for its architectures.
-  """
-  archs = resolve(space, config.archs, benchmark)
-  engine, records = engine or Engine(), list(records)
-  shared: dict[str, Any] = {
-    "repeats": config.repeats_per_seed,
-    "share_weights": config.share_weights,
-    "engine": engine,
-    "records": records,
-    "keep": keep,
-    "advance": advance,
-  }
-  lines: list[Score] = []
-  plain = [proxies.get(n) for n in config.names if n not in OWN_NETWORK]
-  if plain:
-    network = NetworkConfig(config.score_channels, config.score_cells or None, source.classes, config.score_init)
 
-    def images(repeat: int, key: jax.Array) -> Batch:
-      del repeat
-      return Batch(*data.plain_batch(source, key, config.score_batch))
+def _named(space: Space, text: str) -> Int[np.ndarray, " L"]:
+  """One architecture by its number or text form."""
+  numbered = text.lstrip("-").isdigit() and not lacking(space, Indexed)
+  one = cast(Indexed, space).from_index(int(text)) if numbered else space.parse(text)
+  if not space.is_connected(one):
+    raise ArchitectureError(
+      f"--archs={text!r}: no path from input to output, so its output does not depend on the images; "
+      "put another operation than 'none' on the edges of some path"
+    )
+  return one
 
-    lines += scoring.score(plain, space, archs, images, seed, network=network, **shared)
-  if "linear_regions" in config.names:
-    given = indicators.regions(space, source, config.indicators, jax.random.key(seed))
 
-    def crops(repeat: int, key: jax.Array) -> Batch:
-      del repeat
-      return indicators.regions(space, source, config.indicators, key).batch
+@registry.register("algorithm", "score")
+class Scoring(Algorithm[ScoreConfig]):
+  """Scores what `--archs` names; its `found` is the list of `scoring.Score` lines."""
 
-    lines += scoring.score([given.proxy], space, archs, crops, seed, network=given.network, **shared)
-  if "signal_regression" in config.names:
-    given = regression(space, source, config.regression, config.signal.task, jax.random.key(seed))
+  name: ClassVar[str] = "score"
+  summary: ClassVar[str] = "scores architectures that you name, and compares the proxies by a benchmark"
+  Settings: ClassVar[type] = ScoreConfig
 
-    def problem(repeat: int, key: jax.Array) -> Batch:
-      del repeat
-      return regression(space, source, config.regression, config.signal.task, key).batch
+  def proxies(self, settings: ScoreConfig) -> tuple[Proxy, ...]:
+    return tuple(registry.get("proxy", name, "--proxies")() for name in settings.names)
 
-    own: dict[str, Any] = {**shared, "share_weights": False}
-    lines += scoring.score([given.proxy], space, archs, problem, seed, network=given.network, **own)
-  return lines
+  def work(self, context: Context[ScoreConfig]) -> Work:
+    settings = context.settings
+    archs = len(resolve(context.space, settings.archs, context.benchmark))
+    return Work(archs * passes(self.proxies(settings)) * settings.repeats_per_seed, "architectures")
+
+  def search(self, context: Context[ScoreConfig], seed: int) -> Outcome:
+    """Scores everything with one seed; the benchmark is only read for its architectures."""
+    settings = context.settings
+    lines = measure(
+      context,
+      self.proxies(settings),
+      settings.inputs,
+      resolve(context.space, settings.archs, context.benchmark),
+      seed,
+      repeats=settings.repeats_per_seed,
+      share_weights=settings.share_weights,
+    )
+    rows, columns = _shown(lines)
+    return Outcome(rows, columns=columns, scores=[line._asdict() for line in lines], found=lines)
+
+
+def _shown(lines: Sequence[Score]) -> tuple[list[dict[str, Any]], list[Column]]:
+  """Rows of the first repeat: every architecture of few, else the best by each proxy."""
+  archs = list(dict.fromkeys(line.arch for line in lines))
+  first = [line for line in lines if line.repeat == 0]
+  if len(archs) <= LISTED:
+    rows: dict[str, dict[str, Any]] = {arch: {"arch": arch} for arch in archs}
+    for line in first:
+      rows[line.arch] |= {line.proxy: line.value, f"{line.proxy}_status": str(line.status)}
+    names = dict.fromkeys(line.proxy for line in first)
+    return list(rows.values()), [Column(name, name, f"{name}_status") for name in names]
+  best: dict[str, Score] = {}
+  for line in first:
+    if line.proxy not in best or line.rank_by > best[line.proxy].rank_by:
+      best[line.proxy] = line
+  found = [{"best_by": name, "arch": line.arch, "score": line.value} for name, line in best.items()]
+  return found, [Column("best_by", "best by"), Column("score", "score")]

@@ -18,50 +18,40 @@ ranked and nearly halves the cost.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Array, Int
 
-from jaxnas import ntk, spaces
-from jaxnas.algorithms import indicators
-from jaxnas.algorithms.indicators import IndicatorConfig, setting
-from jaxnas.algorithms.tenas_ranking import (
-  Candidate,
-  Decision,
-  Indicators,
-  candidates,
-  decide,
-  decide_group,
-)
-from jaxnas.data import ImageSource
+from jaxnas import ntk, registry
+from jaxnas.algorithms.tenas_plots import plot_pruning_history, plot_spectrum
+from jaxnas.algorithms.tenas_pruning import as_dict, choose_edges, evaluations, initial_active, prune
+from jaxnas.algorithms.tenas_ranking import Candidate, Indicators
+from jaxnas.base import Algorithm, Artefact, Column, Context, Outcome, Proxy, Prunable, Work, lacking
 from jaxnas.errors import ConfigError
+from jaxnas.nets.supernet import active_weights
+from jaxnas.proxies.linear_regions import LinearRegions
+from jaxnas.proxies.ntk_condition_number import SupernetConditionNumber
 from jaxnas.scoring import Engine
-from jaxnas.spaces.darts import DARTS
-from jaxnas.spaces.nb201 import NB201
-
-Active = Bool[np.ndarray, "cells E O"]
-Indicate = Callable[[int, np.ndarray, np.ndarray, list[Candidate]], Indicators]
-"""(step, NTK's parent, active, candidates) -> indicators. "After" is `active` without a candidate's operation; "before"
-is the NTK's parent for condition numbers and `active` for regions. The two differ in groups of `variant="code"`."""
-
-
-class Step(NamedTuple):
-  """A round of pruning operations, or (`group`: cell type and edges) the choice of a node's edges."""
-
-  number: int
-  measured: Indicators
-  decision: Decision
-  group: tuple[int, tuple[int, ...]] | None = None
+from jaxnas.settings import filled, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class TENASConfig:
-  """Defaults are the official settings of each space."""
+  """Defaults are the official settings of each space, except for `batch_norm` (the code has `batch`).
 
-  indicators: IndicatorConfig = dataclasses.field(default_factory=IndicatorConfig)
+  How the indicators are measured is set by `proxies.indicators.IndicatorConfig`.
+  """
+
+  batch_norm: Literal["batch_frozen", "batch"] = setting(
+    "batch_frozen",
+    "batch normalisation in TE-NAS's NTK: 'batch' differentiates through the mini-batch statistics, exactly as the "
+    "published code does; 'batch_frozen' takes them as constants and is about 11 times cheaper",
+  )
   repeats: int = setting(3, "repeats R of each indicator, with fresh weights and images")
   prune_number: int | None = setting(
     None, "operations to prune on each edge in a round (default: as published for the space, nb201 1, darts 3)"
@@ -77,16 +67,17 @@ class TENASConfig:
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ConfigError(f"--{name}={value} must be at least 1")
-    if self.variant not in ("stable", "code"):
-      raise ConfigError(f"--variant={self.variant!r} must be stable or code")
+    for name, allowed in (("variant", ("stable", "code")), ("batch_norm", ("batch_frozen", "batch"))):
+      if getattr(self, name) not in allowed:
+        raise ConfigError(f"--{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """A finished search.
+class PrunedSupernet:
+  """What a search leaves of the supernet.
 
   Attributes:
-    arch: the architecture found, int8 in the space's encoding.
+    arch: the architecture found.
     history: one JSON-able dict a step: candidates, indicators, ranks, what was pruned; of a node's edges also "group".
     eigenvalues: NTK spectra of the full supernet and of the result, same weights and batch.
   """
@@ -96,182 +87,149 @@ class Result:
   eigenvalues: dict[str, np.ndarray]
 
 
-def initial_active(space: NB201 | DARTS) -> Active:
-  """Every operation but 'none', which is dropped before the search starts."""
-  active = np.ones((space.cell_types, len(space.edges), len(space.ops)), bool)
-  active[..., space.none_op] = False
-  return active
+@registry.register("algorithm", "tenas")
+class TENAS(Algorithm[TENASConfig]):
+  """The search; see the head of this file."""
 
+  name: ClassVar[str] = "tenas"
+  summary: ClassVar[str] = "prunes a supernet by trainability and expressivity (TE-NAS)"
+  Settings: ClassVar[type] = TENASConfig
+  requires: ClassVar[tuple[type, ...]] = (Prunable,)
 
-def prune(space: NB201 | DARTS, indicate: Indicate, config: TENASConfig) -> tuple[Active, list[Step]]:
-  """Algorithm 1, given the indicators: the one operation left on each edge, and every round.
+  def proxies(self, settings: TENASConfig) -> tuple[Proxy, ...]:
+    return SupernetConditionNumber(batch_norm=settings.batch_norm), LinearRegions()
 
-  Candidates are listed in the official code's order of operations, which decides ties in `variant="code"`.
-  """
-  config = indicators.resolve(config, space)
-  assert config.prune_number is not None
-  active, steps = initial_active(space), []
-  while found := candidates(active, space.op_order):
-    measured = indicate(len(steps) + 1, active, active, found)
-    decision = decide(
-      measured,
-      prune_number=config.prune_number,
-      active=active,
-      precision=config.precision,
-      variant=config.variant,
-    )
-    for candidate in decision.pruned:
-      active[candidate] = False
-    steps.append(Step(len(steps) + 1, measured, decision))
-  return active, steps
+  def work(self, context: Context[TENASConfig]) -> Work:
+    supernets = context.settings.repeats * evaluations(_prunable(context), _prune_number(context))
+    return Work(supernets, "supernets")
 
+  def search(self, context: Context[TENASConfig], seed: int) -> Outcome:
+    """Runs one search. Labels are never used; records are of a repeat of a step each."""
+    space, settings, engine = _prunable(context), context.settings, context.engine or Engine()
+    kernel, regions = self.proxies(settings)
+    known = {(r["round"], r["repeat"]): r for r in context.records if _is_mine(r, seed)}
 
-def choose_edges(
-  space: NB201 | DARTS, active: Active, indicate: Indicate, config: TENASConfig, *, first: int
-) -> tuple[Active, list[Step]]:
-  """Switches off edges until every node has `space.edges_kept`, given the indicators.
+    def order(proxy: Proxy, key: Array, nets: np.ndarray) -> tuple[Any, ...]:
+      """The arguments of `Engine.measure`: fresh weights and inputs from `key`."""
+      inputs = proxy.prepare(space, context.source, context.settings_of(proxy), key)
+      init_key, _ = jax.random.split(key)
+      return [proxy], inputs.network, inputs.network.init(init_key), nets, inputs.batch
 
-  A node is decided before the next one is measured. In `variant="code"` the supernet without a candidate is always
-  compared, by the NTK, with the supernet from before the first node, so later changes include those of earlier nodes.
+    def repeat_key(number: int, repeat: int) -> Array:
+      return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), repeat)
 
-  Args:
-    active: one operation an edge.
-    first: number of the first step.
-  """
-  whole, active, steps = active.copy(), active.copy(), []
-  for cell, edges in _groups(space):
-    found = [(cell, e, int(active[cell, e].argmax())) for e in edges]
-    parent = whole if config.variant == "code" else active
-    measured = indicate(first + len(steps), parent, active, found)
-    decision = decide_group(measured, keep=space.edges_kept, precision=config.precision, variant=config.variant)
-    for candidate in decision.pruned:
-      active[candidate] = False
-    steps.append(Step(first + len(steps), measured, decision, (cell, edges)))
-  return active, steps
+    def measure(number: int, repeat: int, kernel_nets: np.ndarray, region_nets: np.ndarray) -> Mapping[str, Any]:
+      if (number, repeat) in known:
+        context.advance(len(kernel_nets), earlier=True)
+        return known[number, repeat]
+      kernel_key, region_key = jax.random.split(repeat_key(number, repeat))
+      (counts,) = engine.score(*order(regions, region_key, region_nets))
+      (conditions,) = engine.score(*order(kernel, kernel_key, kernel_nets), advance=context.advance)
+      record = {
+        "algorithm": "tenas",
+        "seed": seed,
+        "round": number,
+        "repeat": repeat,
+        "ntk_condition_number": [r.value for r in conditions],
+        "linear_regions": [r.value for r in counts],
+        "status": sorted({str(r.status) for r in itertools.chain(conditions, counts)} - {"ok"}),
+      }
+      context.keep(record)
+      return record
 
+    def indicate(number: int, parent: np.ndarray, active: np.ndarray, found: list[Candidate]) -> Indicators:
+      nets = np.repeat(active[None], len(found) + 1, 0)  # the parent, then each candidate without its operation
+      for i, candidate in enumerate(found):
+        nets[(i + 1, *candidate)] = False
+      region_nets = active_weights(nets)
+      nets[0] = parent
+      kernel_nets = active_weights(nets)
+      runs = [measure(number, repeat, kernel_nets, region_nets) for repeat in range(settings.repeats)]
+      kappa = np.array([r["ntk_condition_number"] for r in runs], np.float64).T  # [1 + K, R]
+      count = np.array([r["linear_regions"] for r in runs], np.float64).T
+      before = (len(found), settings.repeats)
+      return Indicators(
+        found,
+        np.broadcast_to(kappa[0], before),
+        kappa[1:],
+        np.broadcast_to(count[0], before),
+        count[1:],
+      )
 
-def _groups(space: NB201 | DARTS) -> list[tuple[int, tuple[int, ...]]]:
-  """(cell type, edges) of every node that has more edges than it keeps, in the order of the decisions."""
-  wide = [edges for edges in space.edge_groups if len(edges) > space.edges_kept]
-  return [(cell, edges) for cell in range(space.cell_types) for edges in wide]
-
-
-def evaluations(space: NB201 | DARTS, config: TENASConfig) -> int:
-  """How many supernets a search scores: every candidate and the parent, in every repeat and step."""
-  config = indicators.resolve(config, space)
-  assert config.prune_number is not None
-  left = int(initial_active(space)[0, 0].sum())
-  edges, total = space.cell_types * len(space.edges), 0
-  while left > 1:
-    total += left * edges + 1
-    left -= min(config.prune_number, left - 1)
-  return config.repeats * (total + sum(len(group) + 1 for _, group in _groups(space)))
-
-
-def search(
-  space: NB201 | DARTS,
-  source: ImageSource,
-  config: TENASConfig,
-  *,
-  seed: int,
-  engine: Engine | None = None,
-  records: Iterable[dict[str, Any]] = (),
-  keep: Callable[[dict[str, Any]], None] = lambda record: None,
-  advance: Callable[..., None] = lambda n, **earlier: None,
-) -> Result:
-  """Runs one search.
-
-  Args:
-    space, source: where to search, and the images to search with (labels are never used).
-    config: settings.
-    seed: of all weights, batches and crops; the same seed gives the same result.
-    engine: compiled programs to share with other searches.
-    records: what an interrupted run of the same search passed to `keep`; not measured again.
-    keep: called with each finished repeat, JSON-able.
-    advance: called with the number of supernets scored since the last call, and with `earlier=True` if they are in
-      `records`.
-  """
-  config, engine = indicators.resolve(config, space), engine or Engine()
-  known = {(r["round"], r["repeat"]): r for r in records if r.get("algorithm") == "tenas" and r.get("seed") == seed}
-
-  def repeat_key(number: int, repeat: int):
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), repeat)
-
-  def measure(number: int, repeat: int, kernel_nets: np.ndarray, region_nets: np.ndarray) -> dict[str, Any]:
-    if (number, repeat) in known:
-      advance(len(kernel_nets), earlier=True)
-      return known[number, repeat]
-    ntk_key, region_key = jax.random.split(repeat_key(number, repeat))
-    (counts,) = engine.score(*_order(indicators.regions(space, source, config.indicators, region_key), region_nets))
-    (kernels,) = engine.score(
-      *_order(indicators.condition_number(space, source, config.indicators, ntk_key), kernel_nets),
-      advance=advance,
-    )
-    record = {
-      "algorithm": "tenas",
-      "seed": seed,
-      "round": number,
-      "repeat": repeat,
-      "ntk_condition_number": [r.value for r in kernels],
-      "linear_regions": [r.value for r in counts],
-      "status": sorted({r.status for r in itertools.chain(kernels, counts)} - {"ok"}),
-    }
-    keep(record)
-    return record
-
-  def indicate(number: int, parent: np.ndarray, active: np.ndarray, found: list[Candidate]) -> Indicators:
-    nets = np.repeat(active[None], len(found) + 1, 0)  # the parent, then each candidate without its operation
-    for i, candidate in enumerate(found):
-      nets[(i + 1, *candidate)] = False
-    region_nets = spaces.active_weights(nets)
-    nets[0] = parent
-    kernel_nets = spaces.active_weights(nets)
-    runs = [measure(number, repeat, kernel_nets, region_nets) for repeat in range(config.repeats)]
-    kappa = np.array([r["ntk_condition_number"] for r in runs], np.float64).T  # [1 + K, R]
-    count = np.array([r["linear_regions"] for r in runs], np.float64).T
-    before = (len(found), config.repeats)
-    return Indicators(
-      found,
-      np.broadcast_to(kappa[0], before),
-      kappa[1:],
-      np.broadcast_to(count[0], before),
-      count[1:],
+    ranking: dict[str, Any] = {"precision": settings.precision, "variant": settings.variant}
+    left, steps = prune(space, indicate, prune_number=_prune_number(context), **ranking)
+    left, groups = choose_edges(space, left, indicate, first=len(steps) + 1, **ranking)
+    ends = active_weights(np.stack([initial_active(space), left]))
+    (theta,) = engine.measure(*order(kernel, repeat_key(0, 0), ends))
+    spectra = ntk.spectrum(np.stack(theta)).eigenvalues
+    return _outcome(
+      space,
+      PrunedSupernet(
+        space.from_weights(active_weights(left)),
+        [as_dict(step) for step in steps + groups],
+        {"full supernet": spectra[0], "found architecture": spectra[1]},
+      ),
     )
 
-  left, steps = prune(space, indicate, config)
-  left, groups = choose_edges(space, left, indicate, config, first=len(steps) + 1)
-  arch = space.from_weights(spaces.active_weights(left))
-  indicator = indicators.condition_number(space, source, config.indicators, repeat_key(0, 0))
-  ends = spaces.active_weights(np.stack([initial_active(space), left]))
-  (theta,) = engine.measure(*_order(indicator, ends))
-  spectra = ntk.spectrum(np.stack(theta)).eigenvalues
-  return Result(
-    arch,
-    [_as_dict(step) for step in steps + groups],
-    {"full supernet": spectra[0], "found architecture": spectra[1]},
+
+def _prunable(context: Context[TENASConfig]) -> Prunable:
+  if missing := lacking(context.space, Prunable):
+    raise ConfigError(f"TE-NAS prunes supernets; --space={context.space.name} has no {', '.join(missing)}")
+  return cast(Prunable, context.space)
+
+
+def _prune_number(context: Context[TENASConfig]) -> int:
+  """As set, or as published for the space.
+
+  Raises:
+    ConfigError: neither.
+  """
+  number = filled(context.settings, context.space.published("tenas", context.source.name)).prune_number
+  if number is None:
+    raise ConfigError(f"--prune_number: TE-NAS has no published value for --space={context.space.name}; give one")
+  return number
+
+
+def _is_mine(record: Mapping[str, Any], seed: int) -> bool:
+  return record.get("algorithm") == "tenas" and record.get("seed") == seed
+
+
+def _outcome(space: Prunable, found: PrunedSupernet) -> Outcome:
+  """The search for the reader: a row, the history, two pictures."""
+  first = found.history[0]
+  row = {
+    "arch": space.format(found.arch),
+    "supernet_condition_number": _median(first["cond_before"]),
+    "supernet_regions": _median(first["regions_before"]),
+    "clipped": sum(step["clipped"] for step in found.history),
+    "rounds": sum("group" not in step for step in found.history),
+  }
+
+  def draw_history(path: pathlib.Path) -> None:
+    edges = [f"{target}←{source}" for target, source in space.edges]
+    cells = space.cell_names if space.cell_types > 1 else None
+    plot_pruning_history(
+      found.history, path, edge_names=edges, op_names=space.ops, cell_names=cells, title="Pruning history"
+    )
+
+  def draw_spectrum(path: pathlib.Path) -> None:
+    plot_spectrum(found.eigenvalues, path, title="NTK spectrum")
+
+  return Outcome(
+    [row],
+    columns=[
+      Column("supernet_condition_number", "supernet NTK cond."),
+      Column("supernet_regions", "supernet regions"),
+    ],
+    artefacts=[
+      Artefact("pruning_history.png", "Which operation of which edge was pruned in which round.", draw_history),
+      Artefact("ntk_spectrum.png", "Eigenvalues of the neural tangent kernel on one batch.", draw_spectrum),
+    ],
+    record={"history": found.history},
+    found=found,
   )
 
 
-def _order(indicator: indicators.Indicator, nets: np.ndarray) -> tuple[Any, ...]:
-  """An indicator's parts in the order of `Engine.measure`."""
-  return [indicator.proxy], indicator.network, indicator.params, nets, indicator.batch
-
-
-def _as_dict(step: Step) -> dict[str, Any]:
-  measured, decision = step.measured, step.decision
-  group = {} if step.group is None else {"group": {"cell": step.group[0], "edges": list(step.group[1])}}
-  return {
-    "round": step.number,
-    **group,
-    "candidates": [list(c) for c in decision.candidates],
-    "cond_before": np.asarray(measured.cond_before)[0].tolist(),
-    "cond_after": np.asarray(measured.cond_after).tolist(),
-    "regions_before": np.asarray(measured.regions_before)[0].tolist(),
-    "regions_after": np.asarray(measured.regions_after).tolist(),
-    "ntk_delta": decision.ntk_mean.tolist(),
-    "region_delta": decision.region_mean.tolist(),
-    "ntk_rank": decision.ntk_rank.tolist(),
-    "region_rank": decision.region_rank.tolist(),
-    "pruned": [list(c) for c in decision.pruned],
-    "clipped": decision.clipped,
-  }
+def _median(values: Sequence[float]) -> float:
+  finite = sorted(value for value in values if math.isfinite(value))
+  return finite[len(finite) // 2] if finite else math.nan

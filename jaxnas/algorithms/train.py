@@ -9,14 +9,12 @@ import functools
 import itertools
 import logging
 import pathlib
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
-import numpy as np
-from jaxtyping import Int8
-
+from jaxnas import hosts, registry
 from jaxnas import train as training
-from jaxnas.data import ImageSource
+from jaxnas.algorithms.training_plots import plot_training
+from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Outcome, Source, Space, Trainable, Work
 from jaxnas.errors import ArchitectureError, ConfigError, DatasetError
 from jaxnas.settings import setting
 from jaxnas.train import TrainConfig
@@ -51,57 +49,118 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-  """What is trained on and what is evaluated on.
-
-  Attributes:
-    description: what the second is, for the reader.
-  """
-
-  train: ImageSource
-  valid: ImageSource
-  description: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
+class TrainedArchitecture:
   """A trained architecture.
 
   Attributes:
-    arch: its array, as of the space.
+    arch: which.
     params, macs: trainable parameters and multiply-adds an image of the trained network, without the auxiliary head.
     status, history: as of `jaxnas.train.Result`.
   """
 
-  arch: np.ndarray
+  arch: Code
   params: int
   macs: int
   status: str
   history: list[dict[str, Any]]
 
 
-def images(
-  source: ImageSource, config: TrainingConfig, open_split: Callable[[str], ImageSource] | None = None
-) -> Images:
-  """Training and evaluation images.
+@registry.register("algorithm", "train")
+class Training(Algorithm[TrainingConfig]):
+  """The training; see the head of this file."""
 
-  Args:
-    source: the training split.
-    open_split: opens another split of the same data set by name.
+  name: ClassVar[str] = "train"
+  summary: ClassVar[str] = "trains the architecture that --genotype names"
+  Settings: ClassVar[type] = TrainingConfig
+  requires: ClassVar[tuple[type, ...]] = (Trainable,)
+
+  def image_size(self, settings: TrainingConfig) -> int:
+    """An eighth more than the network sees, to crop from."""
+    return -(-settings.training.image_size * 8 // 7)
+
+  def work(self, context: Context[TrainingConfig]) -> Work:
+    hosts.refuse_several("a training")
+    return Work(steps(context.space, split_images(context), context.settings), "steps")
+
+  def search(self, context: Context[TrainingConfig], seed: int) -> Outcome:
+    """Trains once; below the context's folder are metrics.jsonl and checkpoints, where a killed training continues."""
+    images, recipe = split_images(context), context.settings.training
+    classes, space = images.train.classes, context.space
+    arch = resolve(space, context.settings.genotype)
+    side = training.seen_shape(recipe, images.train)[0]
+    params, macs = training.trained_costs(space, arch, recipe, classes, side)
+    result = training.train(
+      training.trained_network(space, recipe, classes, arch),
+      arch,
+      images.train,
+      images.valid,
+      recipe,
+      seed=seed,
+      architecture=space.format(arch),
+      workdir=context.folder and context.folder / "trainings" / f"seed{seed}",
+      advance=context.advance,
+      log=lambda record: _log.info("seed %d, epoch %d: %s", seed, record["epoch"], record),
+    )
+    done = TrainedArchitecture(arch, params, macs, result.status, result.history)
+    return _outcome(space, done, images.description, seed)
+
+
+def _outcome(space: Space, done: TrainedArchitecture, held_out: str, seed: int) -> Outcome:
+  """A row of the last epoch, and the curves."""
+  last = done.history[-1]
+  row = {
+    "arch": space.format(done.arch),
+    "params": done.params,
+    "macs": done.macs,
+    "epochs": last["epoch"],
+    "valid_accuracy": last["valid_accuracy"],
+    "valid_accuracy_status": "ok" if done.status == "finished" else done.status,
+    "valid_top5": last["valid_top5"],
+    "evaluated_on": held_out,
+  }
+
+  def draw(path: pathlib.Path) -> None:
+    plot_training({f"seed {seed}": [done.history]}, path, title="Training")
+
+  return Outcome(
+    [row],
+    columns=[
+      Column("epochs", "epochs"),
+      Column("valid_accuracy", "top-1 %", "valid_accuracy_status"),
+      Column("valid_top5", "top-5 %"),
+      Column("evaluated_on", "evaluated on"),
+    ],
+    artefacts=[Artefact("training.png", f"Loss and accuracy of every epoch, held out: {held_out}.", draw)],
+    record={"epochs": done.history},
+    found=done,
+  )
+
+
+class Images(NamedTuple):
+  """What is trained on, what is evaluated on, and what the second is, for the reader."""
+
+  train: Source
+  valid: Source
+  description: str
+
+
+def split_images(context: Context[TrainingConfig]) -> Images:
+  """Training and evaluation images.
 
   Raises:
     ConfigError: there are fewer images than asked for, or no `open_split` for the data set's own.
     DatasetError: the split is not in the data set.
   """
+  source, config = context.source, context.settings
   if config.held_out == "half":
     first, second = source.halves()
     description = f"second half of {source.name}"
-  elif open_split is None:
+  elif context.open_split is None:
     raise ConfigError("--held_out=split needs the data set's other split; give --held_out=half")
   else:
     name = _SPLITS.get(source.name, "test")
     try:
-      first, second = source, open_split(name)
+      first, second = source, context.open_split(name)
     except DatasetError as error:
       raise DatasetError(f"{error}; or give --held_out=half") from error
     description = f"{name} split of {source.name}"
@@ -110,13 +169,13 @@ def images(
   return Images(first, second, f"{description}, {len(second)} images")
 
 
-def _first(source: ImageSource, count: int, flag: str) -> ImageSource:
+def _first(source: Source, count: int, flag: str) -> Source:
   if count > len(source):
     raise ConfigError(f"--{flag}={count} is more than the {len(source)} images of {source.name!r} that there are")
-  return dataclasses.replace(source, size=count) if count else source
+  return source.first(count) if count else source
 
 
-def resolve(space: Any, genotype: str) -> Int8[np.ndarray, "..."]:
+def resolve(space: Space, genotype: str) -> Code:
   """The architecture that --genotype names.
 
   Raises:
@@ -131,11 +190,11 @@ def resolve(space: Any, genotype: str) -> Int8[np.ndarray, "..."]:
     raise ArchitectureError(f"--genotype in --space={space.name}: {error}") from error
 
 
-def steps(space: Any, images: Images, config: TrainingConfig) -> int:
+def steps(space: Space, images: Images, config: TrainingConfig) -> int:
   """Steps of one training, also the sum of what `advance` is told; refuses what would fail only later.
 
   Raises:
-    JaxnasError: as `run`.
+    JaxnasError: as `resolve` and `jaxnas.train.train`.
   """
   arch, recipe, classes = resolve(space, config.genotype), config.training, images.train.classes
   training.trained_network(space, recipe, classes, arch)
@@ -148,39 +207,3 @@ def steps(space: Any, images: Images, config: TrainingConfig) -> int:
     fix = "".join(f"; --train_channels={c} keeps it" for c in itertools.islice(fitting, 1))
     _log.warning("%.0f M multiply-adds: above the mobile setting's limit of 600 M%s", macs / 1e6, fix)
   return training.total_steps(recipe, images.train)
-
-
-def run(
-  space: Any,
-  images: Images,
-  config: TrainingConfig,
-  *,
-  seed: int,
-  folder: pathlib.Path | None = None,
-  advance: Callable[..., object] = lambda n, **earlier: None,
-) -> Result:
-  """Trains `config.genotype` once.
-
-  Args:
-    folder: for metrics.jsonl and checkpoints; a training that was killed there continues.
-    advance: told the number of steps that were done.
-
-  Raises:
-    JaxnasError: as `resolve` and `jaxnas.train.train`.
-  """
-  arch, recipe, classes = resolve(space, config.genotype), config.training, images.train.classes
-  sides = training.seen_shape(recipe, images.train)[:2]
-  params, macs = training.trained_costs(space, arch, recipe, classes, sides[0])
-  result = training.train(
-    training.trained_network(space, recipe, classes, arch),
-    arch,
-    images.train,
-    images.valid,
-    recipe,
-    seed=seed,
-    architecture=space.format(arch),
-    workdir=folder,
-    advance=advance,
-    log=lambda record: _log.info("seed %d, epoch %d: %s", seed, record["epoch"], record),
-  )
-  return Result(arch, params, macs, result.status, result.history)

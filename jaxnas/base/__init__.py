@@ -28,6 +28,7 @@ from jaxnas.base.space import (
   Tapped,
   Trainable,
   Weights,
+  lacking,
 )
 
 __all__ = [
@@ -70,4 +71,5 @@ __all__ = [
   "TrainableNetwork",
   "Weights",
   "Work",
+  "lacking",
 ]

@@ -61,6 +61,10 @@ class Source(Protocol):
     """
     ...
 
+  def first(self, count: int) -> "Source":
+    """The first `count` examples; ConfigError where there are not so many."""
+    ...
+
   def halves(self) -> tuple["Source", "Source"]:
     """The first and the second half, to train on and to choose by."""
     ...

@@ -298,3 +298,14 @@ class Trainable(Space, Protocol):
       ConfigError: a setting of the config that networks of this space do not have.
     """
     ...
+
+
+def lacking(space: Space, capability: type) -> list[str]:
+  """What a space would need beside the members of `Space` to have a capability; empty if it has it.
+
+  Args:
+    capability: `Prunable`, `Differentiable`, `Tapped`, `Trainable` or `Indexed`.
+  """
+  kinds = [kind for kind in capability.__mro__ if kind not in Space.__mro__]
+  own = {name for kind in kinds for name in (*vars(kind), *vars(kind).get("__annotations__", ()))}
+  return sorted(name for name in own - set(dir(space)) if not name.startswith("_"))

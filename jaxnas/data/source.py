@@ -1,8 +1,7 @@
-"""What a data set looks like to the rest of the package, and `load`, which opens one by name."""
+"""A data set with random access, whose examples are decoded once (`base.Source`)."""
 
 import dataclasses
 import math
-import os
 import threading
 from collections.abc import Callable
 
@@ -10,8 +9,6 @@ import numpy as np
 from jaxtyping import Float, Int, Int32, UInt8
 
 from jaxnas.errors import ConfigError, DatasetError
-
-NAMES = ("synthetic", "cifar10", "cifar100", "imagenet16_120", "imagenet2012")
 
 _CACHE_BYTES = 200_000_000
 
@@ -64,7 +61,7 @@ class ImageSource:
   """A data set with random access. Examples are decoded on demand and kept, up to 200 MB.
 
   Attributes:
-    name: one of `NAMES`.
+    name: as in --dataset.
     classes: K; labels lie in [0, K).
     image_shape: (H, W, 3) of every image.
     size: number of examples, also `len(source)`.
@@ -102,6 +99,16 @@ class ImageSource:
     first = dataclasses.replace(self, size=middle)
     return first, dataclasses.replace(self, size=self.size - middle, read=lambda indices: self.read(indices + middle))
 
+  def first(self, count: int) -> "ImageSource":
+    """The first `count` examples.
+
+    Raises:
+      ConfigError: there are not so many.
+    """
+    if not 1 <= count <= self.size:
+      raise ConfigError(f"count={count} must lie in [1, {self.size}], the images of {self.name!r}")
+    return dataclasses.replace(self, size=count)
+
   def images(self, indices: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W 3"]:
     """Images at `indices`, uint8 [n, H, W, 3]. Raises as `examples` does."""
     return self.examples(indices)[0]
@@ -137,39 +144,3 @@ class ImageSource:
         f"labels of data set {self.name!r} must lie in [0, {self.classes}); got {labels.min()}..{labels.max()}"
       )
     return images, labels
-
-
-def load(
-  name: str = "synthetic",
-  *,
-  split: str = "train",
-  data_dir: str | os.PathLike[str] | None = None,
-  download: bool = False,
-  side: int = 0,
-) -> ImageSource:
-  """Opens a data set.
-
-  Args:
-    name: one of `NAMES`. `synthetic` is generated on the fly and needs no files; the others are
-      read through TFDS (see `jaxnas.data.tfds_source`).
-    split: `train`, `test`, ...; TFDS sets also take slices such as `train[:5000]`.
-    data_dir: the TFDS folder (the one that holds `cifar10/`). None: TFDS' own default, which is
-      the environment variable TFDS_DATA_DIR or else ~/tensorflow_datasets.
-    download: fetch a missing data set. Without it the network is never touched.
-    side: height and width of the images of `imagenet2012`, cut from their middle; 0: all of an image, at 32 x 32.
-
-  Raises:
-    ConfigError: a side for another data set.
-    DatasetError: unknown name or split; a data set that is missing, incomplete or damaged.
-  """
-  if side and name != "imagenet2012":
-    raise ConfigError(f"side={side}: the images of {name!r} have one size; it is for imagenet2012")
-  if name == "synthetic":
-    from jaxnas.data import synthetic
-
-    return synthetic.source(split)
-  if name in NAMES:
-    from jaxnas.data import tfds_source
-
-    return tfds_source.source(name, split=split, data_dir=data_dir, download=download, side=side)
-  raise DatasetError(f"unknown data set {name!r} (--dataset); choose one of {', '.join(NAMES)}")

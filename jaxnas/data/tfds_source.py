@@ -13,6 +13,7 @@ TFDS reads without TensorFlow but prepares only with it, so `download` runs TFDS
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import io
 import json
@@ -22,10 +23,11 @@ import pathlib
 import re
 import subprocess
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from jaxnas import registry
 from jaxnas.data.source import ImageSource
 from jaxnas.errors import DatasetError
 
@@ -42,6 +44,7 @@ class _Kind:
   std: tuple[float, float, float]
   resize: bool = False
   subset: bool = False
+  sizes: Literal["one", "many"] = "one"  # of the images as they are stored
   cut: bool = False  # resize the middle square, not the whole image
 
 
@@ -58,15 +61,19 @@ _KINDS = {
     resize=True,
     subset=True,
   ),
-  "imagenet2012": _Kind(("imagenet2012",), 1000, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize=True),
+  "imagenet2012": _Kind(
+    ("imagenet2012",), 1000, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize=True, sizes="many"
+  ),
 }
 
 
 def source(
-  name: str, *, split: str, data_dir: str | os.PathLike[str] | None, download: bool, side: int = 0
+  name: str, split: str, data_dir: str | os.PathLike[str] | None, download: bool, side: int = 0
 ) -> ImageSource:
   """Opens one of the sets above; arguments and errors as of `data.load`."""
-  kind = dataclasses.replace(_KINDS[name], side=side, cut=True) if side else _KINDS[name]
+  kind = _KINDS[name]
+  if side and kind.sizes == "many":
+    kind = dataclasses.replace(kind, side=side, cut=True)
   root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
   folder = _prepared(kind, root)
   if folder is None and download:
@@ -101,6 +108,10 @@ def source(
   )
   opened.examples(np.array([0, len(opened) - 1]))  # a damaged or foreign file shows here, not minutes into a search
   return opened
+
+
+for _name in _KINDS:
+  registry.register("dataset", _name, functools.partial(source, _name))
 
 
 def _prepared(kind: _Kind, root: pathlib.Path) -> pathlib.Path | None:

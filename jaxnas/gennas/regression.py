@@ -20,7 +20,6 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from jaxnas import registry
 from jaxnas.base import Evaluated, Parametrised, Proxy, Reading
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import signals, tasks
@@ -154,7 +153,6 @@ def regress(
   return Curve(losses, evaluated), params, stats
 
 
-@registry.register("proxy", "signal_regression")
 @dataclasses.dataclass(frozen=True)
 class SignalRegression(Proxy):
   """The proxy. The batch's problem is a `Problem`, the network is a `SignalNetwork` of `WIDTHS`.

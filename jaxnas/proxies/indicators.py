@@ -10,16 +10,11 @@ from jaxnas.settings import filled, setting
 
 @dataclasses.dataclass(frozen=True)
 class IndicatorConfig:
-  """Defaults are the official settings of each space, except for `batch_norm` (the code has `batch`).
+  """Defaults are the official settings of each space.
 
   Fields that are None take the space's published value (`base.Space.published` of "tenas").
   """
 
-  batch_norm: Literal["batch_frozen", "batch"] = setting(
-    "batch_frozen",
-    "batch normalisation in the NTK: 'batch' differentiates through the mini-batch statistics, exactly as the "
-    "published code does; 'batch_frozen' takes them as constants and is about 11 times cheaper",
-  )
   ntk_batch: int | None = setting(
     None, "images in the NTK's batch (default: as published for the space, nb201 72, darts 14)"
   )
@@ -38,10 +33,8 @@ class IndicatorConfig:
   )
 
   def __post_init__(self):
-    choices = {"batch_norm": ("batch_frozen", "batch"), "init": ("kaiming", "torch_default")}
-    for name, allowed in choices.items():
-      if getattr(self, name) not in allowed:
-        raise ConfigError(f"--{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+    if self.init not in ("kaiming", "torch_default"):
+      raise ConfigError(f"--init={self.init!r} must be one of kaiming, torch_default")
     if self.ntk_batch is not None and self.ntk_batch < 2:
       raise ConfigError(f"--ntk_batch={self.ntk_batch} must be at least 2: a condition number needs two samples")
     for name in ("ntk_channels", "ntk_cells", "region_batches", "region_samples"):

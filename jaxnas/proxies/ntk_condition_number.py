@@ -90,6 +90,7 @@ class NTKConditionNumber(Proxy[IndicatorConfig]):
 class SupernetConditionNumber(NTKConditionNumber):
   """The same as TE-NAS measures it: on the space's supernet, whose weights are the architectures or supernets."""
 
+  name: str = "supernet_condition_number"
   Settings: ClassVar[type | None] = IndicatorConfig
 
   def prepare(self, space: Space, source: Source, settings: IndicatorConfig, key: jax.Array) -> Inputs:
@@ -110,6 +111,12 @@ registry.register(
   "proxy",
   "ntk_condition_number_frozen",
   functools.partial(NTKConditionNumber, name="ntk_condition_number_frozen", batch_norm="batch_frozen"),
+)
+registry.register("proxy", "supernet_condition_number", SupernetConditionNumber)
+registry.register(
+  "proxy",
+  "supernet_condition_number_frozen",
+  functools.partial(SupernetConditionNumber, name="supernet_condition_number_frozen", batch_norm="batch_frozen"),
 )
 
 

@@ -14,12 +14,12 @@ from typing import ClassVar
 import jax
 import numpy as np
 import pytest
-from helpers import Counted, command, environment
+from helpers import Counted, MadeUpTable, command, environment
 
 from jaxnas import data, proxies, report, spaces
 from jaxnas.algorithms import knas
-from jaxnas.algorithms.knas import KNASConfig
-from jaxnas.base import Proxy
+from jaxnas.algorithms.knas import KNAS, KNASConfig
+from jaxnas.base import Context, Proxy
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Engine
 from jaxnas.spaces.nb201 import costs
@@ -75,13 +75,15 @@ def source():
 def search(engine, source, monkeypatch):
   """A search of 40 candidates by a proxy that needs no pass through the network."""
 
-  def run(proxy=None, seed=0, evaluate=accuracy, k=5, n=40, **given):
+  def run(proxy=None, seed=0, evaluate=accuracy, k=5, n=40, training=None, **given):
     if proxy is not None:
-      monkeypatch.setattr(proxies, "get", lambda name: proxy)
-    config = KNASConfig(
-      knas_candidates=n, knas_shortlist=k, knas_score="params", knas_batch=2, knas_channels=2, knas_cells=1
-    )
-    return knas.search(SPACE, source, config, seed=seed, evaluate=evaluate, engine=engine, **given)
+      monkeypatch.setattr(KNAS, "proxies", lambda self, settings: (proxy,))
+    settings = KNASConfig(
+      training or TrainConfig(), knas_candidates=n, knas_shortlist=k, knas_score="params", knas_batch=2,
+      knas_channels=2, knas_cells=1, knas_fine="train" if training else "table",
+    )  # fmt: skip
+    context = Context(SPACE, source, settings, benchmark=MadeUpTable(evaluate), engine=engine, **given)
+    return KNAS().search(context, seed).found
 
   return run
 
@@ -191,8 +193,8 @@ def trainings(monkeypatch):
   """Trainings that only count: what was asked for. The first one diverges."""
   asked = []
 
-  def train(network, alphas, first, second, config, *, seed, workdir, advance):
-    asked.append((network, alphas, len(first), len(second), seed, workdir))
+  def train(network, code, first, second, config, *, seed, workdir, advance):
+    asked.append((network, code, len(first), len(second), seed, workdir))
     for _ in range(config.train_epochs):
       advance(len(first) // config.train_batch)
     status = "diverged" if len(asked) == 1 else "finished"
@@ -202,37 +204,39 @@ def trainings(monkeypatch):
   return asked
 
 
-def test_trainings_are_noted(trainings, search, source, tmp_path):
+def test_trainings_are_noted(trainings, search, tmp_path):
   notes, config = [], TrainConfig(train_epochs=2, train_batch=25_000)
-  evaluate = knas.by_training(
-    SPACE, source, config, seed=3, folder=tmp_path, note=lambda text: notes.append(f"  {text}")
-  )
-  result = search(PERFECT, k=2, evaluate=evaluate, note=notes.append)
+  note = lambda text, *, level=0: notes.append("  " * level + text)  # noqa: E731
+  result = search(PERFECT, k=2, seed=3, training=config, folder=tmp_path, note=note)
   epochs = ["  epoch 1/2", "  epoch 2/2", "  epoch 2/2"]  # at the start, and after either step
-  assert notes == ["look-up 1/2", *epochs, "look-up 2/2", *epochs, ""]
+  assert notes == ["training 1/2", *epochs, "training 2/2", *epochs, ""]
   np.testing.assert_array_equal(result.validation, [np.nan, 20.0])
   names = [f"{SPACE.index_of(result.candidates[i])}_seed3" for i in result.shortlist]
-  assert [asked[-1] for asked in trainings] == [tmp_path / name for name in names]
+  assert [asked[-1] for asked in trainings] == [tmp_path / "trainings" / name for name in names]
   for asked, i in zip(trainings, result.shortlist, strict=True):
-    np.testing.assert_array_equal(asked[1], SPACE.alphas(result.candidates[i]))
+    np.testing.assert_array_equal(asked[1], result.candidates[i])
     assert asked[2:5] == (25_000, 25_000, 3)
 
 
 def test_trainings_of_darts(trainings, source, tmp_path):
   """Folders are named by a checksum of the genotype; the network is that of the recipe, made for the genotype."""
   space, config = spaces.get("darts"), TrainConfig(train_epochs=1, train_channels=2, train_cells=3)
-  evaluate = knas.by_training(space, source, config, seed=0, folder=tmp_path)
+
+  def by_training(space=space, config=config):
+    return knas.by_training(Context(space, source, KNASConfig(config), folder=tmp_path), seed=0)
+
+  evaluate = by_training()
   archs = space.sample(jax.random.key(0), 2)
   assert np.isnan(evaluate(space.format(archs[0]))) and evaluate(space.format(archs[1])) == 20.0
   folders = [asked[-1].name for asked in trainings]
   assert len({*folders}) == 2 and all(len(name) == len("01234567_seed0") for name in folders)
-  for (network, alphas, *_), arch in zip(trainings, archs, strict=True):
-    np.testing.assert_array_equal(alphas, space.alphas(arch))
+  for (network, code, *_), arch in zip(trainings, archs, strict=True):
+    np.testing.assert_array_equal(code, arch)
     assert (network.config.channels, network.config.cells) == (2, 3)
   with pytest.raises(ConfigError, match="--train_batch=25001 is larger than the 25000"):
-    knas.by_training(space, source, TrainConfig(train_batch=25_001), seed=0)
+    by_training(config=TrainConfig(train_batch=25_001))
   with pytest.raises(ConfigError, match="--space=nb101"):
-    knas.by_training(spaces.get("nb101"), source, config, seed=0)
+    by_training(spaces.get("nb101"))
 
 
 class Clock:
@@ -359,5 +363,18 @@ def test_bad_settings(given, word):
 def test_every_coarse_score_is_a_proxy():
   for name in knas.COARSE:
     assert proxies.get(name).name == name
-    assert KNASConfig(knas_score=name).knas_score == name
+    assert KNAS().proxies(KNASConfig(knas_score=name)) == (proxies.get(name),)
   assert jax.tree.leaves(proxies.get("mgm").higher_is_better) == [True]
+
+
+def test_the_fine_stage_needs_a_table_of_12_epochs(source):
+  def work(benchmark):
+    return KNAS().work(Context(SPACE, source, KNASConfig(), benchmark=benchmark))
+
+  with pytest.raises(ConfigError, match="--knas_fine=table needs --benchmark"):
+    work(None)
+  table = MadeUpTable(accuracy)
+  assert work(table) == (300 + 20, "architectures")
+  table.columns = {}
+  with pytest.raises(ConfigError, match="made up has no accuracies after 12 epochs; give --knas_fine=train"):
+    work(table)

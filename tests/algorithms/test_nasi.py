@@ -12,9 +12,10 @@ import pytest
 from helpers import Counted
 
 from jaxnas import data, spaces
-from jaxnas.algorithms import nasi, nasi_ascent
-from jaxnas.algorithms.nasi import NASIConfig
+from jaxnas.algorithms import nasi, nasi_ascent, nasi_samples
+from jaxnas.algorithms.nasi import NASI, NASIConfig
 from jaxnas.algorithms.nasi_ascent import Step
+from jaxnas.base import Context, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import relaxation
 from jaxnas.spaces.darts import DARTS
@@ -131,9 +132,9 @@ def test_gradients_of_the_mixture_are_those_of_the_fused_supernet(x64, mode):
   gram = flat @ flat.T
 
   def loss(p, w):
-    return losses(nasi.logits_of(network, mode)(p, images, w), labels).mean()
+    return losses(nasi_samples.logits_of(network, mode)(p, images, w), labels).mean()
 
-  found = float(jax.jit(lambda p, w: nasi.trace_norm(loss, p, w))(params, weights))
+  found = float(jax.jit(lambda p, w: nasi_samples.trace_norm(loss, p, w))(params, weights))
   np.testing.assert_allclose(found, gram.mean(), rtol=1e-8)
   assert found <= np.diag(gram).mean()
 
@@ -145,9 +146,9 @@ def test_gradient_through_the_mixture(x64, mode):
   network, params, images, labels, weights = mixture()
 
   def loss(p, w):
-    return losses(nasi.logits_of(network, mode)(p, images, w), labels).mean()
+    return losses(nasi_samples.logits_of(network, mode)(p, images, w), labels).mean()
 
-  program = jax.jit(jax.value_and_grad(lambda w: nasi.trace_norm(loss, params, w)))
+  program = jax.jit(jax.value_and_grad(lambda w: nasi_samples.trace_norm(loss, params, w)))
   direction = jnp.asarray(np.random.default_rng(1).normal(size=SHAPE))
   up, down = (program(weights + s * 1e-6 * direction)[0] for s in (1, -1))
   np.testing.assert_allclose((up - down) / 2e-6, jnp.vdot(program(weights)[1], direction), rtol=1e-4)
@@ -172,13 +173,13 @@ def tanh_params(key, inputs, shape=SHAPE, hidden=4, classes=3, size=None, dtype=
 
 def sampled_trace_norm(alphas, params, noise, images, labels, kind, allowed=False):
   """T~ of a sample, of DARTS's operations if `allowed`; `size` is a constant of the network, not a parameter."""
-  mask = nasi.choices(spaces.get("darts")) if allowed else None
+  mask = spaces.get("darts").choices() if allowed else None
   trained = {k: v for k, v in params.items() if k != "size"}
 
   def loss(p, w):
     return losses(tanh_net({**p, "size": params["size"]}, images, w), labels).mean()
 
-  return nasi.trace_norm(loss, trained, relaxation.relax(alphas, noise, kind, allowed=mask))
+  return nasi_samples.trace_norm(loss, trained, relaxation.relax(alphas, noise, kind, allowed=mask))
 
 
 def test_trace_norm_is_the_mean_of_the_gram_matrix(x64):
@@ -319,42 +320,44 @@ def source():
 
 @dataclasses.dataclass(frozen=True)
 class Smooth:
-  """The smooth stand-in as a space's mixture."""
+  """The smooth stand-in as a space's mixture; it has no batch normalisation."""
 
   shape: tuple[int, ...]
   classes: int
   size: Any = None
 
-  def with_batch_norm(self, mode):
-    assert mode == "batch"
-    return self
-
-  def init_params(self, key):
+  def init(self, key):
     return tanh_params(key, 4 * 4 * 3, self.shape, classes=self.classes, size=self.size)
 
-  def logits(self, params, images, weights):
-    return tanh_net(params, images[:, ::8, ::8], weights)
+  def embed(self, params, inputs):
+    return inputs[:, ::8, ::8]
+
+  def apply(self, params, inputs, arch, mode="batch", **given):
+    assert mode == "batch" and not given
+    return Output(tanh_net(params, inputs, arch))
 
 
 class StandIn(NB201):
   """NAS-Bench-201 with the smooth network."""
 
-  def mixture(self, channels, cells, classes, init):
-    return Smooth(SHAPE, classes)
+  def mixture(self, config):
+    return Smooth(SHAPE, config.classes)
 
 
 class StandInDARTS(DARTS):
   """DARTS with the smooth network."""
 
-  def mixture(self, channels, cells, classes, init):
-    return Smooth(CELLS, classes)
+  def mixture(self, config):
+    return Smooth(CELLS, config.classes)
 
 
 def run(source, seed=0, records=(), space=StandIn(), **settings):  # noqa: B008
   """(result, records kept, steps that progress was told of)."""
   kept, done = [], Counted()
   config = NASIConfig(**{"nasi_steps": 6, "nasi_batch": 8, **settings})
-  result = nasi.search(space, source, config, seed=seed, records=records, keep=kept.append, advance=done)
+  context = Context(space, source, config, records=records, keep=kept.append, advance=done)
+  result = NASI().search(context, seed).found
+  assert NASI().work(context).amount == nasi.evaluations(config)
   assert sum(done) == nasi.evaluations(config)
   assert set(done) == {1} and done.earlier == sum(done) - len(kept)
   return result, kept
@@ -479,7 +482,7 @@ def test_search_on_the_real_network(source):
   init, _, search_key = jax.random.split(jax.random.key(0), 3)
   noise_key, batch_key = jax.random.split(jax.random.fold_in(search_key, 1))
   cell = np.argmax(jax.random.gumbel(noise_key, SHAPE, jnp.float32), -1)[0]
-  images, labels = nasi._batch(source, config, batch_key)
+  images, labels = nasi_samples.draw_batch(source, batch_key, config.nasi_batch, gaussian=False, random_labels=False)
   network = SingleNetwork(4, 1, 10, config.nasi_init)
 
   def loss(p):
@@ -494,11 +497,11 @@ def test_search_on_the_real_network(source):
 
 
 def test_what_is_sampled():
-  assert nasi.choices(SPACE).all()
-  allowed = nasi.choices(spaces.get("darts"))
+  assert SPACE.choices().all()
+  allowed = spaces.get("darts").choices()
   assert allowed.shape == CELLS
   assert not allowed[..., spaces.get("darts").none_op].any() and allowed.sum() == 2 * 14 * 7
-  reduced = nasi.choices(spaces.get("darts"), reduced=True)
+  reduced = spaces.get("darts").choices(reduced=True)
   kept = [e for e, (target, source) in enumerate(spaces.get("darts").edges) if source >= target - 2]
   assert len(kept) == 8
   np.testing.assert_array_equal(reduced[:, kept], allowed[:, kept])
@@ -512,10 +515,10 @@ def test_cells_by_hand():
   alphas[0, 0, 10, 0] = 9.0  # `none` was never sampled: whatever stands there does not count
   alphas[0, 0, 11] = 0.8  # no operation of this edge is stronger than its others
   alphas[1], alphas[2] = 1e-9 * alphas[0], 1e5 * alphas[0]
-  found, small, large = (space.to_cells(a)[0][6:] for a in nasi.derive(space, alphas))
+  found, small, large = (space.to_cells(a)[0][6:] for a in space.derive(alphas))
   assert found == small == [("sep_conv_3x3", 1), ("sep_conv_3x3", 4)]
   assert {op for op, _ in large} == {"sep_conv_3x3"}
-  preceding = space.to_cells(nasi.derive(space, alphas[0], reduced=True))[0][6:]
+  preceding = space.to_cells(space.derive(alphas[0], reduced=True))[0][6:]
   assert preceding == [("sep_conv_3x3", 3), ("sep_conv_3x3", 4)]
 
 
@@ -523,14 +526,14 @@ def test_cells_by_hand():
 def test_search_of_darts(source, reduced):
   space = StandInDARTS()
   result, kept = run(source, space=space, nasi_reduced=reduced)
-  allowed = nasi.choices(space, reduced)
+  allowed = space.choices(reduced)
   gradients = np.array([r["gradient"] for r in kept])
   assert np.isfinite(gradients).all()
   np.testing.assert_array_equal(gradients[:, ~allowed], 0)
   assert (np.abs(gradients).sum(0)[allowed] > 0).all()
   assert result.archs.shape == (6, 32) and result.status == "ok"
   np.testing.assert_array_equal(result.arch, space.parse(space.format(result.arch)))
-  np.testing.assert_array_equal(result.arch, nasi.derive(space, result.alphas, reduced))
+  np.testing.assert_array_equal(result.arch, space.derive(result.alphas, reduced))
   if reduced:
     sources = [s for cell in space.to_cells(result.arch) for _, s in cell]
     assert sources == [0, 1, 1, 2, 2, 3, 3, 4] * 2
@@ -557,7 +560,7 @@ def test_planted_cells_are_found():
     return Step(float(value), np.asarray(gradient))
 
   alphas = nasi_ascent.ascend(step, steps=100, nu=1e6, mode="fixed").alphas
-  np.testing.assert_array_equal(nasi.derive(spaces.get("darts"), alphas), planted)
+  np.testing.assert_array_equal(spaces.get("darts").derive(alphas), planted)
 
 
 @pytest.mark.slow
@@ -571,9 +574,9 @@ def test_gradient_through_the_darts_supernet(x64, mode):
   weights, direction = jax.nn.softmax(jnp.asarray(rng.normal(size=CELLS))), jnp.asarray(rng.normal(size=CELLS))
 
   def loss(p, w):
-    return losses(nasi.logits_of(network, mode)(p, images, w), labels).mean()
+    return losses(nasi_samples.logits_of(network, mode)(p, images, w), labels).mean()
 
-  program = jax.jit(jax.value_and_grad(lambda w: nasi.trace_norm(loss, params, w)))
+  program = jax.jit(jax.value_and_grad(lambda w: nasi_samples.trace_norm(loss, params, w)))
   up, down = (program(weights + s * 1e-6 * direction)[0] for s in (1, -1))
   np.testing.assert_allclose((up - down) / 2e-6, jnp.vdot(program(weights)[1], direction), rtol=1e-4)
 
@@ -583,7 +586,7 @@ def test_search_on_the_darts_supernet(source):
   """Three cells: a normal one and two reduction cells."""
   settings = {"nasi_channels": 1, "nasi_cells": 3, "nasi_nu": 10.0, "nasi_steps": 2, "nasi_batch": 4}
   result, kept = run(Cut(source), space=spaces.get("darts"), **settings)
-  allowed = nasi.choices(spaces.get("darts"))
+  allowed = spaces.get("darts").choices()
   for record in kept:
     gradient = np.array(record["gradient"])
     assert np.isfinite(gradient).all()
@@ -611,23 +614,23 @@ class Cut:
 # Settings.
 
 
-def test_settings_of_a_space():
-  config = NASIConfig()
-  for space, cells in ((SPACE, 5), (spaces.get("darts"), 8)):
-    own = config.on(space)
-    assert (own.nasi_channels, own.nasi_cells) == (16, cells)
-    assert own.on(space) == own
-  named = NASIConfig(nasi_channels=3, nasi_cells=2, nasi_reduced=True)
-  assert named.on(spaces.get("darts")) == named
-  with pytest.raises(ConfigError, match="--nasi_reduced has no meaning with --space=nb201"):
-    named.on(SPACE)
-  with pytest.raises(ConfigError, match="--space=nb101"):
-    config.on(spaces.get("nb101"))
+def test_what_it_cannot_search(source):
+  for name, settings, words in (
+    ("nb201", NASIConfig(nasi_reduced=True), "--nasi_reduced has no meaning with --space=nb201"),
+    ("nb101", NASIConfig(), "--space=nb101"),
+  ):
+    with pytest.raises(ConfigError, match=words):
+      NASI().work(Context(spaces.get(name), source, settings))
 
 
-def test_statistics_that_a_network_does_not_give(source):
-  with pytest.raises(ConfigError, match="--nasi_batch_norm=batch_frozen.*take batch"):
-    run(source, nasi_batch_norm="batch_frozen")
+def test_the_outcome_is_for_the_reader(source):
+  """A row with what a search of a quarter of the steps finds; the summary is kept."""
+  context = Context(StandIn(), source, NASIConfig(nasi_steps=8, nasi_batch=8, nasi_nu=1.0))
+  outcome = NASI().search(context, 0)
+  (row,) = outcome.rows
+  assert row["arch"] == SPACE.format(outcome.found.arch) and row["quarter_arch"] == SPACE.format(outcome.found.archs[1])
+  assert {column.key for column in outcome.columns} <= row.keys()
+  assert outcome.record == outcome.found.summary
 
 
 @pytest.mark.parametrize(
@@ -635,7 +638,8 @@ def test_statistics_that_a_network_does_not_give(source):
   [
     ({"nasi_steps": 0}, "--nasi_steps=0"),
     ({"nasi_batch": 0}, "--nasi_batch=0"),
-    ({"nasi_cells": -1}, "--nasi_cells=-1"),
+    ({"nasi_cells": 0}, "--nasi_cells=0"),
+    ({"nasi_nu": -1.0}, "--nasi_nu=-1"),
     ({"nasi_mu": -1.0}, "--nasi_mu=-1"),
     ({"nasi_mu": float("nan")}, "--nasi_mu=nan"),
     ({"nasi_nu": float("inf")}, "--nasi_nu=inf"),

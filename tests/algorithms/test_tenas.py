@@ -5,13 +5,17 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import Counted
+from helpers import Counted, MadeUpTable
 
-from jaxnas import data, spaces
-from jaxnas.algorithms import indicators, random_search, score, tenas
-from jaxnas.algorithms.indicators import IndicatorConfig
+from jaxnas import data, registry, spaces
+from jaxnas.algorithms import score, tenas_pruning
+from jaxnas.algorithms.measuring import UsualInputs
+from jaxnas.algorithms.random_search import RandomSearch, RandomSearchConfig
+from jaxnas.algorithms.tenas import TENAS, TENASConfig
 from jaxnas.algorithms.tenas_ranking import Indicators
+from jaxnas.base import Context
 from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.proxies.indicators import IndicatorConfig
 from jaxnas.scoring import Engine
 
 SPACE, DARTS = spaces.get("nb201"), spaces.get("darts")
@@ -31,15 +35,26 @@ def source():
 
 
 @pytest.fixture(scope="module")
-def found(source, engine):
-  """A search, its records and its result."""
+def search(source, engine):
+  """Runs TE-NAS with small indicators."""
+
+  def run(seed=3, **given):
+    own = {IndicatorConfig: SMALL}
+    context = Context(SPACE, source, TENASConfig(repeats=2), engine=engine, proxy_settings=own, **given)
+    return TENAS().search(context, seed)
+
+  return run
+
+
+@pytest.fixture(scope="module")
+def found(search):
+  """A search: its records, how much it said it did, and its outcome."""
   records, done = [], Counted()
-  config = tenas.TENASConfig(indicators=SMALL, repeats=2)
-  result = tenas.search(SPACE, source, config, seed=3, engine=engine, keep=records.append, advance=done)
-  return config, records, sum(done), result
+  outcome = search(keep=records.append, advance=done)
+  return records, sum(done), outcome
 
 
-def replayed(fixtures, name, space, **settings):
+def replayed(fixtures, name, space, prune_number):
   """Feeds `prune` and `choose_edges` with a trace's indicators, and checks every decision and supernet on the way.
 
   Returns what is left, and the trace.
@@ -71,9 +86,9 @@ def replayed(fixtures, name, space, **settings):
     keys = ("cond_orig", "cond_pruned", "regions_orig", "regions_pruned")
     return Indicators(candidates, *(trace[f"{name}/{k}"] for k in keys))
 
-  config = tenas.TENASConfig(repeats=int(trace["repeat"]), variant="code", **settings)
-  left, steps = tenas.prune(space, indicate, config)
-  left, groups = tenas.choose_edges(space, left, indicate, config, first=len(steps) + 1)
+  ranking = {"precision": 3, "variant": "code"}
+  left, steps = tenas_pruning.prune(space, indicate, prune_number=prune_number, **ranking)
+  left, groups = tenas_pruning.choose_edges(space, left, indicate, first=len(steps) + 1, **ranking)
   assert visited == [step.number for step in steps + groups] == list(range(1, 1 + len(steps + groups)))
   assert (len(steps), len(groups)) == (rounds, int(trace["n_groups"]) if "n_groups" in trace else 0)
   for step in steps + groups:
@@ -92,7 +107,7 @@ def replayed(fixtures, name, space, **settings):
 @pytest.mark.parametrize("name", TRACES)
 def test_the_loop_replays_the_official_searches(fixtures, name):
   """Fed with the traces' indicators, `prune` visits the same supernets and ends with the same architecture."""
-  replayed(fixtures, name, SPACE)
+  replayed(fixtures, name, SPACE, SPACE.published("tenas", "cifar10")["prune_number"])
 
 
 @pytest.mark.parametrize(
@@ -106,15 +121,16 @@ def test_the_loop_replays_the_official_searches(fixtures, name):
 )
 def test_the_loop_replays_the_official_darts_searches(fixtures, name, prune_number):
   """The same with edges to choose; the columns of operations differ, the order of candidates must not."""
-  replayed(fixtures, name, DARTS, prune_number=prune_number)
+  replayed(fixtures, name, DARTS, prune_number or DARTS.published("tenas", "cifar10")["prune_number"])
 
 
-def test_search_finds_an_architecture(found):
-  config, records, done, result = found
+def test_search_finds_an_architecture(found, source):
+  records, done, outcome = found
+  result = outcome.found
   assert result.arch.shape == (6,)
   assert (result.arch > 0).all()
   assert [len(r["candidates"]) for r in result.history] == [24, 18, 12]
-  assert done == tenas.evaluations(SPACE, config) == 2 * (25 + 19 + 13)
+  assert done == TENAS().work(Context(SPACE, source, TENASConfig(repeats=2))).amount == 2 * (25 + 19 + 13)
   assert len(records) == 6
   pruned = [tuple(c) for r in result.history for c in r["pruned"]]
   assert len(pruned) == len(set(pruned)) == 18
@@ -123,57 +139,81 @@ def test_search_finds_an_architecture(found):
   json.dumps(result.history)
 
 
-def test_search_is_deterministic_and_resumes(found, source, engine):
-  config, records, _, result = found
+def test_the_outcome_is_for_the_reader(found, tmp_path):
+  """A row whose columns exist, the history, and two pictures that draw themselves."""
+  _, _, outcome = found
+  (row,) = outcome.rows
+  assert row["arch"] == SPACE.format(outcome.found.arch) and row["rounds"] == 3
+  assert {column.key for column in outcome.columns} <= row.keys()
+  assert outcome.record["history"] == outcome.found.history
+  for artefact in outcome.artefacts:
+    artefact.draw(tmp_path / artefact.file)
+  assert {path.name for path in tmp_path.iterdir()} == {"pruning_history.png", "ntk_spectrum.png"}
+
+
+def test_search_is_deterministic_and_resumes(found, search):
+  records, _, outcome = found
   kept = []
-  again = tenas.search(SPACE, source, config, seed=3, engine=engine, records=records[:3], keep=kept.append)
+  again = search(records=records[:3], keep=kept.append)
   assert kept == records[3:]
-  assert again.history == result.history
-  np.testing.assert_array_equal(again.arch, result.arch)
+  assert again.found.history == outcome.found.history
+  np.testing.assert_array_equal(again.found.arch, outcome.found.arch)
 
 
-def test_records_of_another_seed_are_not_used(found, source, engine):
-  config, records, _, _ = found
+def test_records_of_another_seed_are_not_used(found, search):
+  records, _, _ = found
   kept = []
-  tenas.search(SPACE, source, config, seed=4, engine=engine, records=records, keep=kept.append)
+  search(seed=4, records=records, keep=kept.append)
   assert len(kept) == 6
   assert kept[0]["ntk_condition_number"] != records[0]["ntk_condition_number"]
 
 
 def test_the_parent_is_scored_like_any_candidate(source, engine):
   """A candidate that prunes nothing has exactly the parent's indicators: they share weights and inputs."""
-  given = indicators.condition_number(SPACE, source, SMALL, jax.random.key(0))
-  weights = spaces.active_weights(np.repeat(tenas.initial_active(SPACE)[None], 3, 0))
-  (readings,) = engine.score([given.proxy], given.network, given.params, weights, given.batch)
+  proxy, _ = TENAS().proxies(TENASConfig())
+  given = proxy.prepare(SPACE, source, SMALL, jax.random.key(0))
+  weights = spaces.active_weights(np.repeat(tenas_pruning.initial_active(SPACE)[None], 3, 0))
+  params = given.network.init(jax.random.key(1))
+  (readings,) = engine.score([proxy], given.network, params, weights, given.batch)
   assert readings[0] == readings[1] == readings[2]
   assert readings[0].status == "ok"
 
 
-@pytest.mark.parametrize("criterion", ["ntk_condition_number", "linear_regions"])
+@pytest.mark.parametrize("criterion", ["supernet_condition_number_frozen", "linear_regions", "params"])
 def test_random_search_keeps_the_best(source, engine, criterion):
-  config = random_search.RandomSearchConfig(indicators=SMALL, samples=30, criterion=criterion)
+  settings = RandomSearchConfig(UsualInputs(score_channels=2, score_cells=1), samples=30, criterion=criterion)
+
+  def search(**given):
+    context = Context(SPACE, source, settings, engine=engine, proxy_settings={IndicatorConfig: SMALL}, **given)
+    return RandomSearch().search(context, 0).found
+
   records = []
-  result = random_search.search(SPACE, source, config, seed=0, engine=engine, keep=records.append)
+  result = search(keep=lambda *new: records.extend(new))
   assert len(records) == 30 == len(result.archs)
   usable = {r["arch"]: r["rank_by"] for r in records}
   assert usable[SPACE.format(result.arch)] == max(usable.values())
-  better = np.nanmin if criterion == "ntk_condition_number" else np.nanmax
-  ok = np.array([r["status"] in ("ok", "saturated") for r in records])
-  assert result.scores[result.best] == better(result.scores[ok])
+  better = np.nanmax if registry.get("proxy", criterion)().higher_is_better else np.nanmin
+  ok = {r["arch"] for r in records if r["status"] in ("ok", "saturated")}
+  assert result.scores[result.best] == better(result.scores[[SPACE.format(a) in ok for a in result.archs]])
   kept = []
-  again = random_search.search(SPACE, source, config, seed=0, engine=engine, records=records[:24], keep=kept.append)
+  again = search(records=records[:24], keep=lambda *new: kept.extend(new))
   assert [r["arch"] for r in kept] == [r["arch"] for r in records[24:]]
   np.testing.assert_array_equal(again.arch, result.arch)
 
 
-def test_random_search_by_validation():
-  config = random_search.RandomSearchConfig(samples=50, criterion="valid_12ep")
-  result = random_search.search(SPACE, None, config, seed=1, validation=lambda arch: float(arch.count("3x3")))
+def test_random_search_by_validation(source):
+  def search(benchmark):
+    settings = RandomSearchConfig(samples=50, criterion="valid_12ep")
+    return RandomSearch().search(Context(SPACE, source, settings, benchmark=benchmark), 1)
+
+  outcome = search(MadeUpTable(lambda arch: float(arch.count("3x3"))))
+  result = outcome.found
   assert result.scores[result.best] == result.scores.max() == SPACE.format(result.arch).count("3x3")
+  assert outcome.rows[0]["valid_12ep"] == result.scores.max()
   with pytest.raises(ConfigError, match="--benchmark"):
-    random_search.search(SPACE, None, config, seed=1)
+    search(None)
   with pytest.raises(ConfigError, match="none of the 50"):
-    random_search.search(SPACE, None, config, seed=1, validation=lambda arch: float("nan"))
+    search(MadeUpTable(lambda arch: float("nan")))
 
 
 def test_score_refuses_what_cannot_be_scored(source):
@@ -193,13 +233,13 @@ def test_score_refuses_what_cannot_be_scored(source):
 @pytest.mark.parametrize(
   ("make", "word"),
   [
-    (lambda: IndicatorConfig(batch_norm="running"), "--batch_norm='running'"),
+    (lambda: TENASConfig(batch_norm="running"), "--batch_norm='running'"),
     (lambda: IndicatorConfig(ntk_batch=1), "--ntk_batch=1"),
     (lambda: IndicatorConfig(region_samples=0), "--region_samples=0"),
-    (lambda: tenas.TENASConfig(variant="paper"), "--variant='paper'"),
-    (lambda: tenas.TENASConfig(prune_number=-1), "--prune_number=-1"),
-    (lambda: IndicatorConfig(ntk_cells=-1), "--ntk_cells=-1"),
-    (lambda: random_search.RandomSearchConfig(criterion="luck"), "--criterion='luck'"),
+    (lambda: TENASConfig(variant="paper"), "--variant='paper'"),
+    (lambda: TENASConfig(prune_number=0), "--prune_number=0"),
+    (lambda: IndicatorConfig(ntk_cells=0), "--ntk_cells=0"),
+    (lambda: RandomSearchConfig(criterion="luck"), "--criterion='luck'"),
   ],
 )
 def test_bad_settings(make, word):

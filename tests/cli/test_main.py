@@ -50,7 +50,7 @@ def test_a_run_leaves_everything(finished):
   assert "57/57 supernets" in done.stderr and "left" in done.stderr
   page = (folder / "report.html").read_text()
   assert "data:image/png;base64," in page and "http" not in page
-  assert len(result(folder)["history"]) == 3
+  assert len(result(folder)["records"][0]["history"]) == 3
   assert "compile" in done.stdout and "score" in done.stdout
 
 
@@ -74,7 +74,7 @@ def test_killed_and_continued_ends_the_same(finished, cache, tmp_path):
   jaxnas(*SMALL, f"--workdir={folder}", cache=cache)
   assert scores.read_bytes().startswith(before.rpartition(b"\n")[0])
   assert scores.read_bytes().count(b"\n") == 3
-  assert result(folder)["history"] == result(finished[0])["history"]
+  assert result(folder)["records"] == result(finished[0])["records"]
   assert result(folder)["results"] == result(finished[0])["results"]
 
 
@@ -98,7 +98,7 @@ def test_tabular_look_up_and_random_search(cache, shared, tmp_path):
   assert "mean ± std" in done.stdout
 
 
-TINY_SCORE = ["--algorithm=score", "--score_batch=4", "--score_channels=2", "--score_cells=1", "--region_batches=1"]
+TINY_SCORE = ["--algorithm=score", "--score_batch=4", "--score_channels=2", "--score_cells=1"]
 CHEAP = ["--proxies=params,l2_norm", *TINY_SCORE]
 
 
@@ -107,7 +107,7 @@ def test_score_of_named_architectures(cache, tmp_path):
   folder = tmp_path / "run"
   done = jaxnas(
     cache, *TINY_SCORE, f"--archs=0,{arch},6111", "--proxies=params,naswot,linear_regions", "--region_samples=50",
-    f"--workdir={folder}",
+    "--region_batches=1", f"--workdir={folder}",
   )  # fmt: skip
   rows = result(folder)["results"]
   assert rows[0]["arch"] == arch and len(rows) == 2  # index 0 is that architecture
@@ -185,7 +185,7 @@ def test_nasi_small(cache, tmp_path):
   assert done.stderr.count(f"jaxnas: warning: {idle}") == 1 and (folder / "log").read_text().count(idle) == 1
   (row,) = result(folder)["results"]
   assert row["arch"].count("|") == 9 and row["nasi_status"] in ("ok", "disconnected")
-  assert result(folder)["summaries"][0]["relaxation"] == "straight_through"
+  assert result(folder)["records"][0]["relaxation"] == "straight_through"
 
 
 def test_help_names_every_flag(cache):
@@ -197,7 +197,13 @@ def test_help_names_every_flag(cache):
 @pytest.mark.parametrize(
   ("flags", "words"),
   [
-    (["--algorithm=darts"], ["algorithm", "darts", "tenas"]),
+    (["--algorithm=darts"], ["--algorithm='darts'", "choose among", "tenas", "train"]),
+    (["--algorithm=tena"], ["--algorithm='tena'", "did you mean tenas?"]),
+    (["--space=nb102"], ["--space='nb102'", "did you mean nb101 or nb201"]),
+    (["--dataset=cifar"], ["--dataset='cifar'", "did you mean cifar10"]),
+    (["--space=nb101"], ["--algorithm=tenas does not search --space=nb101", "nb201 or darts", "score"]),
+    (["--algorithm=nasi", "--space=nb101"], ["--algorithm=nasi", "--space=nb101", "nb201 or darts"]),
+    (["--algorithm=train", "--space=nb101"], ["--algorithm=train", "--space=nb101", "nb201 or darts"]),
     (["--nonsense=1"], ["nonsense"]),
     (["--repeats=0"], ["--repeats=0"]),
     (["--ntk_batch=1"], ["--ntk_batch=1"]),
@@ -208,7 +214,10 @@ def test_help_names_every_flag(cache):
     (["--dataset=cifar10", "--data_dir=does_not_exist"], ["--data_dir", "--download"]),
     (["--algorithm=score"], ["--archs"]),
     (["--algorithm=score", "--archs=random:0"], ["--archs", "random:0", "15625"]),
-    (["--algorithm=score", "--archs=1", "--proxies=magic"], ["magic", "naswot"]),
+    (["--algorithm=score", "--archs=1", "--proxies=magic"], ["--proxies='magic'", "naswot"]),
+    (["--algorithm=score", "--archs=1", "--proxies=naswat"], ["--proxies='naswat'", "did you mean naswot?"]),
+    (["--algorithm=score", "--archs=1", "--proxies=snip", "--region_batches=2"], ["--region_batches", "regions"]),
+    (["--algorithm=random_search", "--criterion=paramz"], ["--criterion='paramz'", "did you mean params?"]),
     (["--algorithm=score", "--archs=1", "--proxies=snip,snip"], ["--proxies", "once"]),
     (["--algorithm=knas", "--benchmark=none"], ["--knas_fine=table", "--benchmark"]),
     (["--algorithm=knas", "--knas_shortlist=400"], ["--knas_shortlist=400", "--knas_candidates=300"]),

@@ -147,7 +147,7 @@ def test_missing_data_set_says_what_to_do(tmp_path):
 
 
 def test_unknown_names(shared):
-  with pytest.raises(DatasetError, match="synthetic, cifar10"):
+  with pytest.raises(ConfigError, match="--dataset='mnist' is not known.*synthetic, cifar10"):
     data.load("mnist")
   with pytest.raises(DatasetError, match="nonsense"):
     data.load("cifar10", split="nonsense", data_dir=shared / "data" / "tfds")
@@ -361,8 +361,18 @@ def test_imagenet_at_a_side_is_the_middle_square(tmp_path):
   source = data.load("imagenet2012", data_dir=tmp_path, side=40)
   assert source.image_shape == (40, 40, 3)
   np.testing.assert_array_equal(source.images(np.array([0]))[0], noise(40))
-  with pytest.raises(ConfigError, match=r"side=40: the images of 'cifar10' have one size"):
-    data.load("cifar10", data_dir=tmp_path, side=40)
+
+
+def test_a_side_is_for_data_sets_whose_images_have_many_sizes():
+  assert data.load("synthetic", side=40).image_shape == (32, 32, 3)
+
+
+def test_the_first_examples():
+  source = data.load("synthetic")
+  np.testing.assert_array_equal(source.first(3).images(np.arange(3)), source.images(np.arange(3)))
+  assert len(source.first(3)) == 3
+  with pytest.raises(ConfigError, match="count=50001"):
+    source.first(50_001)
 
 
 def test_imagenet16_120_keeps_the_first_120_classes(tmp_path):
@@ -391,7 +401,7 @@ def test_unreadable_dataset_info(tmp_path, content):
     data.load("cifar10", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("name", data.NAMES[1:])
+@pytest.mark.parametrize("name", data.names()[1:])
 def test_missing_data_set_says_what_to_run(tmp_path, monkeypatch, name):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "default"))
   for folder in (None, tmp_path / "nowhere"):

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from helpers import Counted
 
-from jaxnas import data, spaces, tabular
-from jaxnas.algorithms import indicators, tenas, tenas_plots
-from jaxnas.algorithms.indicators import IndicatorConfig
-from jaxnas.base import NetworkConfig, Output
+from jaxnas import algorithms, data, setting_flags, spaces, tabular
+from jaxnas.algorithms import tenas_plots
+from jaxnas.algorithms.tenas import TENAS, TENASConfig
+from jaxnas.base import Context, NetworkConfig, Output
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
+from jaxnas.proxies.indicators import IndicatorConfig
 from jaxnas.scoring import Engine
+from jaxnas.settings import filled
 from jaxnas.spaces.darts import DARTS, drawing, encoding, genotypes
 
 SPACE = spaces.get("darts")
@@ -73,11 +75,12 @@ def engine():
 
 @pytest.fixture(scope="module")
 def found(engine):
-  """A search, its records and its result."""
-  config = tenas.TENASConfig(indicators=IndicatorConfig(ntk_batch=4, region_batches=1, region_samples=20), repeats=2)
+  """A search: its context, its records, how much it said it did, and its result."""
+  own = {IndicatorConfig: IndicatorConfig(ntk_batch=4, region_batches=1, region_samples=20)}
+  context = Context(StandIn(), data.load(), TENASConfig(repeats=2), engine=engine, proxy_settings=own)
   records, done = [], Counted()
-  result = tenas.search(StandIn(), data.load(), config, seed=1, engine=engine, keep=records.append, advance=done)
-  return config, records, sum(done), result
+  outcome = TENAS().search(dataclasses.replace(context, keep=records.append, advance=done), 1)
+  return context, records, sum(done), outcome.found
 
 
 # The space.
@@ -141,27 +144,27 @@ def test_networks_of_the_published_searches():
 
 
 def test_settings_are_those_published_for_the_space():
-  given = tenas.TENASConfig(indicators=IndicatorConfig(ntk_cells=3))
-  darts, nb201 = indicators.resolve(given, SPACE), indicators.resolve(given, spaces.get("nb201"))
-  shown = [(c.indicators.ntk_batch, c.indicators.ntk_channels, c.prune_number) for c in (darts, nb201)]
-  assert shown == [(14, 1, 3), (72, 3, 1)]
-  assert darts.indicators.ntk_cells == nb201.indicators.ntk_cells == 3
-  assert indicators.resolve(darts, SPACE) == darts
-  assert indicators.resolve(given, spaces.get("nb101")) == given
+  given, source = IndicatorConfig(ntk_cells=3), data.load()
+  for space, wanted in ((SPACE, (14, 1, 3)), (spaces.get("nb201"), (72, 3, 1))):
+    own = given.published(space, source)
+    assert (own.ntk_batch, own.ntk_channels, own.ntk_cells) == (*wanted[:2], 3)
+    assert filled(TENASConfig(), space.published("tenas", "cifar10")).prune_number == wanted[2]
+    assert own.published(space, source) == own
   with pytest.raises(ConfigError, match="--ntk_batch.*nb101"):
-    given.indicators.published(spaces.get("nb101"), data.load())
+    given.published(spaces.get("nb101"), source)
 
 
 @pytest.mark.parametrize(("prune_number", "total"), [(None, 197 + 113 + 30), (2, 197 + 141 + 85 + 30), (6, 197 + 30)])
 def test_supernets_of_a_search(prune_number, total):
   """Candidates of spec table 8, each round and group with its parent."""
-  assert tenas.evaluations(SPACE, tenas.TENASConfig(repeats=1, prune_number=prune_number)) == total
-  assert tenas.evaluations(SPACE, tenas.TENASConfig(prune_number=prune_number)) == 3 * total
+  for repeats in (1, 3):
+    work = TENAS().work(Context(SPACE, data.load(), TENASConfig(repeats=repeats, prune_number=prune_number)))
+    assert work == (repeats * total, "supernets")
 
 
 def test_a_search_ends_in_a_genotype(found):
-  config, records, done, result = found
-  assert done == tenas.evaluations(SPACE, config)
+  context, records, done, result = found
+  assert done == TENAS().work(context).amount
   assert [len(h["candidates"]) for h in result.history] == [196, 112, 3, 4, 5, 3, 4, 5]
   assert [h["round"] for h in result.history] == [1, 2, 3, 4, 5, 6, 7, 8]
   assert [h.get("group") for h in result.history[:3]] == [None, None, {"cell": 0, "edges": [2, 3, 4]}]
@@ -174,10 +177,10 @@ def test_a_search_ends_in_a_genotype(found):
   json.dumps(result.history)
 
 
-def test_a_search_resumes_within_the_groups(found, engine):
-  config, records, _, result = found
+def test_a_search_resumes_within_the_groups(found):
+  context, records, _, result = found
   kept = []
-  again = tenas.search(StandIn(), data.load(), config, seed=1, engine=engine, records=records[:9], keep=kept.append)
+  again = TENAS().search(dataclasses.replace(context, records=records[:9], keep=kept.append), 1).found
   assert kept == records[9:]
   assert again.history == result.history
   np.testing.assert_array_equal(again.arch, result.arch)
@@ -185,7 +188,7 @@ def test_a_search_resumes_within_the_groups(found, engine):
 
 def test_in_groups_the_code_compares_kernels_with_the_supernet_before_all_groups(found, engine):
   """The quirk: all of a cell's groups have the same parent there, whose regions are those of the current one."""
-  config, _, _, _ = found
+  context, _, _, _ = found
   parents = {}
 
   class Watching(Engine):
@@ -198,10 +201,10 @@ def test_in_groups_the_code_compares_kernels_with_the_supernet_before_all_groups
 
   for variant, kernels in (("stable", [28, 27, 25, 22, 21, 19]), ("code", [28] * 6)):
     parents.clear()
-    settings = dataclasses.replace(config, variant=variant, repeats=1)
-    tenas.search(StandIn(), data.load(), settings, seed=1, engine=Watching())
+    settings = TENASConfig(variant=variant, repeats=1)
+    TENAS().search(dataclasses.replace(context, settings=settings, engine=Watching()), 1)
     assert parents["linear_regions"] == [28, 28, 28, 27, 25, 22, 21, 19]
-    assert parents["ntk_condition_number"] == [28, 28, *kernels]
+    assert parents["supernet_condition_number"] == [28, 28, *kernels]
 
 
 def test_the_history_of_groups_is_drawn(found, tmp_path):
@@ -216,21 +219,19 @@ def test_the_history_of_groups_is_drawn(found, tmp_path):
 
 
 def test_commas_in_a_genotype_do_not_separate_architectures():
-  from jaxnas import main
-
   text = SPACE.format(V2)
-  first, genotype, last = main._whole(["random:3", *text.split(","), "DARTS_V1"])
+  first, genotype, last = setting_flags._whole(["random:3", *text.split(","), "DARTS_V1"])
   assert (first, last) == ("random:3", "DARTS_V1")
   np.testing.assert_array_equal(SPACE.parse(genotype), V2)
 
 
-@pytest.mark.parametrize(("name", "algorithm"), [("nb101", "nasi"), ("nb101", "knas"), ("nb101", "tenas")])
+@pytest.mark.parametrize(("name", "algorithm"), [("nb101", "nasi"), ("nb101", "train"), ("nb101", "tenas")])
 def test_spaces_that_an_algorithm_does_not_search(name, algorithm):
   from jaxnas import run
 
   with pytest.raises(ConfigError, match=f"--algorithm={algorithm} does not search --space={name}.*score"):
-    run._check_space(spaces.get(name), algorithm)
-  run._check_space(SPACE, "tenas")
+    run.refuse_space(algorithms.get(algorithm), spaces.get(name))
+  run.refuse_space(algorithms.get("tenas"), SPACE)
 
 
 # NAS-Bench-301's table.

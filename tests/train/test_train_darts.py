@@ -13,9 +13,11 @@ from absl.testing import flagsaver
 from helpers import ROOT, Counted, jaxnas, python, refused
 from tiny_trainable import ALPHAS, CODE, TinyTrainable, toy
 
-from jaxnas import main, spaces
+from jaxnas import main, registry, spaces
 from jaxnas.algorithms import train as algorithm
+from jaxnas.algorithms.train import Training, TrainingConfig
 from jaxnas.algorithms.training_plots import plot_training
+from jaxnas.base import Context
 from jaxnas.errors import ArchitectureError, ConfigError, DatasetError, WorkdirError
 from jaxnas.spaces.nb201 import costs as nb201_costs
 from jaxnas.train import TrainConfig, evaluate, seen_shape, train, trained_costs, trained_network, trainer
@@ -367,26 +369,31 @@ def test_evaluation_images():
       raise DatasetError(f"no {name}")
     return VALID
 
-  found = algorithm.images(TRAIN, algorithm.TrainingConfig(train_images=30), open_split)
+  def split(source=TRAIN, opens=open_split, **settings):
+    context = Context(spaces.get("darts"), source, TrainingConfig(**settings), open_split=opens)
+    return algorithm.split_images(context)
+
+  found = split(train_images=30)
   assert (len(found.train), found.valid, found.description) == (30, VALID, "test split of toy, 21 images")
-  found = algorithm.images(TRAIN, algorithm.TrainingConfig(held_out="half", eval_images=10))
+  found = split(opens=None, held_out="half", eval_images=10)
   assert (len(found.train), len(found.valid), found.description) == (22, 10, "second half of toy, 10 images")
   np.testing.assert_array_equal(found.valid.images(np.arange(3)), TRAIN.images(np.arange(22, 25)))
   with pytest.raises(ConfigError, match="--train_images=46"):
-    algorithm.images(TRAIN, algorithm.TrainingConfig(train_images=46), open_split)
+    split(train_images=46)
   with pytest.raises(DatasetError, match="no validation.*--held_out=half"):
-    algorithm.images(dataclasses.replace(TRAIN, name="imagenet2012"), algorithm.TrainingConfig(), open_split)
+    split(dataclasses.replace(TRAIN, name="imagenet2012"))
   with pytest.raises(ConfigError, match="--held_out"):
-    algorithm.images(TRAIN, algorithm.TrainingConfig())
+    split(opens=None)
 
 
 @pytest.mark.parametrize(("channels", "warned"), [(48, False), (56, True)])
 def test_a_network_above_the_mobile_limit_is_told(channels, warned, caplog):
   """DARTS_V2 has 529.9 M multiply-adds at 48 channels and fits up to 50."""
   recipe = TrainConfig(train_stem="imagenet", train_channels=channels, train_cells=14, image_size=224, train_batch=8)
-  config = algorithm.TrainingConfig(training=recipe, genotype="DARTS_V2")
+  config = TrainingConfig(training=recipe, genotype="DARTS_V2")
   large = dataclasses.replace(TRAIN, image_shape=(256, 256, 3), classes=1000)
-  algorithm.steps(spaces.get("darts"), algorithm.Images(large, large, "the same"), config)
+  context = Context(spaces.get("darts"), large, config, open_split=lambda name: large)
+  assert Training().work(context) == (recipe.train_epochs * (len(large) // 8), "steps")
   assert ("--train_channels=50 keeps it" in caplog.text) == ("600 M" in caplog.text) == warned
 
 
@@ -420,7 +427,7 @@ def test_command_line(tmp_path):
   darts = spaces.get("darts")
   config = TrainConfig(train_channels=2, train_cells=2)
   assert (row["params"], row["macs"]) == trained_costs(darts, darts.parse(GENOTYPE), config, 10, 32)
-  assert len(result["summaries"][0]["epochs"]) == 2
+  assert len(result["records"][0]["epochs"]) == 2
   page = (tmp_path / "report.html").read_text()
   assert (tmp_path / "training.png").exists() and page.count("data:image/png") >= 2
   jaxnas(*flags)  # finished: nothing is trained
@@ -442,12 +449,13 @@ def test_bad_input():
 @pytest.mark.parametrize("name", ["cifar10", "imagenet", "subset"])
 def test_flagfiles(name):
   with flagsaver.flagsaver():
-    main.FLAGS(["jaxnas", f"--flagfile={ROOT}/experiments/train_darts_{name}.flags", "--genotype=DARTS_V2"])
-    settings = main._settings(main.CONFIGS[main.FLAGS.algorithm])
-    main._refuse_contradictions(settings)
-  recipe, darts = settings.training, spaces.get("darts")
+    main.parse(["jaxnas", f"--flagfile={ROOT}/experiments/train_darts_{name}.flags", "--genotype=DARTS_V2"])
+    darts = spaces.get(main.FLAGS.space)
+    settings, _ = main._settings(registry.get("algorithm", main.FLAGS.algorithm)(), darts)
+  recipe = settings.training
   network = trained_network(darts, recipe, 10, darts.parse(settings.genotype))
   assert network.auxiliary == (recipe.auxiliary > 0) and not recipe.nesterov
+  assert Training().image_size(settings) == (256 if recipe.image_size == 224 else 0)
   side = recipe.image_size or 32
   low, high = {"cifar10": (3.349, 3.35), "imagenet": (4.718, 4.719), "subset": (0.01, 0.1)}[name]
   classes = 1000 if name == "imagenet" else 10

@@ -1,0 +1,114 @@
+"""Proxies over architectures, for any algorithm: each on the network and inputs that it asks for."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+
+from jaxnas import scoring
+from jaxnas.base import Batch, Context, NetworkConfig, Proxy
+from jaxnas.data.batches import plain_batch
+from jaxnas.errors import ConfigError
+from jaxnas.scoring import Engine, Score
+from jaxnas.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class UsualInputs:
+  """The network and the batch of all proxies that prepare none of their own."""
+
+  score_batch: int = setting(32, "images N in the batch that architectures are scored on")
+  score_channels: int = setting(16, "channels C of the scored networks in their first stage")
+  score_cells: int | None = setting(
+    None,
+    "cells of the scored networks (default: per stage as in the benchmark, nb201 5, nb101 3; in all as in the search, "
+    "darts 8)",
+  )
+  score_init: Literal["torch_default", "kaiming_fan_out", "kaiming_fan_in"] = setting(
+    "torch_default", "initialisation of the scored networks"
+  )
+
+  def __post_init__(self):
+    for name in ("score_channels", "score_cells"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ConfigError(f"--{name}={value} must be at least 1")
+    if self.score_batch < 2:
+      raise ConfigError(f"--score_batch={self.score_batch} must be at least 2: kernels compare samples")
+
+  def network(self, classes: int) -> NetworkConfig:
+    """What networks are made of."""
+    return NetworkConfig(self.score_channels, self.score_cells, classes, self.score_init)
+
+
+def passes(proxies: Sequence[Proxy]) -> int:
+  """How often `measure` visits an architecture in a repeat."""
+  own = sum(proxy.Settings is not None for proxy in proxies)
+  return own + (own < len(proxies))
+
+
+def measure(
+  context: Context,
+  proxies: Sequence[Proxy],
+  inputs: UsualInputs,
+  archs: Int[np.ndarray, "A L"],
+  seed: int,
+  *,
+  repeats: int = 1,
+  share_weights: bool = True,
+) -> list[Score]:
+  """Scores of every architecture by every proxy.
+
+  Proxies without `Settings` share passes through the usual network; each of the others has its own, with what
+  `Proxy.prepare` gives.
+
+  Args:
+    context: of the search; its settings are not read.
+    share_weights: one initialisation for all architectures of a repeat, of proxies that do not insist on own ones.
+
+  Raises:
+    JaxnasError: as `scoring.score` and `Proxy.prepare`, those of the latter before anything is measured.
+  """
+  engine = context.engine or Engine()
+  usual = [proxy for proxy in proxies if proxy.Settings is None]
+  own = [proxy for proxy in proxies if proxy.Settings is not None]
+
+  def prepare(proxy: Proxy, key: Array):
+    return proxy.prepare(context.space, context.source, context.settings_of(proxy), key)
+
+  def score(some: Sequence[Proxy], batches, network, shared: bool) -> list[Score]:
+    return scoring.score(
+      some,
+      context.space,
+      archs,
+      batches,
+      seed,
+      network=network,
+      repeats=repeats,
+      share_weights=shared,
+      engine=engine,
+      records=context.records,
+      keep=context.keep,
+      advance=context.advance,
+    )
+
+  prepared = [prepare(proxy, jax.random.key(seed)) for proxy in own]
+  lines: list[Score] = []
+  if usual:
+
+    def images(repeat: int, key: Array) -> Batch:
+      del repeat
+      return Batch(*plain_batch(context.source, key, inputs.score_batch))
+
+    lines += score(usual, images, inputs.network(context.source.classes), share_weights)
+  for proxy, first in zip(own, prepared, strict=True):
+
+    def batch(repeat: int, key: Array, proxy: Proxy = proxy) -> Batch:
+      del repeat
+      return prepare(proxy, key).batch
+
+    lines += score([proxy], batch, first.network, share_weights and not first.own_weights)
+  return lines

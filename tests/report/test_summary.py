@@ -1,0 +1,136 @@
+"""What a run shows and writes, from outcomes made up by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxnas.base import Artefact, Column, Costs, Outcome, Picture
+from jaxnas.errors import ArchitectureError
+from jaxnas.report import summary
+from jaxnas.workdir import Workdir
+
+CONFIG = {"algorithm": "made_up", "space": "letters", "dataset": "synthetic"}
+SECONDS = {"wall": 61.0, "compile": 1.0, "score": 2.0, "other": 58.0}
+
+
+class Letters:
+  """Architectures are words; a network has a million parameters a letter."""
+
+  name = "letters"
+
+  def parse(self, text):
+    return np.frombuffer(text.encode(), np.uint8)
+
+  def costs(self, code, config=None, image_size=None):
+    return Costs(1_000_000 * len(code), 2_000_000 * len(code))
+
+  def draw(self, code, folder):
+    (folder / "word.png").write_bytes(b"a picture")
+    return (Picture("word.png", "The word."),)
+
+
+class Table:
+  """Accuracies of the words up to `most` letters: the longer the better."""
+
+  name, datasets, split, unread = "words", ("cifar10", "cifar100"), "test", frozenset()
+  archs = tuple("a" * n for n in range(100))
+
+  def __init__(self, most=99):
+    self.most = most
+
+  def index(self, arch):
+    if len(arch) > self.most:
+      raise ArchitectureError(f"{arch} is too long")
+    return len(arch)
+
+  def accuracy(self, arch, dataset, split=None):
+    return 90.0 + len(arch) + (0.5 if dataset == "cifar100" else 0)
+
+  def rank(self, arch, dataset, split=None):
+    return 100 - len(arch), 99
+
+
+def finished(*outcomes, benchmark=None):
+  return summary.Finished(Letters(), benchmark, CONFIG, tuple(range(len(outcomes))), outcomes, SECONDS)
+
+
+def outcome(arch, score=1.5, **more):
+  columns = [Column("score", "the score", "score_status"), Column("note", "a note")]
+  return Outcome([{"arch": arch, "score": score, "hidden": 7, **more}], columns=columns)
+
+
+def test_rows_show_the_columns_that_they_have():
+  text = finished(outcome("abc"), outcome("ab", score_status="singular")).text()
+  header, first, second = (line.split() for line in text.splitlines()[1:5] if "---" not in line)
+  assert header == ["seed", "architecture", "the", "score", "params", "M", "MACs", "M"]
+  assert first == ["0", "abc", "1.5", "3.000", "6.0"]
+  assert second == ["1", "ab", "1.5", "(singular)", "2.000", "4.0"]
+  assert "hidden" not in text and "no benchmark: give --benchmark" in text
+  assert "wall time 1:01: compile 1.0 s, score 2.0 s, other 58.0 s" in text
+
+
+def test_accuracies_and_ranks():
+  run = finished(outcome("abc"), outcome("abcde"), benchmark=Table())
+  assert run.rows[0]["cifar10_rank"] == 97 and run.rows[1]["cifar100_test"] == 95.5
+  text = run.text()
+  assert "93.00 (97 of 99)" in text and "94.00 ± 1.41" in text and "no benchmark" not in text
+
+
+def test_an_architecture_that_the_benchmark_lacks():
+  assert "not in this benchmark" in finished(outcome("abcde"), benchmark=Table(4)).text()
+
+
+def test_a_network_that_is_not_the_usual_one_has_its_own_size():
+  (row,) = finished(outcome("abc", params=7_000_000, macs=8)).rows
+  assert (row["params"], row["macs"]) == (7_000_000, 8)
+
+
+def test_rows_without_architectures():
+  run = finished(
+    Outcome([{"task": "sines", "fitness": 0.5}], columns=[Column("task", "task"), Column("fitness", "|ρ|")])
+  )
+  assert run.text().splitlines()[1].split() == ["seed", "task", "|ρ|"]
+
+
+def lines(words, proxy="length"):
+  return [
+    {"arch": word, "proxy": proxy, "value": len(word), "status": "ok", "rank_by": len(word), "seed": 0, "repeat": 0,
+     "seconds": 0.1}
+    for word in words
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "most", "compared"), [(40, 99, 40), (30, 99, 0), (40, 35, 35), (40, 20, 0)])
+def test_proxies_are_compared_on_many_architectures_of_the_benchmark(count, most, compared):
+  found = Outcome([{"arch": "a"}], scores=lines("a" * n for n in range(1, count + 1)))
+  comparison = finished(found, benchmark=Table(most)).comparison
+  assert [line["n"] for line in comparison] == ([compared] * 2 if compared else [])
+  assert finished(found).comparison == []
+
+
+def test_artefacts_of_the_first_seed_that_has_them(tmp_path):
+  def draws(text):
+    return lambda path: path.write_text(text)
+
+  outcomes = [
+    Outcome(
+      [{"arch": "abc"}],
+      artefacts=[
+        Artefact("plot.png", "A plot.", draws(f"plot {seed}")),
+        Artefact(f"data_seed{seed}.json", "Some data.", draws(f"data {seed}")),
+      ],
+      record={"steps": [seed]},
+    )
+    for seed in (0, 1)
+  ]
+  with Workdir.open(tmp_path / "run", CONFIG) as folder:
+    page = summary.write(finished(*outcomes), folder)
+  assert (tmp_path / "run" / "plot.png").read_text() == "plot 0"
+  assert (tmp_path / "run" / "data_seed1.json").read_text() == "data 1"
+  result = json.loads((tmp_path / "run" / "result.json").read_text())
+  assert result["records"] == [{"seed": 0, "steps": [0]}, {"seed": 1, "steps": [1]}]
+  assert [row["seed"] for row in result["results"]] == [0, 1] and "provenance" in result
+  text = page.read_text()
+  assert text.count("<figure>") == 2 and "The word." in text and "A plot." in text
+  assert "<dt>found</dt><dd>abc</dd>" in text
