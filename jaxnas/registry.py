@@ -30,7 +30,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
   "proxy": (
     "jaxnas.proxies.ntk_condition_number",
     "jaxnas.proxies.linear_regions",
-    "jaxnas.gennas.objects",
+    "jaxnas.gennas.proxy",
     "jaxnas.proxies.mgm",
     "jaxnas.proxies.trace_norm",
     "jaxnas.proxies.grad_norm",
@@ -51,7 +51,8 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.algorithms.tenas",
     "jaxnas.algorithms.knas",
     "jaxnas.algorithms.nasi",
-    "jaxnas.gennas.objects",
+    "jaxnas.gennas.search",
+    "jaxnas.gennas.task_search",
     "jaxnas.algorithms.random_search",
     "jaxnas.algorithms.score",
     "jaxnas.algorithms.train",

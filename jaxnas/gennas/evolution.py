@@ -16,8 +16,33 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from jaxnas.errors import ConfigError
+from jaxnas.settings import setting
 
 Genome = TypeVar("Genome")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvolutionConfig:
+  """Defaults are the published settings."""
+
+  evolution_population: int = setting(50, "individuals alive; as many random ones begin")
+  evolution_tournament: int = setting(10, "individuals drawn, the best of whom has a child")
+  evolution_children: int = setting(400, "children after the first population")
+
+  def __post_init__(self):
+    for name, least in (("evolution_population", 1), ("evolution_tournament", 1), ("evolution_children", 0)):
+      if getattr(self, name) < least:
+        raise ConfigError(f"--{name}={getattr(self, name)} must be at least {least}")
+    if self.evolution_tournament > self.evolution_population:
+      raise ConfigError(
+        f"--evolution_tournament={self.evolution_tournament} is more than "
+        f"--evolution_population={self.evolution_population}: lower the former or raise the latter"
+      )
+
+  @property
+  def individuals(self) -> int:
+    """All that ever live."""
+    return self.evolution_population + self.evolution_children
 
 
 @dataclasses.dataclass(frozen=True)

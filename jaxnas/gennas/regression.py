@@ -1,4 +1,4 @@
-"""The loss that is left after a few steps of regression on synthetic signals, GenNAS's score: lower is better.
+"""A few steps of regression on synthetic signals, whose remaining loss is GenNAS's score.
 
     loss = 0.25 MSE_0 + 0.5 MSE_1 + 1.0 MSE_2
 
@@ -10,8 +10,7 @@ Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 
 """
 
 import dataclasses
-import functools
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +19,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from jaxnas.base import Evaluated, Parametrised, Proxy, Reading
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import signals, tasks
+from jaxnas.gennas.heads import SignalNetwork
 from jaxnas.gennas.tasks import SignalTask
 
 WIDTHS = (96, 96, 96)  # of the heads: the widest target that a task can ask for, so that one program serves all tasks
@@ -117,18 +116,18 @@ def optimiser(training: Training) -> optax.GradientTransformation:
 
 
 def regress(
-  network: Any,
+  network: SignalNetwork,
   params: PyTree,
-  alphas: Float[Array, "cells E O"],
+  arch: Array,
   images: Float[Array, "N H W 3"],
   problem: Problem,
   training: Training,
 ) -> tuple[Curve, PyTree, PyTree]:
-  """Trains one architecture from `params` (of a `SignalNetwork`): losses, final parameters and running statistics."""
+  """Trains one architecture from `params`: losses, final parameters and running statistics."""
   sgd = optimiser(training)
 
   def loss(params, stats, noise, weights, train):
-    predicted, stats = network.outputs(params, stats, images + noise, alphas, train)
+    predicted, stats = network.predict(params, stats, images + noise, arch, train)
     triples = zip(weights, predicted, problem.targets, strict=True)
     errors = [(w * jnp.square(p - t).mean((0, 1, 2))).sum() for w, p, t in triples]
     return sum(errors[1:], errors[0]), stats
@@ -151,32 +150,3 @@ def regress(
   count = training.steps // training.interval
   (params, stats, _, losses), evaluated = lax.scan(stretch, state, (jnp.arange(count), problem.evaluation_noise))
   return Curve(losses, evaluated), params, stats
-
-
-@dataclasses.dataclass(frozen=True)
-class SignalRegression(Proxy):
-  """The proxy. The batch's problem is a `Problem`, the network is a `SignalNetwork` of `WIDTHS`.
-
-  The network's weights are trained, so each architecture should draw its own (`share_weights=False`). A loss that
-  leaves the numbers has the status `non_finite` and ranks last.
-  """
-
-  name: str = "signal_regression"
-  higher_is_better: ClassVar[bool] = False
-  worst: ClassVar[float] = float("inf")
-  needs: ClassVar[type] = Parametrised
-  training: Training = dataclasses.field(default_factory=Training)
-
-  def measure(self, evaluation: Evaluated) -> Curve:
-    e, network = evaluation, cast(Any, evaluation.network)
-    if e.problem is None:
-      raise ConfigError("signal_regression needs a problem: give Batch(images, problem=pose(task, images, key))")
-
-    def train(network, params):
-      return regress(network, params, e.arch, e.inputs, e.problem, self.training)[0]
-
-    branches = [functools.partial(train, own) for own in network.variants()]
-    return lax.switch(network.variant(e.arch), branches, e.params)
-
-  def finish(self, measured: Curve) -> Reading:
-    return super().finish(measured.evaluation[-1])

@@ -12,44 +12,20 @@ Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
-from jaxnas import scoring
-from jaxnas.data import ImageSource
+from jaxnas import registry, scoring
+from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Inputs, Outcome, Proxy, Tapped, Work
 from jaxnas.errors import ConfigError
-from jaxnas.gennas.evolution import Individual, best, evolve
-from jaxnas.gennas.settings import RegressionConfig, TaskConfig, regression
+from jaxnas.gennas import plots
+from jaxnas.gennas.evolution import EvolutionConfig, Individual, best, evolve
+from jaxnas.gennas.proxy import SignalConfig, SignalRegression
 from jaxnas.scoring import Engine
 from jaxnas.settings import setting
-
-
-@dataclasses.dataclass(frozen=True)
-class EvolutionConfig:
-  """Defaults are the published settings."""
-
-  evolution_population: int = setting(50, "individuals alive; as many random ones begin")
-  evolution_tournament: int = setting(10, "individuals drawn, the best of whom has a child")
-  evolution_children: int = setting(400, "children after the first population")
-
-  def __post_init__(self):
-    for name, least in (("evolution_population", 1), ("evolution_tournament", 1), ("evolution_children", 0)):
-      if getattr(self, name) < least:
-        raise ConfigError(f"--{name}={getattr(self, name)} must be at least {least}")
-    if self.evolution_tournament > self.evolution_population:
-      raise ConfigError(
-        f"--evolution_tournament={self.evolution_tournament} is more than "
-        f"--evolution_population={self.evolution_population}: lower the former or raise the latter"
-      )
-
-  @property
-  def individuals(self) -> int:
-    """All that ever live."""
-    return self.evolution_population + self.evolution_children
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +33,7 @@ class GenNASConfig:
   """Settings of the search for an architecture."""
 
   evolution: EvolutionConfig = dataclasses.field(default_factory=EvolutionConfig)
-  regression: RegressionConfig = dataclasses.field(default_factory=RegressionConfig)
-  signal: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+  signal: SignalConfig = dataclasses.field(default_factory=SignalConfig)
   gennas_mutation: float = setting(
     1.0, "expected changes of a mutation: nb201 draws every op anew with this / 5; nb101 flips edges with this / 7"
   )
@@ -69,56 +44,109 @@ class GenNASConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """A finished search.
+class Evolved:
+  """A finished search for an architecture.
 
   Attributes:
-    arch: op columns [E] of the lowest loss.
+    code: the architecture of the lowest loss.
     log: everyone that lived, in order of birth; genomes are text forms, fitness is the loss.
     curves: evaluation losses on the way, by text form: of the result and of the first population's best and worst.
     targets: what was regressed on, three [N, 8, 8, C].
   """
 
-  arch: Int[np.ndarray, " E"]
+  code: Code
   log: list[Individual[str]]
   curves: dict[str, list[float]]
   targets: tuple[np.ndarray, ...]
 
 
-def search(
-  space: Any,
-  source: ImageSource,
-  config: GenNASConfig,
-  *,
-  seed: int,
-  engine: Engine | None = None,
-  records: Iterable[dict[str, Any]] = (),
-  keep: Callable[..., None] = lambda *records: None,
-  advance: Callable[..., None] = lambda n, **earlier: None,
-) -> Result:
-  """Runs one search; arguments as of `tenas.search`.
+@registry.register("algorithm", "gennas")
+class GenNAS(Algorithm[GenNASConfig]):
+  """The search for an architecture."""
+
+  name: ClassVar[str] = "gennas"
+  summary: ClassVar[str] = "ageing evolution by the loss of a short regression on synthetic signals (NeurIPS 2021)"
+  Settings: ClassVar[type] = GenNASConfig
+  requires: ClassVar[tuple[type, ...]] = (Tapped,)
+
+  def proxies(self, settings: GenNASConfig) -> tuple[Proxy, ...]:
+    """The regression."""
+    return (SignalRegression(),)
+
+  def work(self, context: Context[GenNASConfig]) -> Work:
+    """An architecture for everyone that ever lives."""
+    return Work(context.settings.evolution.individuals, "architectures")
+
+  def search(self, context: Context[GenNASConfig], seed: int) -> Outcome:
+    """Runs one search.
+
+    Raises:
+      ConfigError: every loss left the numbers.
+    """
+    settings, space = context.settings, context.space
+    found = evolve_architectures(context, seed)
+    row = {
+      "arch": space.format(found.code),
+      "signal_regression": min(one.fitness for one in found.log),
+      "evaluated": len({one.genome for one in found.log}),
+    }
+    interval, channels = settings.signal.regression.signal_interval, settings.signal.task.channels
+    return Outcome(
+      [row],
+      columns=(Column("signal_regression", "regression loss"), Column("evaluated", "evaluated")),
+      artefacts=(
+        evolution_plot(found.log, settings.evolution, "regression loss", maximise=False),
+        Artefact(
+          "loss_curves.png",
+          "Evaluation loss: the result, and the best and the worst of the first population.",
+          lambda path: plots.plot_loss_curves(found.curves, interval, path, title="Regression loss"),
+        ),
+        Artefact(
+          "targets.png",
+          "What the three stages regress on: some channels, for the first image.",
+          lambda path: plots.plot_targets(found.targets, channels, path, title="Regression targets"),
+        ),
+      ),
+      found=found,
+    )
+
+
+def evolution_plot(log: Sequence[Individual], evolution: EvolutionConfig, ylabel: str, *, maximise: bool) -> Artefact:
+  """The course of an evolution."""
+  values, population = [one.fitness for one in log], evolution.evolution_population
+
+  def draw(path):
+    return plots.plot_evolution(values, population, path, title="Evolution", ylabel=ylabel, maximise=maximise)
+
+  return Artefact("evolution.png", f"{ylabel} of everyone that lived, in order of birth.", draw)
+
+
+def evolve_architectures(context: Context[GenNASConfig], seed: int) -> Evolved:
+  """The search itself.
 
   Raises:
     ConfigError: every loss left the numbers.
   """
-  evolution, engine, records = config.evolution, engine or Engine(), list(records)
+  space, settings, engine = context.space, context.settings, context.engine or Engine()
+  assert isinstance(space, Tapped)
+  evolution, proxy = settings.evolution, SignalRegression()
   draw_key, mutate_key, problem_key = jax.random.split(jax.random.key(seed), 3)
-  given = regression(space, source, config.regression, config.signal.task, problem_key)
+  inputs = proxy.prepare(space, context.source, settings.signal, problem_key)
   losses: dict[str, float] = {}
 
-  def evaluate(archs: np.ndarray) -> None:
+  def evaluate(codes: np.ndarray) -> None:
     lines = scoring.score(
-      [given.proxy],
+      [proxy],
       space,
-      archs,
-      given.batch,
+      codes,
+      inputs.batch,
       seed,
-      network=given.network,
+      network=inputs.network,
       share_weights=False,
       engine=engine,
-      records=records,
-      keep=keep,
-      advance=advance,
+      records=context.records,
+      keep=context.keep,
+      advance=context.advance,
     )
     losses.update({line.arch: -line.rank_by for line in lines})
 
@@ -128,13 +156,13 @@ def search(
 
   def mutate(parent: str) -> str:
     key = jax.random.fold_in(mutate_key, next(births))
-    return space.format(space.resample(key, space.parse(parent), config.gennas_mutation))
+    return space.format(space.resample(key, space.parse(parent), settings.gennas_mutation))
 
   def child_loss(arch: str) -> float:
     if arch not in losses:
       evaluate(space.parse(arch)[None])
     else:
-      advance(1)
+      context.advance(1)
     return losses[arch]
 
   log = evolve(
@@ -146,22 +174,25 @@ def search(
     children=evolution.evolution_children,
     random=random.Random(seed),
     maximise=False,
-    known=[losses[space.format(arch)] for arch in first],
+    known=[losses[space.format(code)] for code in first],
   )
   winner = best(log, maximise=False)
   if not np.isfinite(winner.fitness):
     raise ConfigError(
-      f"--signal_task={config.signal.signal_task}: the losses of all {len(losses)} architectures left the numbers; "
+      f"--signal_task={settings.signal.signal_task}: the losses of all {len(losses)} architectures left the numbers; "
       "lower the levels of its signals"
     )
   begun = sorted(log[: evolution.evolution_population], key=lambda one: one.fitness)
   shown = list(dict.fromkeys([winner.genome, begun[0].genome, begun[-1].genome]))
-  return Result(space.parse(winner.genome), log, curves(space, given, engine, shown, seed), given.batch.problem.targets)
+  curves = loss_curves(context, inputs, engine, shown, seed)
+  return Evolved(space.parse(winner.genome), log, curves, inputs.batch.problem.targets)
 
 
-def curves(space: Any, given: Any, engine: Engine, archs: list[str], seed: int) -> dict[str, list[float]]:
+def loss_curves(
+  context: Context[GenNASConfig], inputs: Inputs, engine: Engine, archs: Sequence[str], seed: int
+) -> dict[str, list[float]]:
   """Evaluation losses on the way of a few architectures (from other weights than their scores)."""
-  columns = np.stack([space.parse(arch) for arch in archs])
+  codes = np.stack([context.space.parse(arch) for arch in archs])
   keys = jax.random.split(jax.random.key(seed), len(archs))
-  (found,) = engine.measure([given.proxy], given.network, None, columns, given.batch, init_keys=keys)
+  (found,) = engine.measure([SignalRegression()], inputs.network, None, codes, inputs.batch, init_keys=keys)
   return {arch: np.asarray(curve.evaluation, np.float64).tolist() for arch, curve in zip(archs, found, strict=True)}

@@ -9,21 +9,20 @@ Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 
 """
 
 import dataclasses
+import json
 import random
-from collections.abc import Callable, Iterable
-from typing import Any
+from typing import ClassVar
 
 import jax
 import numpy as np
 
-from jaxnas import scoring
-from jaxnas.base import Accuracies
-from jaxnas.data import ImageSource
+from jaxnas import registry, scoring
+from jaxnas.base import Accuracies, Algorithm, Artefact, Column, Context, Outcome, Tapped, Work
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import tasks
-from jaxnas.gennas.evolution import Individual, best, evolve
-from jaxnas.gennas.search import EvolutionConfig
-from jaxnas.gennas.settings import RegressionConfig, regression
+from jaxnas.gennas.evolution import EvolutionConfig, Individual, best, evolve
+from jaxnas.gennas.proxy import RegressionConfig, SignalRegression, pose_on
+from jaxnas.gennas.search import evolution_plot
 from jaxnas.gennas.task_moves import mutate_task, random_task
 from jaxnas.gennas.tasks import SignalTask
 from jaxnas.scoring import Engine
@@ -48,8 +47,8 @@ class GenNASTaskConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-  """A finished search: the best task, and everyone that lived (fitness is |Spearman|)."""
+class EvolvedTask:
+  """A finished search for a task: the best one, and everyone that lived (fitness is |Spearman|)."""
 
   task: SignalTask
   fitness: float
@@ -57,10 +56,49 @@ class Result:
   archs: tuple[str, ...]
 
 
+@registry.register("algorithm", "gennas_task")
+class GenNASTask(Algorithm[GenNASTaskConfig]):
+  """The search for a task."""
+
+  name: ClassVar[str] = "gennas_task"
+  summary: ClassVar[str] = "search for the signals of GenNAS's regression that rank a benchmark best"
+  Settings: ClassVar[type] = GenNASTaskConfig
+  requires: ClassVar[tuple[type, ...]] = (Tapped,)
+
+  def work(self, context: Context[GenNASTaskConfig]) -> Work:
+    """Every task that ever lives regresses all architectures.
+
+    Raises:
+      ConfigError: no benchmark, or one with too few architectures.
+    """
+    settings = context.settings
+    if context.benchmark is None:
+      raise ConfigError("--algorithm=gennas_task needs --benchmark: a task is good if it ranks known accuracies")
+    architectures(context.benchmark, settings.task_archs)
+    return Work(settings.evolution.individuals * settings.task_archs, "architectures")
+
+  def search(self, context: Context[GenNASTaskConfig], seed: int) -> Outcome:
+    """Runs one search."""
+    found = evolve_tasks(context, seed)
+    task, file = tasks.to_json(found.task), f"task_seed{seed}.json"
+    text = json.dumps(task, indent=1) + "\n"
+    row = {"task": file if context.folder else json.dumps(task), "task_fitness": found.fitness}
+    return Outcome(
+      [row],
+      columns=(Column("task", "task"), Column("task_fitness", "|Spearman|")),
+      artefacts=(
+        evolution_plot(found.log, context.settings.evolution, "|Spearman|", maximise=True),
+        Artefact(file, "The task found, for --signal_task.", lambda path: path.write_text(text, encoding="utf-8")),
+      ),
+      record={"seed": seed, "task": task},
+      found=found,
+    )
+
+
 def architectures(benchmark: Accuracies, count: int) -> tuple[list[str], np.ndarray]:
   """`count` architectures of the benchmark whose accuracy is known (drawn with seed 0), and their accuracies.
 
-  Accuracies are of the first data set: of validation where the benchmark has it, else of test.
+  Accuracies are of validation where the benchmark has it, else of test.
 
   Raises:
     ConfigError: it has fewer.
@@ -82,25 +120,16 @@ def fitness(losses: np.ndarray, accuracies: np.ndarray) -> float:
   return float(value) if np.isfinite(value) else 0.0
 
 
-def search(
-  space: Any,
-  source: ImageSource,
-  config: GenNASTaskConfig,
-  *,
-  seed: int,
-  benchmark: Accuracies,
-  engine: Engine | None = None,
-  records: Iterable[dict[str, Any]] = (),
-  keep: Callable[..., None] = lambda *records: None,
-  advance: Callable[..., None] = lambda n, **earlier: None,
-) -> Result:
-  """Runs one search; arguments as of `tenas.search`. Records hold a task and its fitness each."""
-  evolution, engine = config.evolution, engine or Engine()
-  texts, accuracies = architectures(benchmark, config.task_archs)
-  archs = np.stack([space.parse(text) for text in texts])
-  mine = [r for r in records if r.get("algorithm") == "gennas_task" and r["seed"] == seed]
+def evolve_tasks(context: Context[GenNASTaskConfig], seed: int) -> EvolvedTask:
+  """The search itself. Records hold a task and its fitness each."""
+  space, settings, engine = context.space, context.settings, context.engine or Engine()
+  assert context.benchmark is not None
+  evolution = settings.evolution
+  texts, accuracies = architectures(context.benchmark, settings.task_archs)
+  codes = np.stack([space.parse(text) for text in texts])
+  mine = [r for r in context.records if r.get("algorithm") == "gennas_task" and r["seed"] == seed]
   known = [r["fitness"] for r in sorted(mine, key=lambda r: r["id"])]
-  advance(len(known) * len(archs), earlier=True)
+  context.advance(len(known) * len(codes), earlier=True)
   rng, births = np.random.RandomState(seed), iter(range(len(known), evolution.individuals))
 
   def evaluate(task: SignalTask) -> float:
@@ -108,24 +137,24 @@ def search(
     try:
       tasks.validate(task)
     except ConfigError:
-      advance(len(archs))
+      context.advance(len(codes))
       return 0.0
-    given = regression(space, source, config.regression, task, key)
+    inputs = pose_on(space, context.source, settings.regression, task, key)
     lines = scoring.score(
-      [given.proxy],
+      [SignalRegression()],
       space,
-      archs,
-      given.batch,
+      codes,
+      inputs.batch,
       int(jax.random.randint(key, (), 0, 2**31 - 1)),
-      network=given.network,
+      network=inputs.network,
       share_weights=False,
       engine=engine,
-      advance=advance,
+      advance=context.advance,
     )
     return fitness(np.array([-line.rank_by for line in lines]), accuracies)
 
   def remember(one: Individual[SignalTask]) -> None:
-    keep(
+    context.keep(
       {
         "algorithm": "gennas_task",
         "seed": seed,
@@ -138,7 +167,7 @@ def search(
 
   log = evolve(
     lambda: random_task(rng),
-    lambda task: mutate_task(task, rng, config.task_keep),
+    lambda task: mutate_task(task, rng, settings.task_keep),
     evaluate,
     population=evolution.evolution_population,
     tournament=evolution.evolution_tournament,
@@ -149,4 +178,4 @@ def search(
     keep=remember,
   )
   winner = best(log, maximise=True)
-  return Result(winner.genome, winner.fitness, log, tuple(texts))
+  return EvolvedTask(winner.genome, winner.fitness, log, tuple(texts))

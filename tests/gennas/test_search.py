@@ -10,23 +10,24 @@ from helpers import Counted, jaxnas, refused
 
 from jaxnas import data, spaces
 from jaxnas.algorithms import score
+from jaxnas.base import Context
 from jaxnas.errors import ConfigError
-from jaxnas.gennas import search as gennas
-from jaxnas.gennas import task_search as gennas_task
-from jaxnas.gennas.search import EvolutionConfig, GenNASConfig
-from jaxnas.gennas.settings import RegressionConfig, TaskConfig
-from jaxnas.gennas.task_search import GenNASTaskConfig
+from jaxnas.gennas import task_search
+from jaxnas.gennas.evolution import EvolutionConfig
+from jaxnas.gennas.proxy import RegressionConfig, SignalConfig
+from jaxnas.gennas.search import GenNAS, GenNASConfig
+from jaxnas.gennas.task_search import GenNASTask, GenNASTaskConfig
 from jaxnas.scoring import Engine
 
 SPACE, SOURCE = spaces.get("nb201"), data.load("synthetic")
 TINY = RegressionConfig(signal_steps=2, signal_interval=1, signal_batch=4, signal_channels=4, signal_cells=1)
 SMALL = EvolutionConfig(evolution_population=4, evolution_tournament=2, evolution_children=5)
-CONFIG = GenNASConfig(SMALL, TINY)
+CONFIG = GenNASConfig(SMALL, SignalConfig(TINY))
 ENGINE = Engine()  # one program for all tests: the task is data
 
 
-def run(**given):
-  return gennas.search(SPACE, SOURCE, CONFIG, **{"seed": 3, "engine": ENGINE, **given})
+def run(seed=3, **given):
+  return GenNAS().search(Context(SPACE, SOURCE, CONFIG, engine=ENGINE, **given), seed).found
 
 
 def test_search_finds_the_lowest_loss_of_all_that_lived():
@@ -35,10 +36,10 @@ def test_search_finds_the_lowest_loss_of_all_that_lived():
   assert len(found.log) == SMALL.individuals == sum(done)
   losses = {r["arch"]: r["value"] for r in kept}
   assert {one.genome for one in found.log} == set(losses)
-  assert losses[SPACE.format(found.arch)] == min(losses.values())
+  assert losses[SPACE.format(found.code)] == min(losses.values())
   assert all(one.fitness == losses[one.genome] for one in found.log)
   assert all(len(c) == 2 for c in found.curves.values())
-  assert SPACE.format(found.arch) in found.curves
+  assert SPACE.format(found.code) in found.curves
   # Every child differs from its parent in what one mutation can do, and its parent won its tournament.
   for one in found.log[SMALL.evolution_population :]:
     assert one.parent in one.tournament
@@ -72,7 +73,7 @@ TASK = GenNASTaskConfig(SMALL, TINY, task_archs=4)
 
 
 def search_task(**given):
-  return gennas_task.search(SPACE, SOURCE, TASK, **{"seed": 1, "engine": ENGINE, "benchmark": Table(5), **given})
+  return GenNASTask().search(Context(SPACE, SOURCE, TASK, engine=ENGINE, benchmark=Table(5), **given), 1).found
 
 
 def test_task_search_resumes_and_compiles_once():
@@ -92,15 +93,15 @@ def test_task_search_resumes_and_compiles_once():
 
 def test_fitness():
   accuracies = np.array([90.0, 80.0, 70.0, 60.0])
-  assert gennas_task.fitness(np.array([1.0, 2.0, 3.0, 4.0]), accuracies) == 1
-  assert gennas_task.fitness(np.array([4.0, 3.0, 2.0, 1.0]), accuracies) == 1  # its magnitude counts
-  assert gennas_task.fitness(np.array([1.0, 2.0, 3.0, np.nan]), accuracies) == 1  # diverged: last
-  assert gennas_task.fitness(np.full(4, np.inf), accuracies) == 0
+  assert task_search.fitness(np.array([1.0, 2.0, 3.0, 4.0]), accuracies) == 1
+  assert task_search.fitness(np.array([4.0, 3.0, 2.0, 1.0]), accuracies) == 1  # its magnitude counts
+  assert task_search.fitness(np.array([1.0, 2.0, 3.0, np.nan]), accuracies) == 1  # diverged: last
+  assert task_search.fitness(np.full(4, np.inf), accuracies) == 0
 
 
 def test_task_search_needs_enough_architectures():
   with pytest.raises(ConfigError, match="--task_archs=4: the benchmark knows the accuracy of 3"):
-    gennas_task.architectures(Table(3), 4)
+    task_search.architectures(Table(3), 4)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_task_search_needs_enough_architectures():
     (EvolutionConfig, {"evolution_tournament": 51}, "--evolution_tournament=51 is more than --evolution_population=50"),
     (RegressionConfig, {"signal_steps": 15}, "--signal_steps=15 must be a multiple of --signal_interval=10"),
     (RegressionConfig, {"signal_batch": 0}, "--signal_batch=0 must be at least 1"),
-    (TaskConfig, {"signal_task": "CONF_X"}, "--signal_task: .*CONF_X"),
+    (SignalConfig, {"signal_task": "CONF_X"}, "--signal_task: .*CONF_X"),
     (GenNASConfig, {"gennas_mutation": 0.0}, "--gennas_mutation=0.0 must be above 0"),
     (GenNASTaskConfig, {"task_archs": 2}, "--task_archs=2 must be at least 3"),
     (GenNASTaskConfig, {"task_keep": 1.5}, "--task_keep=1.5 must be from 0 to 1"),
@@ -157,8 +158,7 @@ def test_command_line(tmp_path):
 
 
 def test_command_line_refuses():
-  done = jaxnas("--algorithm=gennas_task", "--benchmark=none", *FLAGS, check=False)
-  refused(done, "--algorithm=gennas_task needs --benchmark")
+  refused(jaxnas("--algorithm=gennas_task", *FLAGS, check=False), "--algorithm=gennas_task needs --benchmark")
   done = jaxnas("--algorithm=tenas", "--space=nb101", check=False)
   refused(done, "--algorithm=tenas does not search --space=nb101; take --space=nb201 or darts")
 
@@ -166,8 +166,8 @@ def test_command_line_refuses():
 @pytest.mark.slow
 def test_nb101_search():
   """The same search on NAS-Bench-101, one population and two children."""
-  config = GenNASConfig(EvolutionConfig(2, 1, 2), dataclasses.replace(TINY, signal_channels=4))
-  found = gennas.search(spaces.get("nb101"), SOURCE, config, seed=0)
+  config = GenNASConfig(EvolutionConfig(2, 1, 2), SignalConfig(dataclasses.replace(TINY, signal_channels=4)))
+  found = GenNAS().search(Context(spaces.get("nb101"), SOURCE, config), 0).found
   assert len(found.log) == 4
   assert np.isfinite([one.fitness for one in found.log]).all()
-  assert spaces.get("nb101").is_connected(found.arch)
+  assert spaces.get("nb101").is_connected(found.code)

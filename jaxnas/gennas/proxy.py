@@ -1,0 +1,127 @@
+"""The loss that is left after a few steps of regression on synthetic signals, GenNAS's score: lower is better.
+
+Each architecture trains weights of its own. A loss that leaves the numbers has the status `non_finite` and ranks last.
+Between versions of JAX the loss after 100 steps differs by 3 to 5 %: training amplifies rounding.
+
+Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 2021.
+"""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import jax
+from jax import lax
+from jaxtyping import Array
+
+from jaxnas import data, registry
+from jaxnas.base import Batch, Evaluated, Inputs, NetworkConfig, Proxy, Reading, Source, Space, Tapped
+from jaxnas.errors import ConfigError
+from jaxnas.gennas import tasks
+from jaxnas.gennas.heads import SignalNetwork
+from jaxnas.gennas.regression import WIDTHS, Curve, Problem, Training, pose, regress
+from jaxnas.gennas.tasks import SignalTask
+from jaxnas.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionConfig:
+  """How a network is regressed; defaults are the published settings."""
+
+  signal_steps: int = setting(100, "steps of the regression")
+  signal_interval: int = setting(10, "steps from one evaluation to the next; the last one is the score")
+  signal_batch: int = setting(16, "images in the one batch that is regressed on")
+  signal_channels: int = setting(16, "channels C of the regressed networks in their first stage")
+  signal_cells: int | None = setting(
+    None, "cells of the regressed networks, per stage or (darts) in all; default: as in the space's benchmark"
+  )
+
+  def __post_init__(self):
+    for name in ("signal_batch", "signal_channels", "signal_steps", "signal_interval", "signal_cells"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ConfigError(f"--{name}={value} must be at least 1")
+    if self.signal_steps % self.signal_interval:
+      raise ConfigError(
+        f"--signal_steps={self.signal_steps} must be a multiple of --signal_interval={self.signal_interval}: "
+        "the score is the evaluation after the last step"
+      )
+
+  @property
+  def training(self) -> Training:
+    """The steps, with the published optimiser."""
+    return Training(self.signal_steps, self.signal_interval)
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalConfig:
+  """How a network is regressed, and on which task."""
+
+  regression: RegressionConfig = dataclasses.field(default_factory=RegressionConfig)
+  signal_task: str = setting(
+    "CONF_NB101", f"what to regress on: {', '.join(tasks.names())}, or the path of a configuration in JSON"
+  )
+
+  def __post_init__(self):
+    try:
+      tasks.get(self.signal_task)
+    except ConfigError as error:
+      raise ConfigError(f"--signal_task: {error}") from error
+
+  @property
+  def task(self) -> SignalTask:
+    """The task of that name or file."""
+    return tasks.get(self.signal_task)
+
+
+@registry.register("proxy", "signal_regression")
+@dataclasses.dataclass(frozen=True)
+class SignalRegression(Proxy[SignalConfig]):
+  """The proxy. The batch's problem is a `Problem`, which also says how many steps there are."""
+
+  name: str = "signal_regression"
+  higher_is_better: ClassVar[bool] = False
+  worst: ClassVar[float] = float("inf")
+  needs: ClassVar[type] = SignalNetwork
+  Settings: ClassVar[type | None] = SignalConfig
+
+  def prepare(self, space: Space, source: Source, settings: SignalConfig, key: jax.Array) -> Inputs:
+    """A batch of augmented images, drawn once, and the targets and noise of the task."""
+    return pose_on(space, source, settings.regression, settings.task, key)
+
+  def measure(self, evaluation: Evaluated) -> Curve:
+    """Both curves of losses.
+
+    Raises:
+      ConfigError: the batch poses no problem.
+    """
+    e, problem = evaluation, evaluation.problem
+    if problem is None:
+      raise ConfigError("signal_regression needs targets: give the batch that its prepare() makes")
+    count = len(problem.evaluation_noise)
+    training = Training(len(problem.noise), len(problem.noise) // count)
+
+    def train(network: SignalNetwork, params: Array) -> Curve:
+      return regress(network, params, e.arch, e.inputs, problem, training)[0]
+
+    branches = [functools.partial(train, own) for own in e.network.variants()]
+    return lax.switch(e.network.variant(e.arch), branches, e.params)
+
+  def finish(self, measured: Curve) -> Reading:
+    """The last evaluation."""
+    return super().finish(measured.evaluation[-1])
+
+
+def pose_on(space: Space, source: Source, config: RegressionConfig, task: SignalTask, key: jax.Array) -> Inputs:
+  """What every architecture of a space is regressed with: its backbone with heads, images, targets and noise.
+
+  Raises:
+    ConfigError: a space without backbone, a batch larger than the data set, or a task that is out of range.
+  """
+  if not isinstance(space, Tapped):
+    raise ConfigError(f"signal_regression: --space={space.name} has no backbone with three taps to regress; drop it")
+  image_key, problem_key = jax.random.split(key)
+  images = data.augmented_batch(source, image_key, config.signal_batch)
+  problem: Problem = pose(task, images, problem_key, config.training)
+  backbone = space.backbone(NetworkConfig(config.signal_channels, config.signal_cells))
+  return Inputs(SignalNetwork(backbone, WIDTHS), Batch(images, None, problem), own_weights=True)
