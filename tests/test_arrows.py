@@ -28,7 +28,7 @@ MAY_IMPORT = {
   "report": LEAVES,
   "measure": LEAVES | {"proxies", "scoring"},
   "algorithms": LEAVES | {"nets", "ntk", "proxies", "scoring", "train"},  # nets: mixing weights, relaxation
-  "gennas": LEAVES | {"algorithms", "proxies", "scoring", "train"},
+  "gennas": LEAVES | {"algorithms", "nets", "proxies", "scoring", "train"},  # nets: the heads are layers
 }  # main, run and the package itself may import everything
 MODULES = {
   ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): ast.parse(file.read_text())
@@ -37,7 +37,6 @@ MODULES = {
 
 # What does not obey yet: nothing may be added, and what obeys goes.
 ARROWS = {
-  ("gennas.heads", "nets"),
   ("report.comparison", "tabular"),
   ("train.network", "spaces"),
 }

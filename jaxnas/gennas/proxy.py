@@ -8,14 +8,15 @@ Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import jax
 from jax import lax
 from jaxtyping import Array
 
-from jaxnas import data, registry
-from jaxnas.base import Batch, Evaluated, Inputs, NetworkConfig, Proxy, Reading, Source, Space, Tapped
+from jaxnas import registry
+from jaxnas.base import Batch, Evaluated, Inputs, NetworkConfig, Proxy, Reading, Source, Space, Tapped, lacking
+from jaxnas.data.batches import augmented_batch
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import tasks
 from jaxnas.gennas.heads import SignalNetwork
@@ -118,10 +119,10 @@ def pose_on(space: Space, source: Source, config: RegressionConfig, task: Signal
   Raises:
     ConfigError: a space without backbone, a batch larger than the data set, or a task that is out of range.
   """
-  if not isinstance(space, Tapped):
+  if lacking(space, Tapped):
     raise ConfigError(f"signal_regression: --space={space.name} has no backbone with three taps to regress; drop it")
   image_key, problem_key = jax.random.split(key)
-  images = data.augmented_batch(source, image_key, config.signal_batch)
+  images = augmented_batch(source, image_key, config.signal_batch)
   problem: Problem = pose(task, images, problem_key, config.training)
-  backbone = space.backbone(NetworkConfig(config.signal_channels, config.signal_cells))
+  backbone = cast(Tapped, space).backbone(NetworkConfig(config.signal_channels, config.signal_cells))
   return Inputs(SignalNetwork(backbone, WIDTHS), Batch(images, None, problem), own_weights=True)

@@ -13,7 +13,7 @@ Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 
 import dataclasses
 import random
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import jax
 import numpy as np
@@ -127,8 +127,7 @@ def evolve_architectures(context: Context[GenNASConfig], seed: int) -> Evolved:
   Raises:
     ConfigError: every loss left the numbers.
   """
-  space, settings, engine = context.space, context.settings, context.engine or Engine()
-  assert isinstance(space, Tapped)
+  space, settings, engine = cast(Tapped, context.space), context.settings, context.engine or Engine()
   evolution, proxy = settings.evolution, SignalRegression()
   draw_key, mutate_key, problem_key = jax.random.split(jax.random.key(seed), 3)
   inputs = proxy.prepare(space, context.source, settings.signal, problem_key)

@@ -68,9 +68,7 @@ class DARTS:
   derive = staticmethod(derivation.derive)
   canonical = staticmethod(encoding.canonical)
 
-  def costs(
-    self, code: base.Code, config: NetworkConfig | None = None, image_size: int | None = None
-  ) -> base.Costs:
+  def costs(self, code: base.Code, config: NetworkConfig | None = None, image_size: int | None = None) -> base.Costs:
     """See `base.Space.costs`."""
     filled = None if config is None else config.filled(self.default_config)
     return costs.count(code, filled, image_size)
