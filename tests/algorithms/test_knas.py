@@ -232,7 +232,7 @@ def test_trainings_of_darts(trainings, source, tmp_path):
   assert len({*folders}) == 2 and all(len(name) == len("01234567_seed0") for name in folders)
   for (network, code, *_), arch in zip(trainings, archs, strict=True):
     np.testing.assert_array_equal(code, arch)
-    assert (network.config.channels, network.config.cells) == (2, 3)
+    assert network == space.trained_network(config.network(source.classes), arch)
   with pytest.raises(ConfigError, match="--train_batch=25001 is larger than the 25000"):
     by_training(config=TrainConfig(train_batch=25_001))
   with pytest.raises(ConfigError, match="--space=nb101"):

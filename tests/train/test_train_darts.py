@@ -345,8 +345,8 @@ def test_networks_and_their_costs():
   config = TrainConfig(train_channels=36, train_cells=20, auxiliary=0.4, drop_path=0.2)
   arch = darts.parse("DARTS_V2")
   network = trained_network(darts, config, 10, arch)
-  assert network.auxiliary and network.old.config.genotype == tuple(arch.tolist())
-  assert network.old.config.init == "torch_default" and network.old.config.stem == "cifar"
+  assert network.auxiliary and network.genotype == tuple(arch.tolist())
+  assert network.config.init == "torch_default" and network.config.stem == "cifar"
   assert trained_costs(darts, arch, config, 10, 32)[0] == 3_349_342
   with pytest.raises(ConfigError, match="image_size=48"):
     trained_costs(darts, arch, config, 10, 48)  # the auxiliary head cannot pool it
