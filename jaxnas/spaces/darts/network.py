@@ -21,7 +21,8 @@ from jaxtyping import Array, Float, Int, Int32, PyTree
 
 from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
 from jaxnas.errors import ConfigError
-from jaxnas.nets import parameters, single
+from jaxnas.nets import parameters
+from jaxnas.nets.choose import by_layer
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, gated, linear, together, unit_moments, with_gates
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding, layout, operations
 from jaxnas.spaces.darts.costs import Evaluation
@@ -121,8 +122,8 @@ class DARTSNetwork:
     del arch
 
   def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
-    """See `single.by_layer`."""
-    return single.by_layer(fn, trees, layout.is_stacked)
+    """See `nets.choose.by_layer`."""
+    return by_layer(fn, trees, layout.is_stacked)
 
   def gates(self, samples: int) -> PyTree:
     """Ones for each convolution, [N, Cout] or [cells, N, Cout]: the parameters' tree down to what holds a kernel."""

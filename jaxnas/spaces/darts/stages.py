@@ -17,8 +17,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from jaxnas.nets.choose import choose
 from jaxnas.nets.passes import Pass, Seen, together
-from jaxnas.nets.single import choose
 from jaxnas.spaces.darts import blocks, operations
 from jaxnas.spaces.darts.encoding import FIRST_NODE, NUM_NODES, NUM_OPS, OPS
 from jaxnas.spaces.darts.layout import INPUTS, SLOTS, TARGETS, Part, groups, stride_of

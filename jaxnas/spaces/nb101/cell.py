@@ -11,8 +11,8 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.nets import layers, plain_layers
+from jaxnas.nets.choose import choose
 from jaxnas.nets.passes import Pass, Seen, gated, together
-from jaxnas.nets.single import choose
 from jaxnas.spaces.nb101.encoding import INNER_OPS, OP_COLUMNS, OPS, RANK_COLUMN
 from jaxnas.spaces.nb101.normalisation import batch_norm_relu
 from jaxnas.spaces.nb101.parameters import CONV_NAMES, INNER, OUT, Cell, slot_channels

@@ -25,10 +25,9 @@ from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
 from jaxnas.errors import ConfigError
-from jaxnas.nets import single
+from jaxnas.nets.choose import by_layer, choose
 from jaxnas.nets.parameters import draw
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together, unit_moments, with_gates
-from jaxnas.nets.single import choose
 from jaxnas.spaces.nb101 import encoding, parameters
 from jaxnas.spaces.nb101.cell import Maps, conv_bn_relu, run_module
 from jaxnas.spaces.nb101.parameters import MOST_FEEDING, OUT, STACKS, Cell, feeding_of, layer_names
@@ -117,8 +116,8 @@ class NB101Network:
     return parameters.executed(self._shapes(), _checked(arch))
 
   def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
-    """See `single.by_layer`."""
-    return single.by_layer(fn, trees, lambda path: path[0] in STACKS)
+    """See `nets.choose.by_layer`."""
+    return by_layer(fn, trees, lambda path: path[0] in STACKS)
 
   def gates(self, samples: int) -> PyTree:
     """Ones: [N, C] for the stem, [modules, N, Cout] for each vertex (one convolution at most) and projection."""
