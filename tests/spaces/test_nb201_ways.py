@@ -228,10 +228,10 @@ def test_observation(x64, name):
   params, images, arch = random_params(SINGLE), images_of(), ARCHS[name]
   low = jax.tree.map(lambda a: a.astype(np.float32), (params, images))
   found = observer()(*low, encoded(SINGLE, arch))
-  output = collector()(params, images, encoded(MIXED, arch))
-  agreement, deviation = expected_observation(arch, jax.tree.map(np.asarray, output))
+  output = jax.tree.map(np.asarray, collector()(params, images, encoded(MIXED, arch)))
+  agreement, deviation = expected_observation(arch, output)
   np.testing.assert_allclose(found.logits, output.logits, rtol=1e-4, atol=1e-4)
-  last, (mean, variance) = params["last"]["bn"], output.stats["last"]
+  last, (mean, variance) = jax.tree.map(np.asarray, params["last"]["bn"]), output.stats["last"]
   normal = (output.taps[2] - mean) / np.sqrt(variance + 1e-5) * last["scale"] + last["bias"]
   np.testing.assert_allclose(found.observation.features, np.maximum(normal, 0), rtol=1e-4, atol=1e-4)
   np.testing.assert_array_equal(found.observation.agreement, agreement)
