@@ -15,7 +15,7 @@ from jaxnas import data, spaces
 from jaxnas.algorithms import nasi, nasi_ascent, nasi_samples
 from jaxnas.algorithms.nasi import NASI, NASIConfig
 from jaxnas.algorithms.nasi_ascent import Step
-from jaxnas.base import Context, Output
+from jaxnas.base import Context, NetworkConfig, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import relaxation
 from jaxnas.spaces.darts import DARTS
@@ -87,8 +87,8 @@ def test_operations_that_are_not_allowed(kind):
 
 def mixture(channels=6, cells=1, samples=3, size=4):
   """The space's mixture, parameters, images, labels, soft weights; all float64."""
-  network = SPACE.mixture(channels, cells, 3, "kaiming_fan_out")
-  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), network.init_params(jax.random.key(0)))
+  network = SPACE.mixture(NetworkConfig(channels, cells, 3, "kaiming_fan_out"))
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), network.init(jax.random.key(0)))
   rng = np.random.default_rng(0)
   images = jnp.asarray(rng.normal(size=(samples, size, size, 3)))
   labels = jnp.asarray(rng.integers(0, 3, samples))
@@ -104,16 +104,17 @@ def losses(logits, labels):
 def test_mixture_is_the_fused_supernet(x64, cells):
   network, params, images, _, weights = mixture(cells=cells)
   expected = jax.jit(lambda *args: Supernet(6, cells, 3).apply(*args).logits)(params, images, weights)
-  np.testing.assert_allclose(jax.jit(network.logits)(params, images, weights), expected, rtol=1e-9)
+  found = jax.jit(lambda *args: network.apply(*args).logits)(params, images, weights)
+  np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_mixture_of_the_space():
-  network = SPACE.mixture(3, 1, 4, "torch_default")
-  own = network.init_params(jax.random.key(5))
+  network = SPACE.mixture(NetworkConfig(3, 1, 4))
+  own = network.init(jax.random.key(5))
   jax.tree.map(np.testing.assert_array_equal, own, SingleNetwork(3, 1, 4, "torch_default").init(jax.random.key(5)))
   images, weights = np.zeros((2, 4, 4, 3), np.float32), np.zeros(SHAPE, np.float32)
   with pytest.raises(ConfigError, match="needs stats"):
-    network.with_batch_norm("running").logits(own, images, weights)
+    network.apply(own, images, weights, "running")
 
 
 @pytest.mark.slow
@@ -567,8 +568,8 @@ def test_planted_cells_are_found():
 @pytest.mark.parametrize("mode", ["batch", "batch_frozen"])
 def test_gradient_through_the_darts_supernet(x64, mode):
   """As through the mixture, of a reduction cell."""
-  network = spaces.get("darts").mixture(1, 1, 3, "torch_default")
-  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), network.init_params(jax.random.key(0)))
+  network = spaces.get("darts").mixture(NetworkConfig(1, 1, 3))
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), network.init(jax.random.key(0)))
   rng = np.random.default_rng(0)
   images, labels = jnp.asarray(rng.normal(size=(2, 8, 8, 3))), jnp.asarray(rng.integers(0, 3, 2))
   weights, direction = jax.nn.softmax(jnp.asarray(rng.normal(size=CELLS))), jnp.asarray(rng.normal(size=CELLS))
@@ -616,7 +617,7 @@ class Cut:
 
 def test_what_it_cannot_search(source):
   for name, settings, words in (
-    ("nb201", NASIConfig(nasi_reduced=True), "--nasi_reduced has no meaning with --space=nb201"),
+    ("nb201", NASIConfig(nasi_reduced=True), "nb201 has no reduced form; drop --nasi_reduced"),
     ("nb101", NASIConfig(), "--space=nb101"),
   ):
     with pytest.raises(ConfigError, match=words):
