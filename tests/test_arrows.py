@@ -44,8 +44,6 @@ OPEN = {
   "main",
   "report.summary",
   "run",
-  "scoring.score",
-  "train.network",
 }
 
 

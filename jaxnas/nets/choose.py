@@ -11,7 +11,7 @@ The node is the unit, because that is where operations are fused: see `layers.co
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ Branch = Callable[[Any, PyTree], tuple[Array, Any]]
 Choices = tuple[int, ...] | Int[Array, " e"] | Float[Array, "e O"]
 
 
+@runtime_checkable
 class Operations(Protocol):
   """The operations of a space in one pass."""
 

@@ -1,9 +1,9 @@
 """How TE-NAS's two indicators are measured: the settings of both, and the space's supernets that they are for."""
 
 import dataclasses
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, cast
 
-from jaxnas.base import Init, Network, NetworkConfig, Source, Space
+from jaxnas.base import Init, Prunable, Source, Space, lacking
 from jaxnas.errors import ConfigError
 from jaxnas.settings import filled, setting
 
@@ -59,21 +59,12 @@ class IndicatorConfig:
     return "torch_default" if self.init == "torch_default" else fan
 
 
-@runtime_checkable
-class Supernets(Protocol):
-  """The part of `base.Prunable` that the indicators need."""
-
-  def supernet(self, config: NetworkConfig) -> Network: ...
-
-  def region_network(self, config: NetworkConfig) -> Network: ...
-
-
-def supernets_of(space: Space, proxy: str) -> Supernets:
+def supernets_of(space: Space, proxy: str) -> Prunable:
   """The space, if it has supernets.
 
   Raises:
     ConfigError: it has none.
   """
-  if not isinstance(space, Supernets):
+  if lacking(space, Prunable):
     raise ConfigError(f"--proxies={proxy}: --space={space.name} has no supernet to measure it on; drop it")
-  return space
+  return cast(Prunable, space)

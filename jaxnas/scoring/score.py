@@ -4,13 +4,13 @@ import dataclasses
 import time
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxnas.base import Batch, NetworkConfig, Parametrised, Proxy, Space, Status
+from jaxnas.base import Batch, Indexed, NetworkConfig, Parametrised, Proxy, Space, Status, lacking
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.scoring.engine import Engine
 
@@ -154,7 +154,7 @@ def _timed(blocks: Iterable[list[list[Any]]], engine: Engine) -> Iterator[tuple[
     begin = now
 
 
-def as_architectures(space: Any, architectures: Any) -> np.ndarray:
+def as_architectures(space: Space, architectures: Any) -> np.ndarray:
   """Codes [A, L] of codes, text forms, benchmark indices, or a mixture of the latter two.
 
   Raises:
@@ -163,17 +163,24 @@ def as_architectures(space: Any, architectures: Any) -> np.ndarray:
   if isinstance(architectures, str):
     architectures = [architectures]
   if not isinstance(architectures, np.ndarray):
-    if not hasattr(space, "from_index") and any(np.ndim(a) == 0 and not isinstance(a, str) for a in architectures):
-      raise ArchitectureError(f"architectures by index: the space {space.name!r} has none; give text forms or arrays")
-    architectures = [
-      space.parse(a) if isinstance(a, str) else space.from_index(a) if np.ndim(a) == 0 else a for a in architectures
-    ]
-  archs = space.as_codes(architectures)
-  if archs.ndim != 2 or not len(archs):
+    architectures = [_code(space, one) for one in architectures]
+  codes = space.as_codes(architectures)
+  if codes.ndim != 2 or not len(codes):
     raise ArchitectureError(
-      f"architectures of shape {archs.shape}: expected [A, {archs.shape[-1]}] with A of at least 1"
+      f"architectures of shape {codes.shape}: expected [A, {codes.shape[-1]}] with A of at least 1"
     )
-  return archs
+  return codes
+
+
+def _code(space: Space, one: Any) -> Any:
+  """An architecture's code, from its text form or index."""
+  if isinstance(one, str):
+    return space.parse(one)
+  if np.ndim(one):
+    return one
+  if lacking(space, Indexed):
+    raise ArchitectureError(f"architectures by index: the space {space.name!r} has none; give text forms or arrays")
+  return cast(Indexed, space).from_index(one)
 
 
 def _is_score(record: Mapping[str, Any], seed: int) -> bool:

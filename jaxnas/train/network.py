@@ -1,24 +1,17 @@
 """The network that is trained for an architecture of a space, and what it costs."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from jaxnas.base import Code, NetworkConfig, Space, TrainableNetwork
+from jaxnas.base import Code, Space, Trainable, TrainableNetwork, lacking
 from jaxnas.errors import ConfigError
 from jaxnas.train.recipe import TrainConfig
 from jaxnas.train.steps import check_step
 
 _SIDES = {"cifar": 32, "imagenet": 224}  # of images, by stem
 _EXTRAS = {"drop_path": 0, "auxiliary": 0, "train_stem": "cifar"}  # that not every space has, and their defaults
-
-
-@runtime_checkable
-class Trains(Protocol):
-  """The part of `base.Trainable` that is needed here."""
-
-  def trained_network(self, config: NetworkConfig, code: Code | None = None) -> TrainableNetwork: ...
 
 
 def trained_network(space: Space, config: TrainConfig, classes: int, code: Code | None = None) -> TrainableNetwork:
@@ -30,10 +23,10 @@ def trained_network(space: Space, config: TrainConfig, classes: int, code: Code 
   Raises:
     ConfigError: a space without networks to train, or a setting that its networks do not have.
   """
-  if not isinstance(space, Trains):
+  if lacking(space, Trainable):
     raise ConfigError(f"--space={space.name} has no networks to train; take another")
   try:
-    network = space.trained_network(config.network(classes), code)
+    network = cast(Trainable, space).trained_network(config.network(classes), code)
     if config.drop_path:
       codes = space.sample(jax.random.key(0), 1) if code is None else code[None]
       side = _SIDES[config.train_stem]
