@@ -163,7 +163,8 @@ class ChainSpace:
   def as_codes(self, codes):
     codes = self.parse(codes) if isinstance(codes, str) else np.asarray(codes)
     known = {tuple(row) for row in ALL.tolist()}
-    if codes.shape[-1:] != (3,) or not all(tuple(row) in known for row in codes.reshape(-1, 3).tolist()):
+    fits = np.issubdtype(codes.dtype, np.integer) and codes.shape[-1:] == (3,)
+    if not fits or not all(tuple(row) in known for row in codes.reshape(-1, 3).tolist()):
       raise ArchitectureError(f"codes of shape {codes.shape}: give [..., 3] of operations 0 to 2, then -1")
     return codes.astype(np.int8)
 

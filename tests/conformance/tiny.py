@@ -10,28 +10,29 @@ import numpy as np
 from jaxnas import base
 
 N, SIDE, CLASSES = 4, 8, 3
+MANY = {"mgm_code": 50, "mgm_truncated": 50}  # images of proxies that refuse fewer
 CONFIG = base.NetworkConfig(channels=4, cells=1, classes=CLASSES)
 SMALL = {  # settings by field name, of whatever has them
-  "climb_by": "params", "climb_steps": 2, "criterion": "params", "proxies": ("params", "naswot"),
+  "climb_by": "params", "climb_steps": 2, "criterion": "params", "proxies": ("params", "l2_norm"),
   "archs": ("random:3",), "samples": 4, "score_batch": 4, "score_channels": 2, "score_cells": 1,
   "ntk_batch": 3, "ntk_channels": 1, "ntk_cells": 1, "region_batches": 1, "region_samples": 10, "repeats": 1,
-  "knas_candidates": 4, "knas_shortlist": 2, "knas_batch": 4, "knas_channels": 2, "knas_cells": 1, "knas_fine": "train",
-  "nasi_steps": 3, "nasi_batch": 2, "nasi_channels": 2, "nasi_cells": 1,
+  "knas_candidates": 4, "knas_shortlist": 2, "knas_batch": 4, "knas_channels": 2, "knas_cells": 1,
+  "knas_score": "params",  "nasi_steps": 3, "nasi_batch": 2, "nasi_channels": 2, "nasi_cells": 1,
   "signal_steps": 2, "signal_interval": 1, "signal_batch": 2, "signal_channels": 2, "signal_cells": 1,
+  "evolution_population": 3, "evolution_tournament": 2, "evolution_children": 2, "task_archs": 4,
   "train_epochs": 1, "train_batch": 8, "train_channels": 2, "train_cells": 1, "train_images": 16, "eval_images": 8,
 }  # fmt: skip
 
 
-def small(settings):
-  """The settings, and those in them, with the values of `SMALL`."""
-  changes = {}
-  for field in dataclasses.fields(settings):
-    value = getattr(settings, field.name)
-    if dataclasses.is_dataclass(value):
-      changes[field.name] = small(value)
-    elif field.name in SMALL:
-      changes[field.name] = SMALL[field.name]
-  return dataclasses.replace(settings, **changes)
+def small(kind):
+  """Settings of this class, and those in them, with the values of `SMALL`."""
+  given = {}
+  for field in dataclasses.fields(kind):
+    if field.name in SMALL:
+      given[field.name] = SMALL[field.name]
+    elif dataclasses.is_dataclass(field.default_factory):
+      given[field.name] = small(field.default_factory)
+  return kind(**given)
 
 
 @functools.cache
@@ -41,14 +42,14 @@ def samples(space, n):
 
 
 @functools.cache
-def images():
-  """Normal images [N, SIDE, SIDE, 3]."""
-  return jnp.asarray(np.random.default_rng(0).normal(size=(N, SIDE, SIDE, 3)), jnp.float32)
+def images(n=N):
+  """Normal images [n, SIDE, SIDE, 3]."""
+  return jnp.asarray(np.random.default_rng(0).normal(size=(n, SIDE, SIDE, 3)), jnp.float32)
 
 
-def batch():
+def batch(n=N):
   """Images with labels, of which every class has one."""
-  return base.Batch(images(), jnp.arange(N, dtype=jnp.int32) % CLASSES)
+  return base.Batch(images(n), jnp.arange(n, dtype=jnp.int32) % CLASSES)
 
 
 @functools.cache
