@@ -26,11 +26,6 @@ def to_maps(images: Float[Array, "N H W C"]) -> Maps:
   return images.transpose(3, 0, 1, 2)
 
 
-def node(maps: Float[Array, "S C N H W"], i: Array) -> Maps:
-  """The maps of node i, which may be data."""
-  return lax.dynamic_index_in_dim(maps, i, 0, keepdims=False)
-
-
 def pointwise(x: Maps, kernel: Float[Array, "1 1 C D"]) -> Float[Array, "D N H W"]:
   """1x1 convolution at stride 1."""
   return jnp.tensordot(kernel[0, 0], x, ((0,), (0,)), precision=_HIGHEST)

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from jaxnas.nets.choose import choose
+from jaxnas.nets.choose import choose, take
 from jaxnas.nets.passes import Pass, Seen, together
 from jaxnas.spaces.darts import blocks, operations
 from jaxnas.spaces.darts.encoding import FIRST_NODE, NUM_NODES, NUM_OPS, OPS
@@ -123,8 +123,8 @@ def _chosen_slots(
 
   def body(nodes, slot):
     op, source, target, params, stats, factor = slot
-    from_input = operations.node(inputs, jnp.minimum(source, FIRST_NODE - 1))
-    from_node = operations.node(nodes, jnp.maximum(source - FIRST_NODE, 0))
+    from_input = take(inputs, jnp.minimum(source, FIRST_NODE - 1))
+    from_node = take(nodes, jnp.maximum(source - FIRST_NODE, 0))
     own = {"params": params, "stats": stats, "input": from_input if cell_type else None}
     if cell_type:
       branches = [functools.partial(_branch, op, stride, run) for stride in (1, 2) for op in OPS]
@@ -135,7 +135,7 @@ def _chosen_slots(
       y, seen = choose(branches, op, jnp.where(source < FIRST_NODE, from_input, from_node), own)
     if factor is not None:
       y = y * factor[None, :, None, None]
-    return lax.dynamic_update_index_in_dim(nodes, operations.node(nodes, target) + y, target, 0), seen
+    return lax.dynamic_update_index_in_dim(nodes, take(nodes, target) + y, target, 0), seen
 
   targets = np.array(TARGETS, np.int32) - FIRST_NODE
   stats = own.stats and own.stats["slots"]

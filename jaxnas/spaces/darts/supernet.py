@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PyTree
 from jaxnas.base import Collect, Mode, NetworkConfig, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import parameters
+from jaxnas.nets.choose import take
 from jaxnas.nets.parameters import bn_shapes
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together
 from jaxnas.nets.supernet import EXECUTED
@@ -195,9 +196,9 @@ def _edges(inputs, nodes, rows, params, weights, stats, stride, run: Pass) -> tu
 
   def body(nodes, edge):
     source, target, own, weight, given = edge
-    x = operations.node(nodes if inputs is None else inputs, source)
+    x = take(nodes if inputs is None else inputs, source)
     y, found, signs = _mixed(reading, x, own, weight, given, stride, run)
-    return lax.dynamic_update_index_in_dim(nodes, operations.node(nodes, target) + y, target, 0), (found, signs)
+    return lax.dynamic_update_index_in_dim(nodes, take(nodes, target) + y, target, 0), (found, signs)
 
   edges = (sources - first, targets - FIRST_NODE, params, weights, stats)
   nodes, (found, signs) = lax.scan(jax.checkpoint(body), nodes, edges)
