@@ -14,7 +14,7 @@ Source: Dong & Yang, "NAS-Bench-201", ICLR 2020, section 2.
 import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -124,12 +124,21 @@ class NB201Network:
         y, shown, signs = cell(operations, choices, x, own)
         return y, (shown, signs)
 
-      unroll = self.unrolls and jax.default_backend() == "cpu"
-      x, (shown, own) = lax.scan(body, x, {"params": params[name], "stats": given.get(name)}, unroll=unroll or 1)
+      x, (shown, own) = self._loop(body, x, {"params": params[name], "stats": given.get(name)})
       seen[name] = shown.over_layers()
       bits += [jnp.moveaxis(b, 0, 1) for b in own]
       taps.append(x)
     return x, taps, seen, bits
+
+  def _loop(self, body: Callable[[Maps, PyTree], tuple[Maps, PyTree]], x: Maps, given: PyTree) -> tuple[Maps, PyTree]:
+    """`lax.scan` over the cells of a stage, written out on a CPU if the role `unrolls`."""
+    if not (self.unrolls and jax.default_backend() == "cpu"):
+      return lax.scan(body, x, given)
+    if self.cells > 1:
+      return lax.scan(body, x, given, unroll=True)
+    # A scan of one step would stay a loop, in which convolutions are slower.
+    x, shown = body(x, jax.tree.map(lambda leaf: leaf[0], given))
+    return x, jax.tree.map(lambda leaf: leaf[None], shown)
 
   def _head(self, operations: Operations, params: PyTree, x: Maps, given: PyTree) -> tuple[Array, Maps, Seen]:
     """(logits, what is pooled, what it shows)."""
