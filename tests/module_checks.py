@@ -1,0 +1,143 @@
+"""What the readable Flax module of every space must share with the fast network, in float64."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from jaxnas.spaces import mapping
+
+# Compiling is most of the time here: LLVM without its expensive passes.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+LABELS = np.array([0, 2, 1])
+SPREAD = {"kernel": (0, 0.3), "scale": (1, 0.2), "bias": (0, 0.1)}
+
+
+class Shown(NamedTuple):
+  """What one network shows: gradients of the loss and statistics are trees of its own."""
+
+  batch: jax.Array  # logits by the mini-batch, or [2, N, K] with those of an auxiliary head
+  running: jax.Array  # logits by running statistics
+  gradient: dict
+  statistics: dict  # of the mini-batch, or the running ones after it
+
+
+def draw(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape)
+
+
+def loss_of(outputs):
+  """(loss, logits), with an auxiliary head's loss times 0.4."""
+  logits = jnp.stack(outputs) if isinstance(outputs, tuple) else outputs
+  hot = jnp.broadcast_to(jax.nn.one_hot(LABELS, logits.shape[-1], dtype=logits.dtype), logits.shape)
+  losses = -(jax.nn.log_softmax(logits) * hot).sum(-1).mean(-1)
+  return losses[0] + 0.4 * losses[1] if losses.ndim else losses, logits
+
+
+def random_params(network, seed=0):
+  """Of a fast network, BN scales and biases not 1 and 0."""
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(network.init_params, jax.random.key(0))
+  return jax.tree_util.tree_map_with_path(lambda p, s: jnp.asarray(rng.normal(*SPREAD[p[-1].key], s.shape)), shapes)
+
+
+@functools.cache
+def _fast_program(network):
+  """(params, images, alphas, other images) -> (Shown, moments of the other images)."""
+
+  def run(params, images, alphas, others):
+    def loss(params):
+      outputs, moments = network.logits_and_moments(params, images, alphas)
+      loss, logits = loss_of(outputs)
+      return loss, (logits, moments)
+
+    stats = network.moments(params, others, alphas)
+    gradient, (logits, moments) = jax.grad(loss, has_aux=True)(params)
+    running = network.with_batch_norm("running").logits(params, images, alphas, stats=stats)
+    return Shown(logits, running, gradient, moments), stats
+
+  return jax.jit(run, compiler_options=QUICK)
+
+
+def _module_program(module):
+  def run(variables, images):
+    stats = variables["batch_stats"]
+
+    def loss(params):
+      own = {"params": params, "batch_stats": stats}
+      outputs, updates = module.apply(own, images, train=True, mutable=["batch_stats"])
+      loss, logits = loss_of(outputs)
+      return loss, (logits, updates["batch_stats"])
+
+    gradient, (logits, moved) = jax.grad(loss, has_aux=True)(variables["params"])
+    return Shown(logits, module.apply(variables, images), gradient, moved)
+
+  return jax.jit(run, compiler_options=QUICK)
+
+
+def flat(tree):
+  return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def assert_trees(found, wanted, tolerance=1e-9):
+  """Leaf by leaf, relative to the largest entry of all."""
+  found, wanted = flat(found), flat(wanted)
+  assert found.keys() == wanted.keys()
+  scale = max(np.abs(leaf).max() for leaf in wanted.values())
+  for name, leaf in wanted.items():
+    assert found[name].dtype == leaf.dtype
+    np.testing.assert_allclose(found[name], leaf, rtol=0, atol=tolerance * scale, err_msg=name)
+
+
+def check_module_is_network(module, parameters, statistics, network, alphas, size=8, meaningless=()):
+  """Logits in both modes, gradients and statistics agree, and parameters go there and back unchanged.
+
+  `meaningless` are the module's paths whose statistics the fast network does not compute.
+  """
+  images, others = jnp.asarray(draw(1, 3, size, size, 3)), jnp.asarray(draw(2, 3, size, size, 3) + 0.3)
+  params = random_params(network)
+  fast, stats = _fast_program(network)(params, images, jnp.asarray(alphas, jnp.float64), others)
+  variables = {"params": mapping.gather(parameters, params), "batch_stats": mapping.gather(statistics, stats)}
+  assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, _initial(module, size))
+
+  with jax.numpy_dtype_promotion("standard"):  # Flax's BN asks for the wider of float64 and float32
+    shown = _module_program(module)(variables, images)
+  if np.ptp(shown.batch, -2).max() > 0:  # else no path leads from the images to the output
+    assert np.abs(shown.batch[..., :3, :] - shown.running).max() > 1e-3 * np.abs(shown.batch).max()
+  np.testing.assert_allclose(shown.batch, fast.batch, rtol=1e-9, atol=1e-9)
+  np.testing.assert_allclose(shown.running, fast.running, rtol=1e-9, atol=1e-9)
+  empty = jax.tree.map(jnp.zeros_like, params)
+  assert_trees(mapping.scatter(parameters, shown.gradient, empty), fast.gradient)
+  seen = mapping.gather(statistics, fast.statistics)
+  moved = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, variables["batch_stats"], seen)
+  assert_trees(*({k: v for k, v in _by_path(t).items() if k[:2] not in meaningless} for t in (shown.statistics, moved)))
+  _check_there_and_back(parameters, variables["params"], params)
+  _check_there_and_back(statistics, variables["batch_stats"], stats)
+
+
+def _by_path(tree):
+  return traverse_util.flatten_dict(tree)
+
+
+def _check_there_and_back(parts, collection, tree):
+  assert_trees(mapping.scatter(parts, collection, tree), tree, 0)
+  other = jax.tree.map(lambda leaf: jnp.asarray(draw(3, *leaf.shape)), collection)
+  assert_trees(mapping.gather(parts, mapping.scatter(parts, other, tree)), other, 0)
+  # A leaf of the tree has no entry twice.
+  count = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), tree)
+  whole = mapping.scatter(parts, jax.tree.map(jnp.ones_like, collection), count)
+  assert sum(leaf.sum() for leaf in jax.tree.leaves(whole)) == sum(leaf.size for leaf in jax.tree.leaves(collection))
+
+
+def number_of_params(module, size=8):
+  """Trainable parameters of the module."""
+  return sum(leaf.size for leaf in jax.tree.leaves(_initial(module, size)["params"]))
+
+
+def _initial(module, size):
+  """Shapes of fresh variables."""
+  with jax.numpy_dtype_promotion("standard"):  # nn.avg_pool counts pixels in the widest type that is on
+    return jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.float32))
