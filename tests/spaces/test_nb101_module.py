@@ -38,7 +38,7 @@ def test_parameters_are_those_that_costs_count(text):
 
 
 def test_initial_kernels_are_normal_by_their_own_fan_out():
-  module = NB101Module(CELLS["four, unevenly"], channels=32, modules=1)
+  module = NB101Module(CELLS["four, unevenly"], channels=32, cells=1)
   params = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
   kernel = params["stack_2_cell_0"]["vertex_1"]["conv"]["kernel"]
   assert kernel.shape == (3, 3, 32, 32)

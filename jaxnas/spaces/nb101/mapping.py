@@ -40,7 +40,7 @@ def _convolutions(module: NB101Module) -> Iterator[tuple[tuple[str, str], str, s
   shift = encoding.MAX_VERTICES - len(operations)
   width = module.channels
   for stack in range(3):
-    for cell in range(module.modules):
+    for cell in range(module.cells):
       name, full = f"stack_{stack}", module.channels * 2**stack
       own = vertex_channels(edges, width, full)
       for v, op in enumerate(operations):

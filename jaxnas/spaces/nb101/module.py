@@ -1,6 +1,6 @@
 """The NAS-Bench-101 network of one cell in plain Flax: to read first, and to train in a loop of one's own.
 
-    module = NB101Module("conv3x3:0|maxpool3x3:01|output:12", channels=128, modules=3, classes=10)
+    module = NB101Module("conv3x3:0|maxpool3x3:01|output:12", channels=128, cells=3, classes=10)
     variables = module.init(jax.random.key(0), images)  # {"params": ..., "batch_stats": ...}
     logits, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
 
@@ -87,13 +87,13 @@ class NB101Module(nn.Module):
   Attributes:
     arch: in text form, see `encoding.parse`.
     channels: C, of the first stack. The benchmark trains 128.
-    modules: cells per stack (3 in the benchmark).
+    cells: per stack (3 in the benchmark).
     classes: outputs of the linear layer.
   """
 
   arch: str
   channels: int = 128
-  modules: int = 3
+  cells: int = 3
   classes: int = 10
 
   @nn.compact
@@ -110,6 +110,6 @@ class NB101Module(nn.Module):
     for stack in range(3):
       if stack:
         x = nn.max_pool(x, (2, 2), (2, 2))
-      for i in range(self.modules):
+      for i in range(self.cells):
         x = NB101Cell(self.arch, self.channels * 2**stack, name=f"stack_{stack}_cell_{i}")(x, train)
     return nn.Dense(self.classes, precision=_HIGHEST, kernel_init=_normal, name="classifier")(x.mean((1, 2)))
