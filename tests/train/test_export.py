@@ -1,0 +1,85 @@
+"""A finished training is loaded into plain Flax, where it classifies as it did in the trainer."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_trainable import toy
+
+from jaxnas import spaces
+from jaxnas.errors import WorkdirError
+from jaxnas.train import TrainConfig, export, train, trained_module, trained_network
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "experiments" / "examples" / "load_trained.py"
+sys.path.append(str(EXAMPLE.parent))
+import load_trained  # noqa: E402
+
+TRAIN, VALID = toy(45, 0), toy(21, 1)
+CASES = {
+  "nb201": (spaces.get("nb201"), "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|skip_connect~0|none~1|avg_pool_3x3~2|"),
+  "darts": (spaces.get("darts"), "DARTS_V2"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exported_module_classifies_as_the_trainer_measured(name, tmp_path):
+  space, text = CASES[name]
+  arch = space.parse(text)
+  config = TrainConfig(train_epochs=2, train_batch=15, train_channels=4, train_cells=1 if name == "nb201" else 3)
+  network = trained_network(space, config, TRAIN.classes, arch)
+  result = train(network, space.alphas(arch), TRAIN, VALID, config, architecture=space.format(arch))
+  module, variables = trained_module(space, arch, config, TRAIN.classes, result.params, result.batch_stats)
+  export(tmp_path, name, module, variables, VALID, config.image_size, result.history[-1])
+
+  with jax.numpy_dtype_promotion("standard"):  # nn.avg_pool divides by an integer
+    found = load_trained.accuracy(tmp_path, VALID, batch=8)
+    assert found == pytest.approx(result.history[-1]["valid_accuracy"])
+    loaded, collections, about = load_trained.load(tmp_path)
+    assert loaded == module and about["valid_accuracy"] == result.history[-1]["valid_accuracy"]
+    images, labels = VALID.examples(np.arange(len(VALID)))
+    normalised = (images / np.float32(255) - np.float32(0.4)) / np.float32(0.2)
+    logits = jax.jit(loaded.apply)(collections, normalised)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), normalised)
+  losses = -jax.nn.log_softmax(logits)[jnp.arange(len(VALID)), labels]
+  np.testing.assert_allclose(losses.mean(), result.history[-1]["valid_loss"], rtol=1e-4)
+  assert jax.tree.map(np.shape, collections) == jax.tree.map(np.shape, shapes)
+
+
+def test_training_from_the_command_line_is_loaded(tmp_path):
+  flags = [
+    "--algorithm=train", "--space=nb201", f"--genotype={CASES['nb201'][1]}", "--train_channels=2", "--train_cells=1",
+    "--train_images=64", "--eval_images=50", "--train_batch=16", "--train_epochs=2", f"--workdir={tmp_path}",
+  ]  # fmt: skip
+  env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+  def run(*command):
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, env=env, cwd=ROOT)
+
+  done = run("-m", "jaxnas.main", *flags)
+  assert done.returncode == 0, done.stderr
+  (row,) = json.loads((tmp_path / "result.json").read_text())["results"]
+  folder = tmp_path / "trainings" / "seed0"
+  shown = run(str(EXAMPLE), str(folder), "--images=50")
+  assert shown.returncode == 0, shown.stderr
+  again, logged = map(float, re.findall(r"([\d.]+) %", shown.stdout))
+  assert again == logged == pytest.approx(row["valid_accuracy"])
+
+
+def test_folder_that_cannot_be_written_is_told(tmp_path):
+  space, text = CASES["nb201"]
+  config, arch = TrainConfig(train_channels=2, train_cells=1), space.parse(text)
+  network = trained_network(space, config, 3, arch)
+  params = network.init_params(jax.random.key(0))
+  stats = network.moments(params, jnp.zeros((2, 8, 8, 3)), jnp.asarray(space.alphas(arch)))
+  module, variables = trained_module(space, arch, config, 3, params, stats)
+  last = {"epoch": 1, "valid_loss": 1.0, "valid_accuracy": 50.0, "valid_top5": 100.0}
+  with pytest.raises(WorkdirError, match="module.msgpack"):
+    export(tmp_path / "absent", "nb201", module, variables, VALID, 0, last)
