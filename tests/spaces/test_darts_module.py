@@ -5,7 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax.training.train_state import TrainState
 from module_checks import check_module_is_network, number_of_params
 
 from jaxnas.errors import ArchitectureError, ConfigError
@@ -100,6 +102,30 @@ def test_drop_path_leaves_out_operations_but_not_identities(monkeypatch):
   assert 0.6 < kept.mean() < 0.8  # 200 draws of 0.7: three deviations
   again = cell.apply(variables, x, x, False, 0.3)[..., :3]  # nothing is left out in evaluation, and no RNG needed
   assert np.isfinite(again).all()
+
+
+def test_module_trains_in_a_loop_of_ones_own():
+  images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), jnp.float32)
+  labels = jnp.asarray([0, 1, 2, 0])
+  module = DARTSModule(encoding.format(EVERY), 2, 2, 3)
+  variables = jax.jit(module.init)(jax.random.key(1), images)
+  state = TrainState.create(apply_fn=module.apply, params=variables["params"], tx=optax.sgd(0.05))
+
+  @jax.jit
+  def step(state, stats, key):
+    def loss(params):
+      own, rngs = {"params": params, "batch_stats": stats}, {"drop_path": key}
+      logits, updates = state.apply_fn(own, images, train=True, drop_path=0.1, rngs=rngs, mutable=["batch_stats"])
+      return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updates["batch_stats"]
+
+    (value, moved), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    return state.apply_gradients(grads=gradient), moved, value
+
+  stats, losses = variables["batch_stats"], []
+  for i in range(15):
+    state, stats, value = step(state, stats, jax.random.key(i))
+    losses.append(float(value))
+  assert losses[-1] < 0.7 * losses[0]
 
 
 def test_settings_that_are_none_are_refused():
