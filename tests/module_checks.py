@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from helpers import draw
 
 from jaxnas.spaces import mapping
 
-# Compiling is most of the time here: LLVM without its expensive passes.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 LABELS = np.array([0, 2, 1])
 SPREAD = {"kernel": (0, 0.3), "scale": (1, 0.2), "bias": (0, 0.1)}
 
@@ -23,10 +22,6 @@ class Shown(NamedTuple):
   running: jax.Array  # logits by running statistics
   gradient: dict
   statistics: dict  # of the mini-batch, or the running ones after it
-
-
-def draw(seed, *shape):
-  return np.random.default_rng(seed).normal(size=shape)
 
 
 def loss_of(outputs):
@@ -59,7 +54,7 @@ def _fast_program(network):
     running = network.with_batch_norm("running").logits(params, images, alphas, stats=stats)
     return Shown(logits, running, gradient, moments), stats
 
-  return jax.jit(run, compiler_options=QUICK)
+  return jax.jit(run)
 
 
 def _module_program(module):
@@ -75,7 +70,7 @@ def _module_program(module):
     gradient, (logits, moved) = jax.grad(loss, has_aux=True)(variables["params"])
     return Shown(logits, module.apply(variables, images), gradient, moved)
 
-  return jax.jit(run, compiler_options=QUICK)
+  return jax.jit(run)
 
 
 def flat(tree):
@@ -97,7 +92,7 @@ def check_module_is_network(module, parameters, statistics, network, alphas, siz
 
   `meaningless` are the module's paths whose statistics the fast network does not compute.
   """
-  images, others = jnp.asarray(draw(1, 3, size, size, 3)), jnp.asarray(draw(2, 3, size, size, 3) + 0.3)
+  images, others = draw(1, 3, size, size, 3), draw(2, 3, size, size, 3) + 0.3
   params = random_params(network)
   fast, stats = _fast_program(network)(params, images, jnp.asarray(alphas, jnp.float64), others)
   variables = {"params": mapping.gather(parameters, params), "batch_stats": mapping.gather(statistics, stats)}
@@ -124,7 +119,7 @@ def _by_path(tree):
 
 def _check_there_and_back(parts, collection, tree):
   assert_trees(mapping.scatter(parts, collection, tree), tree, 0)
-  other = jax.tree.map(lambda leaf: jnp.asarray(draw(3, *leaf.shape)), collection)
+  other = jax.tree.map(lambda leaf: draw(3, *leaf.shape), collection)
   assert_trees(mapping.gather(parts, mapping.scatter(parts, other, tree)), other, 0)
   # A leaf of the tree has no entry twice.
   count = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), tree)

@@ -73,7 +73,7 @@ def test_parameters_are_those_that_costs_count(name):
   assert heads[1] - heads[0] == costs.auxiliary_cost(costs.Evaluation(8, 5, 10, 32, "cifar")).params
 
 
-def test_drop_path_leaves_out_operations_but_not_identities(monkeypatch):
+def test_drop_path_leaves_out_operations_but_not_identities():
   """Node 2 of a cell is an operation and an identity, both of the first state: each sample has both or one."""
   pairs = (("sep_conv_3x3", 0), ("skip_connect", 1), *(("skip_connect", i) for _ in range(3) for i in range(2)))
   cell = DARTSCell(pairs, 3, reduction=False, halve=False)
@@ -128,7 +128,7 @@ def test_module_trains_in_a_loop_of_ones_own():
   assert losses[-1] < 0.7 * losses[0]
 
 
-def test_settings_that_are_none_are_refused():
+def test_settings_that_are_none_are_refused(unchecked):
   images = jnp.zeros((1, 8, 8, 3))
   with pytest.raises(ConfigError, match="stem='stm'"):
     jax.eval_shape(DARTSModule("DARTS_V2", 4, 2, stem="stm").init, jax.random.key(0), images)

@@ -1,8 +1,6 @@
 """A finished training is loaded into plain Flax, where it classifies as it did in the trainer."""
 
 import json
-import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -11,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import ROOT, environment, jaxnas
 from tiny_trainable import toy
 
 from jaxnas import spaces
 from jaxnas.errors import WorkdirError
 from jaxnas.train import TrainConfig, export, train, trained_module, trained_network
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "experiments" / "examples" / "load_trained.py"
 sys.path.append(str(EXAMPLE.parent))
 import load_trained  # noqa: E402
@@ -58,16 +56,10 @@ def test_training_from_the_command_line_is_loaded(tmp_path):
     "--algorithm=train", "--space=nb201", f"--genotype={CASES['nb201'][1]}", "--train_channels=2", "--train_cells=1",
     "--train_images=64", "--eval_images=50", "--train_batch=16", "--train_epochs=2", f"--workdir={tmp_path}",
   ]  # fmt: skip
-  env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-
-  def run(*command):
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, env=env, cwd=ROOT)
-
-  done = run("-m", "jaxnas.main", *flags)
-  assert done.returncode == 0, done.stderr
+  jaxnas(*flags)
   (row,) = json.loads((tmp_path / "result.json").read_text())["results"]
-  folder = tmp_path / "trainings" / "seed0"
-  shown = run(str(EXAMPLE), str(folder), "--images=50")
+  command = [sys.executable, str(EXAMPLE), str(tmp_path / "trainings" / "seed0"), "--images=50"]
+  shown = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=300)
   assert shown.returncode == 0, shown.stderr
   again, logged = map(float, re.findall(r"([\d.]+) %", shown.stdout))
   assert again == logged == pytest.approx(row["valid_accuracy"])

@@ -36,6 +36,7 @@ from jaxnas.spaces.darts.module_layers import (
   dense,
 )
 
+Logits = Float[Array, "N K"]
 Rate = Float[Array, ""] | float
 
 
@@ -55,7 +56,10 @@ class DARTSCell(nn.Module):
   halve: bool
 
   @nn.compact
-  def __call__(self, x0: Maps, x1: Maps, train: bool = False, drop_path: Rate | None = None) -> Maps:
+  def __call__(
+    self, x0: Float[Array, "N H0 W0 C0"], x1: Maps, train: bool = False, drop_path: Rate | None = None
+  ) -> Float[Array, "N H2 W2 D"]:
+    """The output, from those of the cells before it."""
     entry = FactorizedReduce if self.halve else ReLUConvBN
     x0 = entry(self.channels, name="input_0")(x0, train)
     states = [x0, ReLUConvBN(self.channels, name="input_1")(x1, train)]
@@ -72,7 +76,7 @@ class DARTSCell(nn.Module):
       states.append(terms[0] + terms[1])
     return jnp.concatenate(states[encoding.FIRST_NODE :], -1)
 
-  def _operation(self, operation: str, x: Maps, stride: int, name: str, train: bool) -> Maps:
+  def _operation(self, operation: str, x: Maps, stride: int, name: str, train: bool) -> Float[Array, "N H2 W2 C"]:
     strides = (stride, stride)
     padding: Any = ((1, 1), (1, 1))  # Flax declares a string and takes this too
     match operation.rsplit("_", 1):
@@ -108,7 +112,9 @@ class DARTSModule(nn.Module):
   auxiliary: bool = False
 
   @nn.compact
-  def __call__(self, images: Float[Array, "N H W 3"], train: bool = False, drop_path: Rate | None = None):
+  def __call__(
+    self, images: Float[Array, "N H W 3"], train: bool = False, drop_path: Rate | None = None
+  ) -> Logits | tuple[Logits, Logits]:
     """Logits [N, K], in training with the auxiliary head (logits, its logits).
 
     Args:
@@ -132,9 +138,9 @@ class DARTSModule(nn.Module):
       if i == 2 * self.cells // 3 and self.auxiliary and (train or self.is_initializing()):
         side = AuxiliaryHead(self.classes, self.stem, name="auxiliary")(x1, train)
     logits = dense(self.classes, name="classifier")(x1.mean((1, 2)))
-    return (logits, side) if train and self.auxiliary else logits
+    return (logits, side) if train and side is not None else logits
 
-  def _stem(self, images: Maps, train: bool) -> tuple[Maps, Maps]:
+  def _stem(self, images: Maps, train: bool) -> tuple[Float[Array, "N H0 W0 D"], Float[Array, "N H1 W1 D"]]:
     """The two inputs of the first cell."""
     c = self.channels
     if self.stem == "cifar":

@@ -28,7 +28,7 @@ class ReLUConvBN(nn.Module):
   relu: bool = True
 
   @nn.compact
-  def __call__(self, x: Maps, train: bool = False) -> Maps:
+  def __call__(self, x: Maps, train: bool = False) -> Float[Array, "N H2 W2 D"]:
     x = nn.relu(x) if self.relu else x
     x = conv(self.channels, (self.size, self.size), self.stride, (self.size - 1) // 2, name="conv")(x)
     return norm(use_running_average=not train, name="bn")(x)
@@ -40,7 +40,7 @@ class FactorizedReduce(nn.Module):
   channels: int
 
   @nn.compact
-  def __call__(self, x: Maps, train: bool = False) -> Maps:
+  def __call__(self, x: Maps, train: bool = False) -> Float[Array, "N H2 W2 D"]:
     x = nn.relu(x)
     shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
     half = self.channels // 2
@@ -57,7 +57,7 @@ class DepthwiseSeparable(nn.Module):
   dilation: int = 1
 
   @nn.compact
-  def __call__(self, x: Maps, train: bool = False) -> Maps:
+  def __call__(self, x: Maps, train: bool = False) -> Float[Array, "N H2 W2 C"]:
     channels, padding = x.shape[-1], self.dilation * (self.size - 1) // 2
     window = (self.size, self.size)
     depthwise = functools.partial(conv, kernel_dilation=self.dilation, feature_group_count=channels)
@@ -73,7 +73,7 @@ class SeparableTwice(nn.Module):
   stride: int = 1
 
   @nn.compact
-  def __call__(self, x: Maps, train: bool = False) -> Maps:
+  def __call__(self, x: Maps, train: bool = False) -> Float[Array, "N H2 W2 C"]:
     x = DepthwiseSeparable(self.size, self.stride, name="a")(x, train)
     return DepthwiseSeparable(self.size, name="b")(x, train)
 

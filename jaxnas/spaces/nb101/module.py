@@ -39,7 +39,7 @@ class ConvBNReLU(nn.Module):
   size: int
 
   @nn.compact
-  def __call__(self, x: Maps, train: bool = False) -> Maps:
+  def __call__(self, x: Maps, train: bool = False) -> Float[Array, "N H W D"]:
     conv = functools.partial(nn.Conv, use_bias=False, precision=_HIGHEST, kernel_init=_normal)
     norm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
     x = conv(self.channels, (self.size, self.size), name="conv")(x)
@@ -58,7 +58,7 @@ class NB101Cell(nn.Module):
   channels: int
 
   @nn.compact
-  def __call__(self, x: Maps, train: bool = False) -> Maps:
+  def __call__(self, x: Maps, train: bool = False) -> Float[Array, "N H W D"]:
     edges, operations = encoding.prune(self.arch)
     widths = vertex_channels(edges, x.shape[-1], self.channels)
     output = len(operations) - 1
