@@ -35,24 +35,32 @@ def loss_of(outputs):
 def random_params(network, seed=0):
   """Of a fast network, BN scales and biases not 1 and 0."""
   rng = np.random.default_rng(seed)
-  shapes = jax.eval_shape(network.init_params, jax.random.key(0))
+  shapes = jax.eval_shape(network.init, jax.random.key(0))
   return jax.tree_util.tree_map_with_path(lambda p, s: jnp.asarray(rng.normal(*SPREAD[p[-1].key], s.shape)), shapes)
 
 
 @functools.cache
-def _fast_program(network):
-  """(params, images, alphas, other images) -> (Shown, moments of the other images)."""
+def _fast_program(network, auxiliary):
+  """(params, images, arch, other images) -> (Shown, statistics of the other images).
 
-  def run(params, images, alphas, others):
+  With the auxiliary head, variances of the statistics are of n - 1.
+  """
+
+  def batch(params, images, arch):
+    if auxiliary:
+      return network.train(params, images, arch, 0.0, None)
+    return network.apply(params, images, arch, "batch", collect=("stats",))
+
+  def run(params, images, arch, others):
     def loss(params):
-      outputs, moments = network.logits_and_moments(params, images, alphas)
-      loss, logits = loss_of(outputs)
-      return loss, (logits, moments)
+      output = batch(params, images, arch)
+      loss, logits = loss_of((output.logits, output.auxiliary) if auxiliary else output.logits)
+      return loss, (logits, output.stats)
 
-    stats = network.moments(params, others, alphas)
-    gradient, (logits, moments) = jax.grad(loss, has_aux=True)(params)
-    running = network.with_batch_norm("running").logits(params, images, alphas, stats=stats)
-    return Shown(logits, running, gradient, moments), stats
+    stats = batch(params, others, arch).stats
+    gradient, (logits, seen) = jax.grad(loss, has_aux=True)(params)
+    running = network.apply(params, images, arch, "running", stats=stats).logits
+    return Shown(logits, running, gradient, seen), stats
 
   return jax.jit(run)
 
@@ -87,14 +95,21 @@ def assert_trees(found, wanted, tolerance=1e-9):
     np.testing.assert_allclose(found[name], leaf, rtol=0, atol=tolerance * scale, err_msg=name)
 
 
-def check_module_is_network(module, parameters, statistics, network, alphas, size=8, meaningless=()):
+def check_module_is_network(space, code, config, parts, static=False, size=8, meaningless=()):
   """Logits in both modes, gradients and statistics agree, and parameters go there and back unchanged.
 
-  `meaningless` are the module's paths whose statistics the fast network does not compute.
+  Args:
+    parts: (parameters, statistics) of the space's mapping, both functions of a module.
+    static: whether the network is made for this architecture.
+    meaningless: beginnings of the module's paths whose statistics the fast network does not compute.
   """
+  module = space.module(code, config)
+  network = space.trained_network(config, code) if static else space.network(config)
+  parameters, statistics = (part(module) for part in parts)
+  arch = jnp.asarray(network.encode(code[None])[0])
   images, others = draw(1, 3, size, size, 3), draw(2, 3, size, size, 3) + 0.3
   params = random_params(network)
-  fast, stats = _fast_program(network)(params, images, jnp.asarray(alphas, jnp.float64), others)
+  fast, stats = _fast_program(network, config.auxiliary)(params, images, arch, others)
   variables = {"params": mapping.gather(parameters, params), "batch_stats": mapping.gather(statistics, stats)}
   assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, _initial(module, size))
 
@@ -109,13 +124,11 @@ def check_module_is_network(module, parameters, statistics, network, alphas, siz
   assert_trees(mapping.scatter(parameters, shown.gradient, empty), fast.gradient)
   seen = mapping.gather(statistics, fast.statistics)
   moved = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, variables["batch_stats"], seen)
-  assert_trees(*({k: v for k, v in _by_path(t).items() if k[:2] not in meaningless} for t in (shown.statistics, moved)))
+  found, wanted = (traverse_util.flatten_dict(tree) for tree in (shown.statistics, moved))
+  left_out = {path for path in found if path[:2] in meaningless or (config.auxiliary and path[-1] == "var")}
+  assert_trees(*({path: tree[path] for path in found.keys() - left_out} for tree in (found, wanted)))
   _check_there_and_back(parameters, variables["params"], params)
   _check_there_and_back(statistics, variables["batch_stats"], stats)
-
-
-def _by_path(tree):
-  return traverse_util.flatten_dict(tree)
 
 
 def _check_there_and_back(parts, collection, tree):

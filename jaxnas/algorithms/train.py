@@ -83,12 +83,13 @@ class Training(Algorithm[TrainingConfig]):
     return Work(steps(context.space, split_images(context), context.settings), "steps")
 
   def search(self, context: Context[TrainingConfig], seed: int) -> Outcome:
-    """Trains once; below the context's folder are metrics.jsonl and checkpoints, where a killed training continues."""
+    """Trains once; below the context's folder are metrics.jsonl, checkpoints to continue from, and the trained module."""
     images, recipe = split_images(context), context.settings.training
     classes, space = images.train.classes, context.space
     arch = resolve(space, context.settings.genotype)
     side = training.seen_shape(recipe, images.train)[0]
     params, macs = training.trained_costs(space, arch, recipe, classes, side)
+    folder = context.folder and context.folder / "trainings" / f"seed{seed}"
     result = training.train(
       training.trained_network(space, recipe, classes, arch),
       arch,
@@ -97,10 +98,13 @@ class Training(Algorithm[TrainingConfig]):
       recipe,
       seed=seed,
       architecture=space.format(arch),
-      workdir=context.folder and context.folder / "trainings" / f"seed{seed}",
+      workdir=folder,
       advance=context.advance,
       log=lambda record: _log.info("seed %d, epoch %d: %s", seed, record["epoch"], record),
     )
+    if folder and result.status == "finished":
+      assert isinstance(space, Trainable)
+      training.export(folder, space, arch, recipe, result, images.valid)
     done = TrainedArchitecture(arch, params, macs, result.status, result.history)
     return _outcome(space, done, images.description, seed)
 

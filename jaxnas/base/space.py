@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, PyTree
 
 from jaxnas.base.data import Accuracies
 from jaxnas.base.network import Costs, Init, Network, Single, TappedNetwork, TrainableNetwork
@@ -297,6 +297,10 @@ class Trainable(Space, Protocol):
     Raises:
       ConfigError: a setting of the config that networks of this space do not have.
     """
+    ...
+
+  def module_variables(self, module: "nn.Module", params: PyTree, stats: PyTree) -> PyTree:
+    """The collections of what `module` returned, from parameters and statistics of `trained_network` for its code."""
     ...
 
 

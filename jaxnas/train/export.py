@@ -7,46 +7,40 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
-import flax.linen as nn
+import jax
 from flax import serialization
-from jaxtyping import PyTree
 
 from jaxnas import files
-from jaxnas.base import Source
+from jaxnas.base import Code, Source, Trainable
+from jaxnas.train.recipe import TrainConfig
+from jaxnas.train.trainer import Result
 
 
 def export(
-  folder: pathlib.Path,
-  space: str,
-  module: nn.Module,
-  variables: PyTree,
-  images: Source,
-  image_size: int,
-  last: Mapping[str, Any],
+  folder: pathlib.Path, space: Trainable, code: Code, config: TrainConfig, result: Result, images: Source
 ) -> None:
   """Writes both files, each whole or not at all.
 
   Args:
     folder: exists.
-    space: its name.
-    module: of the trained architecture, see `trained_module`.
-    variables: its collections.
+    code: the trained architecture, for which `trained_network` was made.
+    config: the recipe.
+    result: of the training.
     images: those that it was evaluated on.
-    image_size: side of what it sees of their middle; 0: all.
-    last: the record of the last epoch.
 
   Raises:
     WorkdirError: a file cannot be written.
   """
+  module = space.module(code, config.network(images.classes))
+  trained = jax.device_get((result.params, result.batch_stats))
   fields = [field.name for field in dataclasses.fields(module) if field.name not in ("parent", "name")]
   about = {
-    "space": space,
+    "space": space.name,
     "module": {name: getattr(module, name) for name in fields},
-    "images": {"dataset": images.name, "mean": images.mean, "std": images.std, "image_size": image_size},
-    **{name: last[name] for name in ("epoch", "valid_loss", "valid_accuracy", "valid_top5")},
+    "images": {"dataset": images.name, "mean": images.mean, "std": images.std, "image_size": config.image_size},
+    **{name: result.history[-1][name] for name in ("epoch", "valid_loss", "valid_accuracy", "valid_top5")},
   }
-  files.write_atomically(folder / "module.msgpack", serialization.msgpack_serialize(variables))
+  variables = serialization.msgpack_serialize(space.module_variables(module, *trained))
+  files.write_atomically(folder / "module.msgpack", variables)
   files.write_atomically(folder / "module.json", files.encode(about, indent=2).encode())

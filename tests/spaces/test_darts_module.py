@@ -1,6 +1,7 @@
 """The Flax module of one DARTS genotype against the fast network."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,13 @@ import pytest
 from flax.training.train_state import TrainState
 from module_checks import check_module_is_network, number_of_params
 
+from jaxnas import spaces
+from jaxnas.base import NetworkConfig
 from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.spaces import mapping
 from jaxnas.spaces.darts import costs, encoding, genotypes
 from jaxnas.spaces.darts.mapping import parameters, statistics
 from jaxnas.spaces.darts.module import DARTSCell, DARTSModule
-from jaxnas.spaces.darts.plain import NetworkConfig, PlainNetwork
 
 SKIPS = encoding.from_cells(*2 * ([("skip_connect", i) for _ in encoding.NODES for i in range(2)],))
 # All seven operations in both cells, in the reduction cell at stride 2 but one, and inputs of all nodes.
@@ -25,42 +28,59 @@ EVERY = encoding.from_cells(
 )
 
 
-def check(arch, cells, size=8, static=True, **settings):
-  """`static`: whether the fast network is made for the genotype, or reads it from alphas."""
-  module = DARTSModule(encoding.format(arch), 4, cells, 3, **settings)
-  config = NetworkConfig(4, cells, 3, genotype=tuple(arch.tolist()) if static else None, **settings)
-  parts = parameters(module), statistics(module, genotype_is_data=not static)
-  check_module_is_network(module, *parts, PlainNetwork(config), encoding.alphas(arch), size)
+def check(code, cells, size=8, static=True, **settings):
+  """`static`: whether the fast network is made for the genotype, or reads it from the code."""
+  config = NetworkConfig(4, cells, 3, **settings)
+  parts = parameters, functools.partial(statistics, genotype_is_data=not static)
+  check_module_is_network(spaces.get("darts"), code, config, parts, static, size)
 
 
-def test_every_operation_in_stages_of_several_cells(x64):
-  check(EVERY, cells=7)  # two normal cells, a reduction, one normal cell, a reduction, two normal cells
+def test_every_operation_at_both_strides_and_odd_sizes(x64):
+  check(EVERY, cells=3, size=7)
 
 
-def test_skips_only_at_both_strides(x64):
-  check(SKIPS, cells=5)
+def test_skips_only_in_stages_of_several_cells(x64):
+  check(SKIPS, cells=7)  # two normal cells, a reduction, one normal cell, a reduction, two normal cells
 
 
-def test_reduction_cells_only(x64):
-  check(genotypes.get("DARTS_V2"), cells=2)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "cells", "stem"), [("PDARTS", 7, "cifar"), ("DARTS_V2", 2, "cifar"), ("PDARTS", 4, "imagenet")]
+)
+def test_published_cells(name, cells, stem, x64):
+  check(genotypes.get(name), cells, size=8 if stem == "cifar" else 32, stem=stem)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_network_whose_genotype_is_data(seed, x64):
   check(encoding.sample(jax.random.key(seed), 1)[0], cells=4, static=False)
 
 
-def test_stem_of_imagenet(x64):
-  check(genotypes.get("PDARTS"), cells=4, size=32, stem="imagenet")
+@pytest.mark.parametrize("static", [True, False])
+def test_trees_fit_where_the_genotype_is_static_or_data(static):
+  config = NetworkConfig(4, 7, 3)
+  space = spaces.get("darts")
+  module, network = space.module(EVERY, config), space.trained_network(config, EVERY if static else None)
+  images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+  params, stats = jax.tree.map(
+    lambda s: np.zeros(s.shape), (jax.eval_shape(network.init, jax.random.key(0)), network.init_stats())
+  )
+  found = {
+    "params": mapping.gather(parameters(module), params),
+    "batch_stats": mapping.gather(statistics(module, genotype_is_data=not static), stats),
+  }
+  wanted = jax.eval_shape(module.init, jax.random.key(0), images)
+  assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, wanted)
 
 
-@pytest.mark.parametrize(("stem", "size"), [("cifar", 32), ("imagenet", 224)])
+@pytest.mark.parametrize(("stem", "size"), [("cifar", 32), pytest.param("imagenet", 224, marks=pytest.mark.slow)])
 def test_auxiliary_head(stem, size, x64):
   check(SKIPS, cells=2, size=size, stem=stem, auxiliary=True)
 
 
-def test_odd_sizes(x64):
-  check(EVERY, cells=3, size=7)
+def test_stem_of_imagenet(x64):
+  check(SKIPS, cells=2, size=32, stem="imagenet")
 
 
 @pytest.mark.parametrize("name", ["DARTS_V1", "TENAS_CIFAR10"])

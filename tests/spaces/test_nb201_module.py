@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from module_checks import check_module_is_network, number_of_params, random_params
 
+from jaxnas import spaces
+from jaxnas.base import NetworkConfig
 from jaxnas.errors import ArchitectureError
 from jaxnas.spaces import mapping
-from jaxnas.spaces.nb201 import NetworkConfig, PlainNetwork, costs, encoding
+from jaxnas.spaces.nb201 import costs, encoding
 from jaxnas.spaces.nb201.mapping import parameters, statistics
 from jaxnas.spaces.nb201.module import NB201Module
 
-NETWORK = PlainNetwork(NetworkConfig(channels=4, cells=2, classes=3))
+SPACE = spaces.get("nb201")
+CONFIG = NetworkConfig(channels=4, cells=2, classes=3)
 ARCHS = {
   "every op": (3, 1, 0, 4, 2, 2),
   "pools": (4, 4, 3, 1, 4, 2),
@@ -25,16 +28,15 @@ USELESS = {"useless nodes": ("edge1_0", "edge2_0", "edge2_1")}  # the fast netwo
 
 
 def module_of(arch, channels=4, cells=2, classes=3):
-  return NB201Module(encoding.format(arch), channels, cells, classes)
+  return SPACE.module(np.asarray(arch, np.int8), NetworkConfig(channels, cells, classes))
 
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_module_is_the_fast_network(name, x64):
-  module = module_of(ARCHS[name])
   cells = [f"stage_{stage}_cell_{i}" for stage in range(3) for i in range(2)]
   meaningless = {(cell, edge) for cell in cells for edge in USELESS.get(name, ())}
-  alphas = encoding.alphas(ARCHS[name])
-  check_module_is_network(module, parameters(module), statistics(module), NETWORK, alphas, meaningless=meaningless)
+  code = np.asarray(ARCHS[name], np.int8)
+  check_module_is_network(SPACE, code, CONFIG, (parameters, statistics), meaningless=meaningless)
 
 
 @pytest.mark.parametrize("arch", [*ARCHS.values(), *encoding.sample(jax.random.key(0), 4).tolist()])
@@ -44,8 +46,7 @@ def test_parameters_are_those_that_costs_count(arch):
 
 
 def test_initial_kernels_are_uniform_within_one_over_root_fan_in():
-  with jax.numpy_dtype_promotion("standard"):  # nn.avg_pool divides by an integer
-    params = module_of(ARCHS["every op"], channels=16).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+  params = module_of(ARCHS["every op"], channels=16).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
   for kernel in (params["stem"]["conv"]["kernel"], params["reduce_2"]["conv_b"]["conv"]["kernel"]):
     bound = np.prod(kernel.shape[:-1]) ** -0.5
     assert 0.95 * bound < np.abs(kernel).max() <= bound
@@ -54,7 +55,7 @@ def test_initial_kernels_are_uniform_within_one_over_root_fan_in():
 
 def test_trees_of_another_architecture_are_refused():
   module, other = module_of(ARCHS["every op"]), module_of(ARCHS["pools"])
-  params = random_params(NETWORK)
+  params = random_params(SPACE.network(CONFIG))
   with pytest.raises(KeyError, match="other leaves"):
     mapping.scatter(parameters(module), mapping.gather(parameters(other), params), params)
 

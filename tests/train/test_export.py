@@ -14,7 +14,7 @@ from tiny_trainable import toy
 
 from jaxnas import spaces
 from jaxnas.errors import WorkdirError
-from jaxnas.train import TrainConfig, export, train, trained_module, trained_network
+from jaxnas.train import Result, TrainConfig, export, train, trained_network
 
 EXAMPLE = ROOT / "experiments" / "examples" / "load_trained.py"
 sys.path.append(str(EXAMPLE.parent))
@@ -30,25 +30,23 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_exported_module_classifies_as_the_trainer_measured(name, tmp_path):
   space, text = CASES[name]
-  arch = space.parse(text)
+  code = space.parse(text)
   config = TrainConfig(train_epochs=2, train_batch=15, train_channels=4, train_cells=1 if name == "nb201" else 3)
-  network = trained_network(space, config, TRAIN.classes, arch)
-  result = train(network, space.alphas(arch), TRAIN, VALID, config, architecture=space.format(arch))
-  module, variables = trained_module(space, arch, config, TRAIN.classes, result.params, result.batch_stats)
-  export(tmp_path, name, module, variables, VALID, config.image_size, result.history[-1])
+  network = trained_network(space, config, TRAIN.classes, code)
+  result = train(network, code, TRAIN, VALID, config, architecture=space.format(code))
+  export(tmp_path, space, code, config, result, VALID)
 
-  with jax.numpy_dtype_promotion("standard"):  # nn.avg_pool divides by an integer
-    found = load_trained.accuracy(tmp_path, VALID, batch=8)
-    assert found == pytest.approx(result.history[-1]["valid_accuracy"])
-    loaded, collections, about = load_trained.load(tmp_path)
-    assert loaded == module and about["valid_accuracy"] == result.history[-1]["valid_accuracy"]
-    images, labels = VALID.examples(np.arange(len(VALID)))
-    normalised = (images / np.float32(255) - np.float32(0.4)) / np.float32(0.2)
-    logits = jax.jit(loaded.apply)(collections, normalised)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), normalised)
+  last = result.history[-1]
+  assert load_trained.accuracy(tmp_path, VALID, batch=8) == pytest.approx(last["valid_accuracy"])
+  module, variables, about = load_trained.load(tmp_path)
+  assert module == space.module(code, config.network(TRAIN.classes)) and about["valid_top5"] == last["valid_top5"]
+  images, labels = VALID.examples(np.arange(len(VALID)))
+  normalised = (images / np.float32(255) - np.float32(0.4)) / np.float32(0.2)
+  logits = jax.jit(module.apply)(variables, normalised)
   losses = -jax.nn.log_softmax(logits)[jnp.arange(len(VALID)), labels]
-  np.testing.assert_allclose(losses.mean(), result.history[-1]["valid_loss"], rtol=1e-4)
-  assert jax.tree.map(np.shape, collections) == jax.tree.map(np.shape, shapes)
+  np.testing.assert_allclose(losses.mean(), last["valid_loss"], rtol=1e-4)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), normalised)
+  assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, shapes)
 
 
 def test_training_from_the_command_line_is_loaded(tmp_path):
@@ -67,11 +65,9 @@ def test_training_from_the_command_line_is_loaded(tmp_path):
 
 def test_folder_that_cannot_be_written_is_told(tmp_path):
   space, text = CASES["nb201"]
-  config, arch = TrainConfig(train_channels=2, train_cells=1), space.parse(text)
-  network = trained_network(space, config, 3, arch)
-  params = network.init_params(jax.random.key(0))
-  stats = network.moments(params, jnp.zeros((2, 8, 8, 3)), jnp.asarray(space.alphas(arch)))
-  module, variables = trained_module(space, arch, config, 3, params, stats)
+  config, code = TrainConfig(train_channels=2, train_cells=1), space.parse(text)
+  network = trained_network(space, config, VALID.classes, code)
   last = {"epoch": 1, "valid_loss": 1.0, "valid_accuracy": 50.0, "valid_top5": 100.0}
-  with pytest.raises(WorkdirError, match="module.msgpack"):
-    export(tmp_path / "absent", "nb201", module, variables, VALID, 0, last)
+  result = Result("finished", [last], network.init(jax.random.key(0)), network.init_stats())
+  with pytest.raises(WorkdirError, match=r"module\.msgpack"):
+    export(tmp_path / "absent", space, code, config, result, VALID)

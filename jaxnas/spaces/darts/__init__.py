@@ -10,14 +10,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int8
+from jaxtyping import Int8, PyTree
 
 from jaxnas import base, registry
 from jaxnas.base import NetworkConfig
 from jaxnas.errors import ConfigError
-from jaxnas.spaces.darts import benchmark, costs, derivation, drawing, encoding, genotypes
+from jaxnas.spaces.darts import benchmark, costs, derivation, drawing, encoding, genotypes, mapping
+from jaxnas.spaces.darts.module import DARTSModule
 from jaxnas.spaces.darts.network import DARTSNetwork
 from jaxnas.spaces.darts.supernet import DARTSSupernet
+from jaxnas.spaces.mapping import gather
 from jaxnas.tabular import Benchmark
 
 __all__ = ["DARTS", "DARTSNetwork", "DARTSSupernet", "costs", "encoding", "genotypes"]
@@ -115,6 +117,18 @@ class DARTS:
   def trained_network(self, config: NetworkConfig, code: base.Code | None = None) -> DARTSNetwork:
     """See `base.Trainable`; a network made for one architecture has its parameters only and is quicker to compile."""
     return DARTSNetwork(config.filled(self.default_config), None if code is None else tuple(code.tolist()))
+
+  def module(self, code: base.Code, config: NetworkConfig) -> DARTSModule:
+    """See `darts.module`."""
+    size = config.filled(self.default_config).size
+    return DARTSModule(encoding.format(code), *size, config.classes, config.stem, config.auxiliary)
+
+  def module_variables(self, module: DARTSModule, params: PyTree, stats: PyTree) -> PyTree:
+    """See `base.Trainable`."""
+    return {
+      "params": gather(mapping.parameters(module), params),
+      "batch_stats": gather(mapping.statistics(module), stats),
+    }
 
   def backbone(self, config: NetworkConfig) -> DARTSNetwork:
     """The network that GenNAS trains, drawn as its code draws: normal by the fan out.

@@ -6,7 +6,7 @@ of cells with one kind of input. Statistics of a network whose genotype is data 
 
 from collections.abc import Iterator
 
-from jaxnas.spaces.darts import encoding, genotypes, layout
+from jaxnas.spaces.darts import costs, encoding, genotypes, layout
 from jaxnas.spaces.darts.module import DARTSModule
 from jaxnas.spaces.mapping import Parts, Where, layer, moments
 
@@ -69,8 +69,9 @@ def _auxiliary_norms(module: DARTSModule) -> tuple[str, ...]:
 
 def _cells(module: DARTSModule) -> Iterator[tuple[str, layout.Part, int]]:
   """(name, part of the fast network, its number in it) of every cell."""
-  config = layout.NetworkConfig(module.channels, module.cells, module.classes, module.stem)
-  for part in layout.parts(config):
+  side = {"cifar": 32, "imagenet": 224}[module.stem]
+  network = costs.Evaluation(module.channels, module.cells, module.classes, side, module.stem)
+  for part in layout.parts(network):
     for i in range(len(part.shapes)):
       yield f"cell_{part.first + i}", part, i
 

@@ -93,7 +93,7 @@ class AuxiliaryHead(nn.Module):
   @nn.compact
   def __call__(self, x: Maps, train: bool = False) -> Float[Array, "N K"]:
     stride = {"cifar": 3, "imagenet": 2}[self.stem]
-    x = nn.avg_pool(nn.relu(x), (5, 5), (stride, stride))
+    x = nn.avg_pool(nn.relu(x), (5, 5), (stride, stride), count_include_pad=False)  # none; x keeps its type
     x = conv(128, (1, 1), name="conv_a")(x)
     x = nn.relu(norm(use_running_average=not train, name="bn_a")(x))
     x = conv(768, (2, 2), padding="VALID", name="conv_b")(x)

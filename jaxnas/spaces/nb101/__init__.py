@@ -11,6 +11,7 @@ from typing import Any
 from jaxnas import base, registry
 from jaxnas.base import NetworkConfig
 from jaxnas.spaces.nb101 import benchmark, channels, costs, drawing, encoding, isomorphism, sampling
+from jaxnas.spaces.nb101.module import NB101Module
 from jaxnas.spaces.nb101.network import NB101Network
 from jaxnas.tabular import Benchmark
 
@@ -78,6 +79,10 @@ class NB101:
   def network(self, config: NetworkConfig) -> NB101Network:
     """The network of single architectures; `config.init` is for spaces that have a choice."""
     return NB101Network(config.filled(self.default_config))
+
+  def module(self, code: base.Code, config: NetworkConfig) -> NB101Module:
+    """See `nb101.module`."""
+    return NB101Module(encoding.format(code), *config.filled(self.default_config).size, config.classes)
 
   def backbone(self, config: NetworkConfig) -> NB101Network:
     """The network that GenNAS trains: the same."""

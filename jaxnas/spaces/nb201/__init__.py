@@ -8,9 +8,13 @@ import pathlib
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+from jaxtyping import PyTree
+
 from jaxnas import base, registry
 from jaxnas.errors import ConfigError
-from jaxnas.spaces.nb201 import benchmark, costs, drawing, encoding, isomorphism
+from jaxnas.spaces.mapping import gather
+from jaxnas.spaces.nb201 import benchmark, costs, drawing, encoding, isomorphism, mapping
+from jaxnas.spaces.nb201.module import NB201Module
 from jaxnas.spaces.nb201.roles import Backbone, RegionNetwork, SingleNetwork, Supernet
 from jaxnas.tabular import Benchmark
 
@@ -118,6 +122,17 @@ class NB201:
     """See `base.Trainable`; one network serves all architectures."""
     del code
     return self.network(config)
+
+  def module(self, code: base.Code, config: base.NetworkConfig) -> NB201Module:
+    """See `nb201.module`."""
+    return NB201Module(encoding.format(code), *self._size(config), config.classes)
+
+  def module_variables(self, module: NB201Module, params: PyTree, stats: PyTree) -> PyTree:
+    """See `base.Trainable`."""
+    return {
+      "params": gather(mapping.parameters(module), params),
+      "batch_stats": gather(mapping.statistics(module), stats),
+    }
 
   def _size(self, config: base.NetworkConfig) -> tuple[int, int]:
     """(channels, cells)."""

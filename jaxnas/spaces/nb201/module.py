@@ -56,7 +56,9 @@ class ReductionBlock(nn.Module):
   def __call__(self, x: Maps, train: bool = False) -> Float[Array, "N H2 W2 D"]:
     y = ConvBN(self.channels, 3, stride=2, name="conv_a")(nn.relu(x), train)
     y = ConvBN(self.channels, 3, name="conv_b")(nn.relu(y), train)
-    pooled = nn.avg_pool(x, (2, 2), (2, 2))
+    pooled = nn.avg_pool(
+      x, (2, 2), (2, 2), count_include_pad=False
+    )  # there is no padding; Flax then divides in x's type
     return y + _conv(self.channels, (1, 1), name="downsample")(pooled)
 
 
