@@ -83,7 +83,7 @@ class Training(Algorithm[TrainingConfig]):
     return Work(steps(context.space, split_images(context), context.settings), "steps")
 
   def search(self, context: Context[TrainingConfig], seed: int) -> Outcome:
-    """Trains once; below the context's folder are metrics.jsonl, checkpoints to continue from, and the trained module."""
+    """Trains once; the folder gets metrics.jsonl, checkpoints, where a killed training continues, and the module."""
     images, recipe = split_images(context), context.settings.training
     classes, space = images.train.classes, context.space
     arch = resolve(space, context.settings.genotype)

@@ -35,7 +35,9 @@ def test_module_is_the_fast_network(name, x64):
   check_module_is_network(spaces.get("nb101"), code, CONFIG, (parameters, statistics))
 
 
-@pytest.mark.parametrize("text", [*CELLS.values(), *map(encoding.format, encoding.sample(jax.random.key(0), 4))])
+@pytest.mark.parametrize(
+  "text", [*CELLS.values(), *map(encoding.format, spaces.get("nb101").sample(jax.random.key(0), 4))]
+)
 def test_parameters_are_those_that_costs_count(text):
   assert number_of_params(NB101Module(text, 5, 2, 3)) == costs.params(text, 5, 2, 3)
   assert number_of_params(NB101Module(text)) == costs.params(text)
