@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from jaxnas import spaces
+from jaxnas.base import NetworkConfig
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import tasks
 from jaxnas.gennas.heads import SignalNetwork
-from jaxnas.gennas.regression import WIDTHS, Curve, Problem, SignalRegression, Training, pose, regress
+from jaxnas.gennas.proxy import SignalRegression
+from jaxnas.gennas.regression import WIDTHS, Curve, Problem, Training, pose, regress
 from jaxnas.scoring import Batch, Engine
 
 SPACE = spaces.get("nb201")
-SMALL = SignalNetwork(SPACE.backbone(4, 1), WIDTHS)
+SMALL = SignalNetwork(SPACE.backbone(NetworkConfig(4, 1)), WIDTHS)
 ARCH = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
 
 
@@ -33,7 +35,8 @@ def names_of(path, cells):
   """A parameter's names in the fixture, one a cell; empty where it belongs to an operation that the edge has not."""
   part, *rest = (getattr(p, "key", getattr(p, "idx", None)) for p in path)
   if part == "heads":
-    return [f"head{rest[0]}/{'/'.join(['bn'] * (len(rest) == 2) + rest[1:])}"]
+    number, *leaf = rest
+    return [f"head{number}/{'/'.join(leaf if isinstance(leaf[-1], str) else ['bn', ('mean', 'var')[leaf[-1]]])}"]
   name, *leaf = rest
   leaf = leaf if isinstance(leaf[-1], str) else [*leaf[:-1], "bn", ("mean", "var")[leaf[-1]]]
   if name == "stem":
@@ -72,8 +75,8 @@ def compare(tree, data, prefix):
 
 def test_published_training(x64, published):
   data, figures = published
-  network = SignalNetwork(SPACE.backbone(4, 5), (8, 6, 2))
-  params = read(data, network.init_params(jax.random.key(0)), "init")
+  network = SignalNetwork(SPACE.backbone(NetworkConfig(4, 5)), (8, 6, 2))
+  params = read(data, network.init(jax.random.key(0)), "init")
   draws = jnp.asarray(data["noise"], jnp.float64)
   weights = tuple(jnp.full(c, w / c) for w, c in zip((0.25, 0.5, 1.0), network.widths, strict=True))
   problem = Problem(
@@ -100,20 +103,20 @@ def test_published_training(x64, published):
 @pytest.mark.parametrize(("train", "name"), [(True, "train0"), (False, "eval0")])
 def test_published_outputs(x64, published, train, name):
   data, _ = published
-  network = SignalNetwork(SPACE.backbone(4, 5), (8, 6, 2))
-  params = read(data, network.init_params(jax.random.key(0)), "init")
+  network = SignalNetwork(SPACE.backbone(NetworkConfig(4, 5)), (8, 6, 2))
+  params = read(data, network.init(jax.random.key(0)), "init")
   stats = read(data, network.init_stats(), "init")
   images = data["images"].astype(np.float64) + data["noise"][0 if train else 5]
-  found, _ = jax.jit(network.outputs, static_argnums=4)(params, stats, images, columns(), train)
+  found, _ = jax.jit(network.predict, static_argnums=4)(params, stats, images, columns(), train)
   for i, output in enumerate(found):
     np.testing.assert_allclose(output, data[f"{name}/out{i}"], rtol=0, atol=1e-9)
 
 
 def test_published_parameter_counts(fixtures):
   figures = json.loads((fixtures / "gennas" / "g2_nb201_params.json").read_text())
-  network = SignalNetwork(SPACE.backbone(16, 5), tuple(figures["last_channels"]))
+  network = SignalNetwork(SPACE.backbone(NetworkConfig(16, 5)), tuple(figures["last_channels"]))
   for entry in figures["archs"]:
-    assert int(network.parameter_count(columns(entry["arch_string"]))) == entry["total_used"], entry["arch_string"]
+    assert int(network.costs(columns(entry["arch_string"])).params) == entry["total_used"], entry["arch_string"]
 
 
 # In the engine
@@ -130,7 +133,7 @@ def batch(key=0):
 
 def curves(archs, key=0):
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), np.array([SPACE.index_of(a) for a in archs]))
-  proxies = [SignalRegression(training=QUICK)]
+  proxies = [SignalRegression()]
   return ENGINE.measure(proxies, SMALL, None, SMALL.encode(archs), batch(key), init_keys=keys)[0]
 
 
@@ -161,7 +164,7 @@ def test_one_program_for_all_tasks():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_diverged_losses_rank_last(bad):
-  proxy = SignalRegression(training=QUICK)
+  proxy = SignalRegression()
   good, reading = (proxy.finish(Curve(np.ones(4), np.array([1.0, last]))) for last in (2.0, bad))
   assert (good.value, good.status) == (2.0, "ok")
   assert reading.status == "non_finite"
@@ -177,4 +180,4 @@ def test_bad_training(steps, interval):
 def test_needs_targets():
   images = np.zeros((4, 16, 16, 3), np.float32)
   with pytest.raises(ConfigError, match="signal_regression needs a problem"):
-    ENGINE.measure([SignalRegression(training=QUICK)], SMALL, None, SPACE.parse(ARCH)[None], Batch(images))
+    ENGINE.measure([SignalRegression()], SMALL, SMALL.init(jax.random.key(0)), SPACE.parse(ARCH)[None], Batch(images))

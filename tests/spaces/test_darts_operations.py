@@ -10,6 +10,7 @@ from helpers import draw, nested
 from jax import lax
 from jax.test_util import check_grads
 
+from jaxnas.nets.passes import Pass
 from jaxnas.spaces.darts import blocks, operations
 
 KINDS = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "avg_pool_3x3", "max_pool_3x3", "none")
@@ -26,16 +27,10 @@ def ops(fixtures):
 @pytest.mark.parametrize(("mode", "output"), MODES)
 @pytest.mark.parametrize("case", CASES)
 def test_operation_is_the_reference(x64, ops, case, mode, output):
-  def norm(name, z, bn):
-    del name
-    ones = jnp.ones_like(bn["scale"])
-    return operations.batch_norm(
-      z, *(operations.moments(z) if mode == "batch" else (0 * ones, ones)), bn["scale"], bn["bias"]
-    )
-
+  norm, _ = blocks.collecting(Pass(mode, axis=0), None)
   op, stride = case.split(".")[0], int(case.split(".s")[1][0])
   x = operations.to_maps(jnp.asarray(ops[f"{case}/x_nhwc"], jnp.float64))
-  y = blocks.apply(op, x, nested(ops, f"{case}/w/"), norm, stride)
+  y, _ = blocks.apply(op, x, nested(ops, f"{case}/w/"), norm, stride)
   np.testing.assert_allclose(y.transpose(1, 2, 3, 0), ops[f"{case}/{output}"], rtol=1e-10, atol=1e-12)
 
 

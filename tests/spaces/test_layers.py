@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import nested
 from jax import lax
 
 from jaxnas.nets import layers, passes
@@ -321,7 +322,7 @@ def test_operation_of_a_cell_is_the_reference(x64, ops, case, mode, output, way)
   code[edge] = op
   idle = {OPS[o]: {"conv": {"kernel": jnp.zeros((k, k, 4, 4))}, "bn": new_batch_norm((4,))} for o, k in CONVS.items()}
   params = {edge_name(e): jax.tree.map(lambda leaf: leaf.astype(jnp.float64), idle) for e in EDGES}
-  if weights := weights_of(ops, case):
+  if weights := nested(ops, f"{case}/w/"):
     params["edge3_0"][OPS[op]] = weights
   choices = {"static": tuple(code.tolist()), "switch": jnp.asarray(code)}.get(way, jnp.eye(len(OPS))[code])
   operations = operations_of(mode, way if way in FORMS else "single")
@@ -337,7 +338,7 @@ def test_operation_of_a_cell_is_the_reference(x64, ops, case, mode, output, way)
 @pytest.mark.parametrize(("mode", "output"), MODES)
 @pytest.mark.parametrize("case", OTHER_CASES)
 def test_block_is_the_reference(x64, ops, case, mode, output, form):
-  operations, weights = operations_of(mode, form), weights_of(ops, case)
+  operations, weights = operations_of(mode, form), nested(ops, f"{case}/w/")
 
   def run(x, weights):
     if case.startswith("resblock"):
