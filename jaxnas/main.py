@@ -97,12 +97,12 @@ def parse(argv: Sequence[str]) -> list[str]:
   early.set_gnu_getopt(True)  # a value may stand apart from its flag
   flags.DEFINE_list("plugins", [], "", flag_values=early)
   early(list(argv), known_only=True)
-  registry.load_plugins(early["plugins"].value)
+  registry.load_plugins(early["plugins"].value or ())
   kinds: tuple[registry.Kind, ...] = ("algorithm", "space", "dataset")
   for kind in kinds:
     FLAGS[kind].help = f"{FLAGS[kind].help.partition(':')[0]}: {', '.join(registry.names(kind))}"
   for name in registry.names("algorithm"):
-    SETTINGS.define(registry.get("algorithm", name).Settings, f"--algorithm={name}")
+    SETTINGS.define(registry.get("algorithm", name)().Settings, f"--algorithm={name}")
   for name in registry.names("proxy"):
     settings = registry.get("proxy", name)().Settings
     if settings is not None:

@@ -5,7 +5,7 @@ Draw n distinct architectures, keep the best by a proxy at initialisation, by ch
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -99,7 +99,7 @@ class RandomSearch(Algorithm[RandomSearchConfig]):
 
   def _outcome(self, context: Context[RandomSearchConfig], drawn: RandomDraw) -> Outcome:
     criterion = context.settings.criterion
-    row = {"arch": context.space.format(drawn.arch)}
+    row: dict[str, Any] = {"arch": context.space.format(drawn.arch)}
     if criterion == "first":
       return Outcome([row], found=drawn)
     row[criterion] = float(drawn.scores[drawn.best])

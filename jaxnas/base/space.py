@@ -310,6 +310,7 @@ def lacking(space: Space, capability: type) -> list[str]:
   Args:
     capability: `Prunable`, `Differentiable`, `Tapped`, `Trainable` or `Indexed`.
   """
-  kinds = [kind for kind in capability.__mro__ if kind not in Space.__mro__]
+  known: type = Space
+  kinds = [kind for kind in capability.__mro__ if kind not in known.__mro__]
   own = {name for kind in kinds for name in (*vars(kind), *vars(kind).get("__annotations__", ()))}
   return sorted(name for name in own - set(dir(space)) if not name.startswith("_"))

@@ -99,14 +99,14 @@ class SignalRegression(Proxy[SignalConfig]):
     e, problem = evaluation, evaluation.problem
     if problem is None:
       raise ConfigError("signal_regression needs targets: give the batch that its prepare() makes")
-    count = len(problem.evaluation_noise)
+    whole, count = cast(SignalNetwork, e.network), len(problem.evaluation_noise)
     training = Training(len(problem.noise), len(problem.noise) // count)
 
     def train(network: SignalNetwork, params: Array) -> Curve:
       return regress(network, params, e.arch, e.inputs, problem, training)[0]
 
-    branches = [functools.partial(train, own) for own in e.network.variants()]
-    return lax.switch(e.network.variant(e.arch), branches, e.params)
+    branches = [functools.partial(train, own) for own in whole.variants()]
+    return lax.switch(whole.variant(e.arch), branches, e.params)
 
   def finish(self, measured: Curve) -> Reading:
     """The last evaluation."""
