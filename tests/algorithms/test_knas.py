@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import Counted, MadeUpTable, command, environment
@@ -55,9 +56,9 @@ class Broken(Coarse):
     return super().finish(measured if measured < 4000 else np.nan)
 
 
-PERFECT = Coarse("perfect", lambda e: (EDGE_WEIGHTS[:, None] * WEIGHTS[None] * e.arch[0]).sum())
-CONSTANT = Coarse("constant", lambda e: e.arch.sum())
-FIRST_EDGE = Coarse("first_edge", lambda e: (WEIGHTS * e.arch[0, 0]).sum())  # five values only
+PERFECT = Coarse("perfect", lambda e: (EDGE_WEIGHTS * jnp.asarray(WEIGHTS)[e.arch]).sum())
+CONSTANT = Coarse("constant", lambda e: jnp.ones_like(e.arch).sum())
+FIRST_EDGE = Coarse("first_edge", lambda e: jnp.asarray(WEIGHTS)[e.arch[0]])  # five values only
 BROKEN = Broken("broken", PERFECT.function)
 
 

@@ -89,8 +89,8 @@ def test_other_flags_in_the_same_workdir_are_refused(finished, cache):
 def test_tabular_look_up_and_random_search(cache, shared, tmp_path):
   table = shared / "data" / "nasbench201.csv.gz"
   done = jaxnas(
-    cache, "--algorithm=random_search", "--criterion=valid_12ep", "--samples=20", "--seeds=0,1",
-    f"--benchmark={table}", f"--workdir={tmp_path / 'run'}",
+    "--algorithm=random_search", "--criterion=valid_12ep", "--samples=20", "--seeds=0,1",
+    f"--benchmark={table}", f"--workdir={tmp_path / 'run'}", cache=cache,
   )  # fmt: skip
   rows = result(tmp_path / "run")["results"]
   assert [r["seed"] for r in rows] == [0, 1]
@@ -106,8 +106,8 @@ def test_score_of_named_architectures(cache, tmp_path):
   arch = "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|"
   folder = tmp_path / "run"
   done = jaxnas(
-    cache, *TINY_SCORE, f"--archs=0,{arch},6111", "--proxies=params,naswot,linear_regions", "--region_samples=50",
-    "--region_batches=1", f"--workdir={folder}",
+    *TINY_SCORE, f"--archs=0,{arch},6111", "--proxies=params,naswot,linear_regions", "--region_samples=50",
+    "--region_batches=1", f"--workdir={folder}", cache=cache,
   )  # fmt: skip
   rows = result(folder)["results"]
   assert rows[0]["arch"] == arch and len(rows) == 2  # index 0 is that architecture
@@ -119,8 +119,8 @@ def test_score_of_named_architectures(cache, tmp_path):
 def test_proxies_are_compared_on_many_architectures(cache, shared, tmp_path):
   folder, table = tmp_path / "run", shared / "data" / "nasbench201.csv.gz"
   done = jaxnas(
-    cache, *CHEAP, "--archs=random:50", "--seeds=0,1", "--repeats_per_seed=2", f"--benchmark={table}",
-    f"--workdir={folder}",
+    *CHEAP, "--archs=random:50", "--seeds=0,1", "--repeats_per_seed=2", f"--benchmark={table}",
+    f"--workdir={folder}", cache=cache,
   )  # fmt: skip
   lines = {line["proxy"]: line for line in result(folder)["comparison"]}
   assert lines["params"]["n"] == 50 and lines["params"]["cifar10_spearman"] > 0.5
@@ -167,8 +167,8 @@ def test_two_runs_in_one_workdir(cache, tmp_path):
 def test_knas_by_the_table(cache, shared, tmp_path):
   folder, table = tmp_path / "run", shared / "data" / "nasbench201.csv.gz"
   jaxnas(
-    cache, "--algorithm=knas", "--knas_candidates=40", "--knas_shortlist=10", "--knas_score=params",
-    f"--benchmark={table}", f"--workdir={folder}", "--knas_batch=2",
+    "--algorithm=knas", "--knas_candidates=40", "--knas_shortlist=10", "--knas_score=params",
+    f"--benchmark={table}", f"--workdir={folder}", "--knas_batch=2", cache=cache,
   )  # fmt: skip
   (row,) = result(folder)["results"]
   assert row["cifar10_test"] > 91 and row["validation"] > 75
@@ -178,8 +178,8 @@ def test_knas_by_the_table(cache, shared, tmp_path):
 def test_nasi_small(cache, tmp_path):
   folder = tmp_path / "run"
   done = jaxnas(
-    cache, "--algorithm=nasi", "--nasi_steps=4", "--nasi_batch=4", "--nasi_channels=2", "--nasi_cells=1",
-    "--nasi_nu=1e6", f"--workdir={folder}",
+    "--algorithm=nasi", "--nasi_steps=4", "--nasi_batch=4", "--nasi_channels=2", "--nasi_cells=1",
+    "--nasi_nu=1e6", f"--workdir={folder}", cache=cache,
   )  # fmt: skip
   idle = "NASI, seed 0: T~ was never above nu"
   assert done.stderr.count(f"jaxnas: warning: {idle}") == 1 and (folder / "log").read_text().count(idle) == 1
@@ -198,7 +198,7 @@ def test_help_names_every_flag(cache):
   ("flags", "words"),
   [
     (["--algorithm=darts"], ["--algorithm='darts'", "choose among", "tenas", "train"]),
-    (["--algorithm=tena"], ["--algorithm='tena'", "did you mean tenas?"]),
+    (["--algorithm=tena"], ["--algorithm='tena'", "did you mean tenas"]),
     (["--space=nb102"], ["--space='nb102'", "did you mean nb101 or nb201"]),
     (["--dataset=cifar"], ["--dataset='cifar'", "did you mean cifar10"]),
     (["--space=nb101"], ["--algorithm=tenas does not search --space=nb101", "nb201 or darts", "score"]),

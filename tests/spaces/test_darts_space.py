@@ -14,7 +14,7 @@ from helpers import Counted
 from jaxnas import algorithms, data, setting_flags, spaces, tabular
 from jaxnas.algorithms import tenas_plots
 from jaxnas.algorithms.tenas import TENAS, TENASConfig
-from jaxnas.base import Context, NetworkConfig, Output
+from jaxnas.base import Context, NetworkConfig, Outcome, Output
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
 from jaxnas.proxies.indicators import IndicatorConfig
 from jaxnas.scoring import Engine
@@ -324,9 +324,9 @@ def test_genotypes_stand_below_the_terminal_s_table():
   from jaxnas.report import summary
 
   text = SPACE.format(V2)
-  rows = [summary.look_up(SPACE, None, {"seed": seed, "arch": text}) for seed in (0, 1)]
   seconds = {"wall": 1.0, "compile": 0.0, "score": 0.0, "other": 1.0}
-  lines = summary.text({"results": rows, "seconds": seconds}, None).splitlines()
+  outcomes = (Outcome([{"arch": text}]), Outcome([{"arch": text}]))
+  lines = summary.Finished(SPACE, None, {}, (0, 1), outcomes, seconds).text().splitlines()
   assert lines.count(f"[1] {text}") == 1
   assert sum(line.startswith("   0  [1]") or line.startswith("   1  [1]") for line in lines) == 2
   assert "3.349" in lines[3]

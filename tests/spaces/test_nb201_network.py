@@ -116,7 +116,7 @@ def test_forward_is_the_reference(reference, computed, mode):
 def test_running_statistics_after_one_step(reference, computed):
   expected = of_reference(reference, "after_one_train_step/")
   actual, network = flat(computed["stats"]), computed["network"]
-  assert len(expected) > 2 * 6
+  assert len(expected) >= 2 * 6  # all of skips: the stem, the reductions and the last
   for name, value in expected.items():
     own, cell = place_of(name, network.cells)
     *layer, bn, moment = own.split("/")

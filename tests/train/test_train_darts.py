@@ -312,7 +312,7 @@ def test_what_is_no_architecture():
 
 PARALLEL = """
 import dataclasses, json, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 import jax
 from test_train_darts import DARTS, numbers, run
 from jaxnas.errors import ConfigError
@@ -329,7 +329,7 @@ except ConfigError as error:
 
 def test_four_devices_train_as_one():
   """An evaluation batch that does not divide (21 images) included."""
-  done = python(PARALLEL, ROOT / "tests", devices=4)
+  done = python(PARALLEL, ROOT / "tests", ROOT / "tests" / "train", devices=4)
   one, four, error = json.loads(done.stdout.splitlines()[-1])
   for a, b in zip(one, four, strict=True):
     assert a.pop("status") == b.pop("status") == "ok"

@@ -139,5 +139,5 @@ class NB201:
     for name, only in (("stem", "cifar"), ("auxiliary", False), ("shape", None)):
       value = getattr(config, name)
       if value != only:
-        raise ConfigError(f"{name}={value!r}: networks of nb201 have no such setting; leave it at {only!r}")
+        raise ConfigError(f"{name}={value!r}: networks of nb201 have no such setting; drop it")
     return config.filled(self.default_config).size

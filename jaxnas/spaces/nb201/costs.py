@@ -40,9 +40,7 @@ def count(code: Any, config: NetworkConfig | None = None, image_size: int | None
   config = (config or NetworkConfig()).filled(NetworkConfig(16, 5))
   for name, only in (("stem", "cifar"), ("auxiliary", False)):
     if getattr(config, name) != only:
-      raise ConfigError(
-        f"{name}={getattr(config, name)!r}: networks of nb201 have no such setting; leave it at {only!r}"
-      )
+      raise ConfigError(f"{name}={getattr(config, name)!r}: networks of nb201 have no such setting; drop it")
   assert config.channels is not None and config.cells is not None
   sizes = {"channels": config.channels, "cells": config.cells, "classes": config.classes}
   return Costs(params(code, **sizes), macs(code, 32 if image_size is None else image_size, **sizes))
