@@ -181,7 +181,7 @@ def cache_compilations(folder: str) -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def _config_record(settings: Any, proxy_settings: Mapping[type, Any], seeds: Sequence[int]) -> dict[str, Any]:
+def _config_record(settings: object, proxy_settings: Mapping[type, Any], seeds: Sequence[int]) -> dict[str, Any]:
   """Every setting, for config.json; `run.MAY_DIFFER` are those that do not make it another run."""
   found = {name: FLAGS[name].value for name in ("algorithm", "space", "dataset", *run.MAY_DIFFER)}
   found["seeds"] = list(seeds)

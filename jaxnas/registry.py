@@ -62,7 +62,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
 }
 
 _made: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in KINDS}
-_opened: set[str] = set()  # kinds whose built-in modules are imported
+_opened: set[str] = set()  # kinds whose built-in modules are imported, and `GROUP` once its modules are
 
 
 @overload
@@ -180,7 +180,8 @@ def _open(kind: str) -> None:
   _opened.add(kind)
   for module in BUILT_IN[kind]:
     importlib.import_module(module)
-  if len(_opened) == 1:
+  if GROUP not in _opened:  # once, whatever kinds the modules of this one opened
+    _opened.add(GROUP)
     load_plugins(point.value for point in importlib.metadata.entry_points(group=GROUP))
 
 

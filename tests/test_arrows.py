@@ -41,7 +41,6 @@ ARROWS = {
 }
 CIRCLES: set = set()
 OPEN = {
-  "main",
   "report.summary",
   "run",
 }
