@@ -39,9 +39,21 @@ def random_params(network, seed=0):
   return jax.tree_util.tree_map_with_path(lambda p, s: jnp.asarray(rng.normal(*SPREAD[p[-1].key], s.shape)), shapes)
 
 
+def random_stats(network, params, images, arch):
+  """Of a fast network: running statistics that no batch has."""
+  rng = np.random.default_rng(1)
+
+  def stats(arch):
+    return network.apply(params, images, arch, "batch", collect=("stats",)).stats
+
+  shapes = jax.eval_shape(lambda: stats(arch)) if isinstance(arch, tuple) else jax.eval_shape(stats, arch)
+  draws = (lambda shape: rng.normal(0, 0.3, shape), lambda shape: rng.uniform(0.5, 1.5, shape))  # means, variances
+  return jax.tree_util.tree_map_with_path(lambda path, s: jnp.asarray(draws[path[-1].idx](s.shape)), shapes)
+
+
 @functools.cache
-def _fast_program(network, auxiliary):
-  """(params, images, arch, other images) -> (Shown, statistics of the other images).
+def _fast_program(network, auxiliary, static=None):
+  """(params, images, running statistics, arch) -> Shown.
 
   With the auxiliary head, variances of the statistics are of n - 1.
   """
@@ -51,16 +63,14 @@ def _fast_program(network, auxiliary):
       return network.train(params, images, arch, 0.0, None)
     return network.apply(params, images, arch, "batch", collect=("stats",))
 
-  def run(params, images, arch, others):
+  def run(params, images, stats, arch=static):
     def loss(params):
       output = batch(params, images, arch)
       loss, logits = loss_of((output.logits, output.auxiliary) if auxiliary else output.logits)
       return loss, (logits, output.stats)
 
-    stats = batch(params, others, arch).stats
     gradient, (logits, seen) = jax.grad(loss, has_aux=True)(params)
-    running = network.apply(params, images, arch, "running", stats=stats).logits
-    return Shown(logits, running, gradient, seen), stats
+    return Shown(logits, network.apply(params, images, arch, "running", stats=stats).logits, gradient, seen)
 
   return jax.jit(run)
 
@@ -95,21 +105,23 @@ def assert_trees(found, wanted, tolerance=1e-9):
     np.testing.assert_allclose(found[name], leaf, rtol=0, atol=tolerance * scale, err_msg=name)
 
 
-def check_module_is_network(space, code, config, parts, static=False, size=8, meaningless=()):
+def check_module_is_network(space, code, config, parts, network=None, size=8, meaningless=(), static=False):
   """Logits in both modes, gradients and statistics agree, and parameters go there and back unchanged.
 
   Args:
     parts: (parameters, statistics) of the space's mapping, both functions of a module.
-    static: whether the network is made for this architecture.
+    network: one that is made for this architecture; default: that of all.
+    static: whether the architecture is part of the fast network's program.
     meaningless: beginnings of the module's paths whose statistics the fast network does not compute.
   """
   module = space.module(code, config)
-  network = space.trained_network(config, code) if static else space.network(config)
+  network = network or space.network(config)
   parameters, statistics = (part(module) for part in parts)
-  arch = jnp.asarray(network.encode(code[None])[0])
-  images, others = draw(1, 3, size, size, 3), draw(2, 3, size, size, 3) + 0.3
-  params = random_params(network)
-  fast, stats = _fast_program(network, config.auxiliary)(params, images, arch, others)
+  arch = tuple(code.tolist()) if static else jnp.asarray(network.encode(code[None])[0])
+  images, params = draw(1, 3, size, size, 3), random_params(network)
+  stats = random_stats(network, params, images, arch)
+  program = _fast_program(network, config.auxiliary, arch if static else None)
+  fast = program(params, images, stats) if static else program(params, images, stats, arch)
   variables = {"params": mapping.gather(parameters, params), "batch_stats": mapping.gather(statistics, stats)}
   assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, _initial(module, size))
 

@@ -67,6 +67,17 @@ class NetworkConfig:
     cells = default.cells if self.cells is None else self.cells
     return dataclasses.replace(self, channels=channels, cells=cells)
 
+  def plain(self, space: str) -> "NetworkConfig":
+    """These settings, for a space whose networks have no stem, auxiliary head or shape to choose.
+
+    Raises:
+      ConfigError: one of them is chosen.
+    """
+    for name, only in (("stem", "cifar"), ("auxiliary", False), ("shape", None)):
+      if getattr(self, name) != only:
+        raise ConfigError(f"{name}={getattr(self, name)!r}: networks of {space} have no such setting; drop it")
+    return self
+
 
 class Picture(NamedTuple):
   """A PNG file in a folder, and what it shows."""

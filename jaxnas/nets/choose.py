@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 Branch = Callable[[Any, PyTree], tuple[Array, Any]]
 """(source, what the edge is given) -> (maps, what the operation shows), of one form for all operations."""
 
-Choices = tuple[int, ...] | Int[Array, " e"] | Float[Array, "e O"]
+Choices = tuple[int, ...] | Int[Array, " _"] | Float[Array, "_ O"]
 
 
 @runtime_checkable

@@ -28,9 +28,9 @@ _HIGHEST = lax.Precision.HIGHEST
 _FOLDED_CHANNELS = 48  # input + output channels at which folding stops to pay on a CPU (BUILD_NOTES.md, decision 4)
 _FEW_CHANNELS = 3  # up to so many outputs, products are faster with dy on the left
 
-Kernels = Sequence[Float[Array, "k k Cin Cout"]]
+Kernels = Sequence[Float[Array, "_ _ Cin Cout"]]  # of any sizes
 Vectors = Sequence[Float[Array, " Cout"]]
-Branch = tuple[Float[Array, "k k Cin Cout"], Float[Array, " Cout"], Float[Array, " Cout"], Float[Array, " Cout"]]
+Branch = tuple[Float[Array, "_ _ Cin Cout"], Float[Array, " Cout"], Float[Array, " Cout"], Float[Array, " Cout"]]
 
 
 def width_fold(width: int, channels_in: int, channels_out: int) -> int:

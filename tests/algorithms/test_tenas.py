@@ -179,7 +179,10 @@ def test_the_parent_is_scored_like_any_candidate(source, engine):
   assert readings[0].status == "ok"
 
 
-@pytest.mark.parametrize("criterion", ["supernet_condition_number_frozen", "linear_regions", "params"])
+@pytest.mark.parametrize(
+  "criterion",
+  [pytest.param("supernet_condition_number_frozen", marks=pytest.mark.slow), "linear_regions", "params"],
+)
 def test_random_search_keeps_the_best(source, engine, criterion):
   settings = RandomSearchConfig(UsualInputs(score_channels=2, score_cells=1), samples=30, criterion=criterion)
 

@@ -320,7 +320,7 @@ def test_decision_is_json_ready():
     ({"candidates": [(0, 0, 1)]}, {}, "candidates: differ"),
   ],
 )
-def test_bad_input(change, arguments, message):
+def test_bad_input(unchecked, change, arguments, message):
   indicators, active = random_round(0)
   with pytest.raises(ConfigError, match=message):
     tr.decide(

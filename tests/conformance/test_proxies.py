@@ -5,12 +5,15 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from tiny_network import Tiny
 
-from conformance.tiny import MANY, N, batch, several
+from conformance.tiny import CONFIG, MANY, N, batch, samples, several
 from jaxnas import proxies, scoring, spaces
 from jaxnas.base import Batch, Network, Reading, Single, Status
-from jaxnas.errors import ConfigError, DatasetError
+from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation
 
 ALL = tuple(proxies.get(name) for name in proxies.names())
@@ -43,30 +46,132 @@ def test_is_a_value_and_says_what_is_better(proxy):
   assert not any(map(math.isnan, last))
 
 
+# On a network that compiles quickly, and which is written without the package's layers
+
+
+TINY = Tiny()
+CODES = np.array([[1], [0], [1], [1], [0]])
+
+
+def measured(some, network=TINY, codes=CODES, params=None, key=0, engine=ENGINE):
+  """Readings [proxy][architecture]."""
+  params, groups, found = network.init(jax.random.key(0)) if params is None else params, {}, {}
+  for proxy in some:
+    groups.setdefault(MANY.get(proxy.name, N), []).append(proxy)
+  for n, group in groups.items():
+    readings = engine.score(group, network, params, codes, batch(n), key=jax.random.key(key))
+    found |= dict(zip(group, readings, strict=True))
+  return [found[proxy] for proxy in some]
+
+
+@functools.cache
+def together():
+  """All usual proxies in company."""
+  return dict(zip(USUAL, measured(USUAL), strict=True))
+
+
+def same(ours, theirs, rtol=1e-4):
+  assert [one.status for one in ours] == [one.status for one in theirs]
+  np.testing.assert_allclose([one.value for one in ours], [one.value for one in theirs], rtol=rtol, atol=1e-6)
+
+
 @usual
-def test_batches_that_do_not_fit_are_refused(proxy):
-  """Without labels, where they are needed, and without the axis of samples, where weights meet images."""
-  space = spaces.get("nb201")
-  network, codes = several(space, A)
+def test_company_order_and_blocks_change_nothing(proxy):
+  """Alone, backwards, one architecture a call: what it was in company."""
+  (alone,) = measured([proxy], codes=CODES[::-1], engine=scoring.Engine(block=1))
+  same(alone[::-1], together()[proxy])
+
+
+@usual
+def test_weights_and_draws_are_all_that_it_depends_on(proxy):
+  (again,) = measured([proxy], codes=CODES[:1])
+  same(again, together()[proxy][:1])
+  others = [measured([proxy], codes=CODES[:1], **other) for other in ({"params": TINY.init(seed=1)}, {"key": 1})]
+  if {"params", "key"} & used_by(proxy):
+    assert any(other[0].value != again[0].value for (other,) in others)
+
+
+@pytest.mark.parametrize(
+  "proxy", [pytest.param(p, id=p.name, marks=[pytest.mark.slow] * (p.name in MANY)) for p in USUAL]
+)
+def test_compiled_is_what_python_computes(proxy):
+  """Without jit, loops run by Python."""
   inputs, labels, _ = batch_of(proxy)
-  if proxy.needs_labels:
-    with pytest.raises(ConfigError, match=rf"{proxy.name}.*labels"):
-      ENGINE.measure([proxy], network, None, codes, Batch(inputs))
-  if {"inputs", "params"} <= used_by(proxy):
-    with pytest.raises((ConfigError, DatasetError)):
-      traced(proxy, network, codes, inputs[0], labels)
+  with jax.disable_jit():
+    arch = jnp.asarray(TINY.encode(CODES[:1])[0])
+    evaluation = Evaluation(TINY, TINY.init(), arch, inputs, labels, None, jax.random.key(0))
+    raw = proxy.measure(evaluation)
+  same([proxy.finish(jax.device_get(raw))], together()[proxy][:1])
+
+
+def test_an_interrupted_scoring_continues_to_the_same_lines():
+  space = spaces.get("nb201")
+  codes, some = samples(space, A), [proxies.get(name) for name in ("params", "l2_norm", "naswot")]
+  network, engine, kept = space.network(CONFIG), scoring.Engine(block=1, streams=1), []
+
+  class Killed(Exception):
+    pass
+
+  def stop(*records):
+    kept.extend(records)
+    if len(kept) > len(some):
+      raise Killed
+
+  def score(**how):
+    return scoring.score(some, space, codes, batch(), network=network, engine=engine, **how)
+
+  with pytest.raises(Killed):
+    score(keep=stop)
+  done, new = len(kept), []
+  assert done == 2 * len(some)
+  whole, continued = score(), score(records=kept, keep=lambda *records: new.extend(records))
+  assert [line[:7] for line in continued] == [line[:7] for line in whole] and len(new) == len(whole) - done
+
+
+# On every space
+
+
+THREE = tuple(proxies.get(name) for name in ("naswot", "mgm", "params"))
+
+
+def check_on(name, some):
+  """Values where there is a path, else a status that ranks last if there is no value; the order changes nothing."""
+  network, codes = several(spaces.get(name), A)
+  in_order, backwards = (measured(some, network, codes[::step]) for step in (1, -1))
+  for proxy, ours, theirs in zip(some, in_order, backwards, strict=True):
+    same(ours, theirs[::-1], 2e-4)
+    ranks = [proxy.ranking_value(one) for one in ours]
+    assert all(isinstance(one.status, Status) for one in ours), proxy.name
+    assert not any(one.status.degenerate for one in ours[1:]), proxy.name
+    assert all(math.isfinite(one.value) for one in ours[1:]), proxy.name
+    if ours[0].status.degenerate:
+      assert ranks[0] < min(ranks[1:]), proxy.name
+
+
+@pytest.mark.parametrize(
+  "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "nb101")) for n in spaces.names()]
+)  # NAS-Bench-101 takes two minutes to compile; tests/proxies/test_nb101_proxies.py has each proxy by hand
+def test_every_space_is_measured(name):
+  check_on(name, THREE)
+
+
+@pytest.mark.slow
+@usual
+@pytest.mark.parametrize("name", spaces.names())
+def test_every_proxy_on_every_space(name, proxy):
+  check_on(name, (proxy,))
+
+
+@pytest.mark.parametrize("proxy", [pytest.param(p, id=p.name) for p in USUAL if p.needs_labels])
+def test_a_batch_without_labels_is_refused(proxy):
+  with pytest.raises(ConfigError, match=rf"{proxy.name}.*labels"):
+    ENGINE.measure([proxy], TINY, None, CODES, Batch(batch_of(proxy).inputs))
 
 
 @functools.cache
 def used_by(proxy):
   """Which of the evaluation's attributes a proxy reads."""
-  network, codes = several(spaces.get("nb201"), A)
   inputs, labels, _ = batch_of(proxy)
-  return traced(proxy, network, codes, inputs, labels)
-
-
-def traced(proxy, network, codes, inputs, labels):
-  """Traces the proxy and returns the names of the evaluation's attributes that it asked for."""
   seen = set()
 
   class Watched(Evaluation):
@@ -75,8 +180,7 @@ def traced(proxy, network, codes, inputs, labels):
       return super().__getattribute__(name)
 
   def measure(params, arch, key):
-    return proxy.measure(Watched(network, params, arch, inputs, labels, None, key))
+    return proxy.measure(Watched(TINY, params, arch, inputs, labels, None, key))
 
-  params = jax.eval_shape(network.init, jax.random.key(0))
-  jax.eval_shape(measure, params, network.encode(codes[:1])[0], jax.random.key(0))
+  jax.eval_shape(measure, jax.eval_shape(TINY.init), TINY.encode(CODES[:1])[0], jax.random.key(0))
   return frozenset(seen)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from conformance.tiny import images, network_of, samples, several
 from jaxnas import base, registry, spaces
-from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError
+from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError, DatasetError
 
 # Members that a space still lacks; it may lack no others, and those that it has by now go.
 NOT_YET: dict[str, set[str]] = {}
@@ -151,6 +151,14 @@ def test_configs_are_refused(space):
   for wrong in ({"channels": 0}, {"cells": -1}, {"classes": 0}):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
       space.network(dataclasses.replace(base.NetworkConfig(), shape=space.shape(code), **wrong))
+
+
+def test_images_of_another_shape_are_refused(space, unchecked):
+  network, codes = several(space, 1)
+  arch, params = network.encode(codes)[0], jax.eval_shape(network.init, jax.random.key(0))
+  for shape in ((8, 8, 3), (2, 2, 8, 8, 3), (2, 8, 8, 4), (2, 3, 3, 3)):
+    with pytest.raises((ConfigError, DatasetError)):
+      jax.eval_shape(network.apply, params, jax.ShapeDtypeStruct(shape, jnp.float32), arch)
 
 
 def test_benchmarks_are_refused(space, tmp_path):

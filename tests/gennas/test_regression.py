@@ -179,5 +179,5 @@ def test_bad_training(steps, interval):
 
 def test_needs_targets():
   images = np.zeros((4, 16, 16, 3), np.float32)
-  with pytest.raises(ConfigError, match="signal_regression needs a problem"):
+  with pytest.raises(ConfigError, match="signal_regression needs targets"):
     ENGINE.measure([SignalRegression()], SMALL, SMALL.init(jax.random.key(0)), SPACE.parse(ARCH)[None], Batch(images))

@@ -158,7 +158,8 @@ def test_command_line(tmp_path):
 
 
 def test_command_line_refuses():
-  refused(jaxnas("--algorithm=gennas_task", *FLAGS, check=False), "--algorithm=gennas_task needs --benchmark")
+  done = jaxnas("--algorithm=gennas_task", "--benchmark=none", *FLAGS, check=False)
+  refused(done, "--algorithm=gennas_task needs --benchmark")
   done = jaxnas("--algorithm=tenas", "--space=nb101", check=False)
   refused(done, "--algorithm=tenas does not search --space=nb101; take --space=nb201 or darts")
 

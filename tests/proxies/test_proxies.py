@@ -132,22 +132,24 @@ def dense_kernel(mode, network, params, weights, images):
   """G G' from a dense Jacobian of the summed logits in kernels and BN scales, by plain autodiff."""
   plain = dataclasses.replace(network, order=2)
 
-  @jax.jit
-  def jacobian(params, weights, images):
-    return jax.jacrev(lambda params: plain.apply(params, images, weights, mode).logits.sum(-1))(params)
-
-  leaves = flat(jacobian(params, weights, images))
+  # Compiling the fusions of plain formulas takes longer than they do.
+  leaves = flat(jax.jacrev(lambda params: plain.apply(params, images, weights, mode).logits.sum(-1))(params))
   rows = [v.reshape(len(v), -1) for k, v in leaves.items() if k.split("/")[-1] in ("kernel", "scale")]
   matrix = np.concatenate(rows, 1)
   return matrix @ matrix.T
 
 
-FULL = [
-  pytest.param(mode, NTK_NETWORK, marks=pytest.mark.slow, id=f"{mode}-full") for mode in ("batch", "batch_frozen")
+MODES = ("batch", "batch_frozen")
+LARGER = [
+  pytest.param(mode, network, marks=pytest.mark.slow, id=f"{mode}-{name}")
+  for mode in MODES
+  for name, network in (("all_blocks", SMALL), ("full", NTK_NETWORK))
 ]
 
 
-@pytest.mark.parametrize(("mode", "network"), [("batch", ONE_CELL), ("batch_frozen", SMALL), *FULL])
+@pytest.mark.parametrize(
+  ("mode", "network"), [*(pytest.param(mode, ONE_CELL, id=f"{mode}-one_cell") for mode in MODES), *LARGER]
+)
 def test_kernel_is_that_of_the_dense_jacobian(x64, network, mode):
   """`batch`: fused layers = autodiff. `batch_frozen`: decoupled = stop-gradient statistics."""
   params = random_params(network, kernels=0.5)

@@ -13,6 +13,8 @@ from jaxnas.workdir import Workdir
 CONFIG = {"algorithm": "made_up", "space": "letters", "dataset": "synthetic"}
 SECONDS = {"wall": 61.0, "compile": 1.0, "score": 2.0, "other": 58.0}
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # of the space, only what a report asks of it
+
 
 class Letters:
   """Architectures are words; a network has a million parameters a letter."""

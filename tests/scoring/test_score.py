@@ -19,7 +19,6 @@ from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.proxies.evaluation import mean_loss
 from jaxnas.proxies.ntk_condition_number import NTKConditionNumber
 from jaxnas.scoring import Batch, Engine, Score, summarise
-from jaxnas.spaces.nb201 import costs
 
 SPACE = spaces.get("nb201")
 ARCHS = SPACE.sample(jax.random.key(1), 8)
@@ -432,22 +431,3 @@ def test_other_errors_and_the_last_row_are_the_callers(monkeypatch, error, rows)
   with pytest.raises(jax.errors.JaxRuntimeError, match=error):
     kernels(own)
   assert (own.rows, calls.count(calls[0])) == (rows, 1)  # not again; the block behind it may have begun
-
-
-# The real network
-
-
-def test_real_proxies_share_a_pass():
-  """naswot, mgm, grad_norm, l2_norm and params on networks of NAS-Bench-201, together and one by one."""
-  network = NetworkConfig(channels=4, cells=1, classes=3)
-  names = ("naswot", "grad_norm", "l2_norm", "params")
-  images = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype(np.float32)
-  given = {"archs": ARCHS[:4], "batches": Batch(images, np.arange(4, dtype=np.int32) % 3), "network": network}
-  lines = run([proxies.get(n) for n in names], **given)
-  assert [line.value for line in lines[3::4]] == [costs.params(a, 4, 1, 3) for a in ARCHS[:4]]
-  for i, name in enumerate(("naswot", "l2_norm")):  # the gradient's program is the slow one to compile
-    alone = [line.value for line in run((proxies.get(name),), **given)]
-    np.testing.assert_allclose(alone, [line.value for line in lines[2 * i :: 4]], rtol=1e-6)
-  turned = run([proxies.get(n) for n in names], **{**given, "archs": ARCHS[[3, 1, 0, 2, 4]]})
-  by_text = {(line.arch, line.proxy): line.value for line in turned}
-  assert [line.value for line in lines] == [by_text[line.arch, line.proxy] for line in lines]

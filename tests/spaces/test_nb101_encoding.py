@@ -73,7 +73,7 @@ def test_every_form_round_trips(cells):
     (7, ["7"]),
   ],
 )
-def test_parse_says_where(text, parts):
+def test_parse_says_where(unchecked, text, parts):
   with pytest.raises(ArchitectureError) as error:
     encoding.parse(text)
   assert all(part in str(error.value) for part in parts), error.value

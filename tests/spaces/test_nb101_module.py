@@ -26,13 +26,15 @@ CELLS = {
 }
 
 
-SLOW = ("one vertex", "two and the input", "wider into narrower", "pools in a row")
+SLOW = ("one vertex", "three, unevenly", "four, unevenly", "two and the input", "wider into narrower", "pools in a row")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CELLS])
 def test_module_is_the_fast_network(name, x64):
   code = encoding.parse(CELLS[name])
-  check_module_is_network(spaces.get("nb101"), code, CONFIG, (parameters, statistics))
+  network = spaces.get("nb101").network(CONFIG)
+  own = network.variants()[int(network.variant(jnp.asarray(network.encode(code[None])[0])))]
+  check_module_is_network(spaces.get("nb101"), code, CONFIG, (parameters, statistics), own)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_parameters_are_those_that_costs_count(text):
 
 def test_initial_kernels_are_normal_by_their_own_fan_out():
   module = NB101Module(CELLS["four, unevenly"], channels=32, cells=1)
-  params = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+  params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
   kernel = params["stack_2_cell_0"]["vertex_1"]["conv"]["kernel"]
   assert kernel.shape == (3, 3, 32, 32)
   np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 32)), rtol=0.05)

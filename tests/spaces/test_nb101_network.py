@@ -13,7 +13,7 @@ from jax import lax
 from jaxnas.base import NetworkConfig, Single, TappedNetwork
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.nets import layers
-from jaxnas.spaces.nb101 import NB101Network, channels, costs, encoding
+from jaxnas.spaces.nb101 import NB101Network, channels, costs, encoding, sampling
 from jaxnas.spaces.nb101.encoding import CONV1, CONV3, OPS, POOL
 from jaxnas.spaces.nb101.normalisation import batch_norm_relu
 from jaxnas.spaces.nb101.pooling import max_pool
@@ -334,7 +334,7 @@ def test_batch_norm_relu_equals_autodiff(x64, channels):
 
 
 def test_counts_equal_those_of_layer_shapes():
-  archs = encoding.sample(jax.random.key(0), 6)
+  archs = sampling.sample(jax.random.key(0), 6)
   network = NB101Network(NetworkConfig(channels=6, cells=2, classes=7))
   count = jax.jit(jax.vmap(lambda cell: network.costs(cell, 16)))
   for cells in (archs, [encoding.parse(text) for text in ARCHS.values()]):

@@ -73,7 +73,7 @@ def test_parse_and_format():
     (7, ["7"]),
   ],
 )
-def test_parse_says_where(text, parts):
+def test_parse_says_where(unchecked, text, parts):
   with pytest.raises(ArchitectureError) as error:
     encoding.parse(text)
   message = str(error.value)
@@ -139,7 +139,7 @@ def test_index_round_trip():
 
 
 @pytest.mark.parametrize("index", [-1, 15625, 1.0, "3", True, np.True_, None, np.arange(2)])
-def test_bad_index(index):
+def test_bad_index(unchecked, index):
   with pytest.raises(ArchitectureError, match=r"0\.\.15624"):
     encoding.from_index(index)
 
@@ -188,7 +188,7 @@ def test_sample_is_the_same_in_64_bit_mode():
 
 
 @pytest.mark.parametrize(("n", "unique"), [(-1, True), (1.0, True), (True, False), (15626, True)])
-def test_bad_sample_size(n, unique):
+def test_bad_sample_size(unchecked, n, unique):
   with pytest.raises(ConfigError, match="n is"):
     encoding.sample(jax.random.key(0), n, unique)
 
@@ -372,6 +372,6 @@ def test_costs_depend_on_convolutions_only():
     ("image_size", "32"),
   ],
 )
-def test_bad_sizes(name, value):
+def test_bad_sizes(unchecked, name, value):
   with pytest.raises(ConfigError, match=name):
     costs.macs(ARCH, **{name: value})

@@ -36,7 +36,7 @@ def test_module_is_the_fast_network(name, x64):
   cells = [f"stage_{stage}_cell_{i}" for stage in range(3) for i in range(2)]
   meaningless = {(cell, edge) for cell in cells for edge in USELESS.get(name, ())}
   code = np.asarray(ARCHS[name], np.int8)
-  check_module_is_network(SPACE, code, CONFIG, (parameters, statistics), meaningless=meaningless)
+  check_module_is_network(SPACE, code, CONFIG, (parameters, statistics), meaningless=meaningless, static=True)
 
 
 @pytest.mark.parametrize("arch", [*ARCHS.values(), *encoding.sample(jax.random.key(0), 4).tolist()])

@@ -66,7 +66,10 @@ def loss_of(logits):
 
 @functools.cache
 def program(network, mode, rows=False, static=None):
-  """(gradients of the loss, logits); in mode `running` by the statistics of other images."""
+  """(gradients of the loss, logits); in mode `running` by the statistics of other images.
+
+  Plain formulas run as they stand: compiling their fusions takes longer than all that they are asked.
+  """
 
   def run(params, images, others, arch=static):
     stats = network.apply(params, others, arch, collect=("stats",)).stats if mode == "running" else None
@@ -77,7 +80,7 @@ def program(network, mode, rows=False, static=None):
 
     return jax.grad(loss, has_aux=True)(params)
 
-  return jax.jit(run)
+  return run if network == SHORT_MIXED else jax.jit(run)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +121,8 @@ def test_static_is_switch(x64, name):
   assert_tree(gradient, wanted_gradient, name)
 
 
-@pytest.mark.parametrize(
-  "mode", ["batch", *(pytest.param(m, marks=pytest.mark.slow) for m in ("running", "batch_frozen", "identity"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["batch", "running", "batch_frozen", "identity"])
 def test_both_mixtures_are_one_function_of_any_weights(x64, mode):
   params = random_params(SHORT_MANY)
   weights = np.random.default_rng(1).dirichlet(np.ones(len(OPS)), (1, len(EDGES)))

@@ -27,7 +27,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["nb201", pytest.param("darts", marks=pytest.mark.slow)])
 def test_exported_module_classifies_as_the_trainer_measured(name, tmp_path):
   space, text = CASES[name]
   code = space.parse(text)

@@ -244,8 +244,7 @@ def gradient():
   x, labels = seen_by_step()
   x = jnp.asarray(x, jnp.float32)
 
-  @jax.jit
-  def measured(params, weights):
+  def measured(params, weights):  # compiling its fusions takes longer
     def loss(params):
       output = network.apply(params, x, weights, collect=("stats",))
       return -jax.nn.log_softmax(output.logits)[jnp.arange(8), labels].mean(), (output.logits, output.stats)

@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from jaxnas.nets.parameters import bn_shapes
 from jaxnas.nets.passes import Pass, Seen, gated, together
 from jaxnas.spaces.darts import operations
-from jaxnas.spaces.darts.operations import Maps
+from jaxnas.spaces.darts.operations import Convolved, Maps
 
 Norm = Callable[[str, Maps, PyTree], Maps]
 SEPARABLE = {"sep_conv_3x3": 3, "sep_conv_5x5": 5}  # kernel sizes
@@ -40,39 +40,39 @@ def seen_of(run: Pass, found: dict[str, Seen], x: Maps, reads: tuple[Maps, ...])
   return together(found).plus(run.of_nothing(x), *(run.of_relu(read) for read in reads))
 
 
-def relu_conv_bn(x: Maps, params: PyTree, norm: Norm) -> Maps:
+def relu_conv_bn(x: Maps, params: PyTree, norm: Norm) -> Convolved:
   """ReLU, 1x1 convolution, BN."""
   return norm("a", _pointwise(relu(x), params["conv"]), params["bn"])
 
 
-def factorised_reduction(x: Maps, params: PyTree, norm: Norm) -> Maps:
+def factorised_reduction(x: Maps, params: PyTree, norm: Norm) -> Convolved:
   """ReLU, half of the channels from every second pixel and half from the ones down-right of them, BN."""
   first, second = operations.halved(relu(x))
   z = jnp.concatenate([_pointwise(first, params["conv0"]), _pointwise(second, params["conv1"])])
   return norm("a", z, params["bn"])
 
 
-def separable(x: Maps, params: PyTree, norm: Norm, stride: int) -> tuple[Maps, Maps]:
+def separable(x: Maps, params: PyTree, norm: Norm, stride: int) -> tuple[Convolved, Convolved]:
   """Twice ReLU, depthwise, 1x1, BN, the first with the stride; and what the second ReLU reads."""
   middle = norm("a", _depthwise_pointwise(relu(x), params["a"], stride, 1), params["a"]["bn"])
   return norm("b", _depthwise_pointwise(relu(middle), params["b"], 1, 1), params["b"]["bn"]), middle
 
 
-def dilated(x: Maps, params: PyTree, norm: Norm, stride: int) -> Maps:
+def dilated(x: Maps, params: PyTree, norm: Norm, stride: int) -> Convolved:
   """ReLU, depthwise with dilation 2, 1x1, BN."""
   return norm("a", _depthwise_pointwise(relu(x), params, stride, 2), params["bn"])
 
 
-def _depthwise_pointwise(x: Maps, params: PyTree, stride: int, dilation: int) -> Maps:
+def _depthwise_pointwise(x: Maps, params: PyTree, stride: int, dilation: int) -> Convolved:
   wide = gated(operations.depthwise(x, params["dw"]["kernel"], stride, dilation), params["dw"], 0)
   return _pointwise(wide, params["pw"])
 
 
-def _pointwise(x: Maps, layer: PyTree) -> Maps:
+def _pointwise(x: Maps, layer: PyTree) -> Convolved:
   return gated(operations.pointwise(x, layer["kernel"]), layer, 0)
 
 
-def apply(op: str, x: Maps, params: PyTree, norm: Norm, stride: int) -> tuple[Maps, tuple[Maps, ...]]:
+def apply(op: str, x: Maps, params: PyTree, norm: Norm, stride: int) -> tuple[Convolved, tuple[Array, ...]]:
   """One operation of a cell by name, and what its ReLUs read; `params` is that of the operation ({} for none)."""
   if op in SEPARABLE:
     y, middle = separable(x, params, norm, stride)

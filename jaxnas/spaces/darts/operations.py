@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 _HIGHEST = lax.Precision.HIGHEST
 Maps = Float[Array, "C N H W"]
+Convolved = Float[Array, "D N H2 W2"]
 
 
 def to_maps(images: Float[Array, "N H W C"]) -> Maps:

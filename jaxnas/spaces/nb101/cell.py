@@ -19,9 +19,10 @@ from jaxnas.spaces.nb101.parameters import CONV_NAMES, INNER, OUT, Cell, slot_ch
 from jaxnas.spaces.nb101.pooling import max_pool
 
 Maps = Float[Array, "N H W C"]
+Convolved = Float[Array, "N H W D"]
 
 
-def run_module(x: Maps, own: PyTree, *, cell: Cell, feeding: int, run: Pass) -> tuple[Maps, Seen]:
+def run_module(x: Maps, own: PyTree, *, cell: Cell, feeding: int, run: Pass) -> tuple[Convolved, Seen]:
   """(output, what it shows) of one module; `own` is what its layers compute with, by name, `feeding` is of the cell."""
   values, seen = {}, {}
   full = x.shape[-1]
@@ -44,7 +45,7 @@ def run_module(x: Maps, own: PyTree, *, cell: Cell, feeding: int, run: Pass) -> 
   return y, together(seen)
 
 
-def conv_bn_relu(x: Maps, own: PyTree, run: Pass) -> tuple[Maps, Seen]:
+def conv_bn_relu(x: Maps, own: PyTree, run: Pass) -> tuple[Convolved, Seen]:
   """Convolution, BN and ReLU of one layer, and what they show."""
   return _bn_relu(gated(_convolve(x, own["params"]["conv"]["kernel"], run), own["params"]), own, run)
 
@@ -69,7 +70,7 @@ def _vertex(row: Float[Array, " 11"], x: Maps, own: PyTree, run: Pass) -> tuple[
   return jnp.where(convolved, y, z), seen._replace(observed=observed)
 
 
-def _projection(edge: Float[Array, ""], x: Maps, own: PyTree, width: int, run: Pass) -> tuple[Maps, Seen]:
+def _projection(edge: Float[Array, ""], x: Maps, own: PyTree, width: int, run: Pass) -> tuple[Convolved, Seen]:
   """The 1x1 convolution, BN and ReLU of the module's input, or zeros without the edge."""
 
   def without(x, own):
@@ -89,7 +90,7 @@ def _bn_relu(z: Maps, own: PyTree, run: Pass) -> tuple[Maps, Seen]:
   return y, run.of_bn(z, moments, counts).plus(run.of_relu(y, counts))
 
 
-def _convolve(x: Maps, kernel: Array, run: Pass) -> Maps:
+def _convolve(x: Maps, kernel: Array, run: Pass) -> Convolved:
   return layers.conv(x, kernel) if run.rows else plain_layers.convolve(x, kernel)
 
 

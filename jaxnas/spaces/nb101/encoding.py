@@ -258,7 +258,7 @@ def _on_path(matrix: np.ndarray) -> list[int]:
 
 def is_valid(matrix: np.ndarray) -> bool:
   kept = _on_path(matrix)
-  return bool(kept) and matrix[np.ix_(kept, kept)].sum() <= MAX_EDGES
+  return bool(kept) and bool(matrix[np.ix_(kept, kept)].sum() <= MAX_EDGES)
 
 
 def _check_valid(matrix: np.ndarray, where: str) -> None:

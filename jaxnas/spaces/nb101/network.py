@@ -29,7 +29,7 @@ from jaxnas.nets.choose import by_layer, choose
 from jaxnas.nets.parameters import draw
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together, unit_moments, with_gates
 from jaxnas.spaces.nb101 import encoding, parameters
-from jaxnas.spaces.nb101.cell import Maps, conv_bn_relu, run_module
+from jaxnas.spaces.nb101.cell import Convolved, Maps, conv_bn_relu, run_module
 from jaxnas.spaces.nb101.parameters import MOST_FEEDING, OUT, STACKS, Cell, feeding_of, layer_names
 from jaxnas.spaces.nb101.pooling import max_pool_2x2
 
@@ -54,8 +54,7 @@ class NB101Network:
     c = self.config
     if c.size[0] < MOST_FEEDING:
       raise ConfigError(f"channels={c.channels} must be at least {MOST_FEEDING}: so many vertices may share them")
-    if c.stem != "cifar" or c.auxiliary:
-      raise ConfigError(f"stem={c.stem!r}, auxiliary={c.auxiliary}: NAS-Bench-101 has the cifar stem and no such head")
+    c.plain("nb101")
 
   @property
   def classes(self) -> int:
@@ -198,7 +197,7 @@ class NB101Network:
     )
 
 
-def _stack(x: Maps, params: PyTree, stats: PyTree, cell: Cell, feeding: int, run: Pass) -> tuple[Maps, Seen]:
+def _stack(x: Maps, params: PyTree, stats: PyTree, cell: Cell, feeding: int, run: Pass) -> tuple[Convolved, Seen]:
   """The modules of one stack, and what they show; statistics are [modules, C] of every layer."""
   full = x.shape[-1]
   width = -(-full // feeding) if feeding else 0

@@ -11,7 +11,6 @@ from typing import Any
 from jaxtyping import PyTree
 
 from jaxnas import base, registry
-from jaxnas.errors import ConfigError
 from jaxnas.spaces.mapping import gather
 from jaxnas.spaces.nb201 import benchmark, costs, drawing, encoding, isomorphism, mapping
 from jaxnas.spaces.nb201.module import NB201Module
@@ -136,8 +135,4 @@ class NB201:
 
   def _size(self, config: base.NetworkConfig) -> tuple[int, int]:
     """(channels, cells)."""
-    for name, only in (("stem", "cifar"), ("auxiliary", False), ("shape", None)):
-      value = getattr(config, name)
-      if value != only:
-        raise ConfigError(f"{name}={value!r}: networks of nb201 have no such setting; drop it")
-    return config.filled(self.default_config).size
+    return config.plain(self.name).filled(self.default_config).size

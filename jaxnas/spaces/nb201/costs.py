@@ -37,12 +37,9 @@ def count(code: Any, config: NetworkConfig | None = None, image_size: int | None
     ArchitectureError: not one architecture.
     ConfigError: a stem or an auxiliary head, or an image size that does not fit, see `macs`.
   """
-  config = (config or NetworkConfig()).filled(NetworkConfig(16, 5))
-  for name, only in (("stem", "cifar"), ("auxiliary", False)):
-    if getattr(config, name) != only:
-      raise ConfigError(f"{name}={getattr(config, name)!r}: networks of nb201 have no such setting; drop it")
-  assert config.channels is not None and config.cells is not None
-  sizes = {"channels": config.channels, "cells": config.cells, "classes": config.classes}
+  config = (config or NetworkConfig()).plain("nb201").filled(NetworkConfig(16, 5))
+  channels, cells = config.size
+  sizes = {"channels": channels, "cells": cells, "classes": config.classes}
   return Costs(params(code, **sizes), macs(code, 32 if image_size is None else image_size, **sizes))
 
 

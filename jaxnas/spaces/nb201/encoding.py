@@ -154,7 +154,7 @@ def indices_of(codes: Any) -> Int32[np.ndarray, "*A"]:
   Raises:
     ArchitectureError: as `as_codes`.
   """
-  return _tables()[1][as_codes(codes).astype(np.int32) @ _POWERS]
+  return np.asarray(_tables()[1][as_codes(codes).astype(np.int32) @ _POWERS])
 
 
 def index_of(code: Any) -> int:

@@ -31,7 +31,7 @@ from jaxnas.nets.passes import Pass, Seen, together
 from jaxnas.spaces.nb201 import encoding
 from jaxnas.spaces.nb201.cell import cell
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_EDGES, NUM_NODES
-from jaxnas.spaces.nb201.operations import NONE, Form, Maps, Operations
+from jaxnas.spaces.nb201.operations import NONE, Form, Maps, Operations, Read
 from jaxnas.spaces.nb201.parameters import STAGES, draw
 
 Arch = tuple[int, ...] | Int[Array, "6"] | Float[Array, "1 6 5"]
@@ -184,7 +184,7 @@ class Classified(NB201Network):
     return passes.linear(features.mean((1, 2)), params["classifier"]), features, seen.plus(operations.run.of_relu(x))
 
 
-def reduction(operations: Operations, x: Maps, params: PyTree, given: PyTree) -> tuple[Maps, Seen, list[Array]]:
+def reduction(operations: Operations, x: Read, params: PyTree, given: PyTree) -> tuple[Maps, Seen, list[Array]]:
   """C -> 2C at half the size: two ReLU-conv3x3-BN, the first at stride 2, plus pool-conv1x1 of the input; signs."""
   run, relu = operations.run, jax.nn.relu
   middle, seen_a = operations.conv_bn(relu(x), params["conv_a"], given.get("conv_a"), stride=2)

@@ -26,6 +26,7 @@ from jaxnas.spaces.nb201.parameters import CONVS
 
 Form = Literal["single", "many", "second_order"]
 Maps = Float[Array, "N H W C"]
+Read = Float[Array, "N H1 W1 Cin"]  # what a convolution reads
 NONE, SKIP, POOL = (OPS.index(name) for name in ("none", "skip_connect", "avg_pool_3x3"))
 
 
@@ -62,7 +63,7 @@ class Operations:
       y = y + row[POOL] * source.pooled + row[SKIP] * source.x
     return y, [Seen(own) for own in stats]
 
-  def conv_bn(self, x: Maps, layer: PyTree, given: Moments | None, stride: int = 1) -> tuple[Maps, Seen]:
+  def conv_bn(self, x: Read, layer: PyTree, given: Moments | None, stride: int = 1) -> tuple[Maps, Seen]:
     """BN(conv(x)); x has had its ReLU. A layer without `bn` normalises by the batch, without scale and bias."""
     run, kernel = self.run, layer["conv"]["kernel"]
     if "bn" not in layer:
@@ -87,7 +88,7 @@ class Operations:
       y = layers.normalise(z, *moments) * bn["scale"][None, None, None] + bn["bias"][None, None, None]
     return y, self.run.of_bn(z, moments)
 
-  def convolve(self, x: Maps, kernel: Float[Array, "k k Cin Cout"], stride: int = 1) -> Maps:
+  def convolve(self, x: Read, kernel: Float[Array, "k k Cin C"], stride: int = 1) -> Maps:
     """A convolution whose pull-back is made for as many cotangents as there will be."""
     many = self.form == "many" or (self.form == "single" and self.run.rows)
     return layers.conv(x, kernel, stride) if many else plain_layers.convolve(x, kernel, stride)
