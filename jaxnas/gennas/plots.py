@@ -140,7 +140,13 @@ def plot_loss_curves(
 
 
 def plot_evolution(
-  losses: Sequence[float], population: int, path: Path, *, title: str = "", ylabel: str = "Loss", maximise: bool = False
+  losses: Sequence[float] | np.ndarray,
+  population: int,
+  path: Path,
+  *,
+  title: str = "",
+  ylabel: str = "Loss",
+  maximise: bool = False,
 ) -> pathlib.Path:
   """Draws every individual's fitness in order of birth as a dot, and the best so far as a line.
 
@@ -202,7 +208,7 @@ def _shown(stage: int, target: Any, channels: Sequence[int], count: int) -> Floa
   return np.moveaxis(values[0, :, :, : min(count, number)], -1, 0)
 
 
-def _positive(losses: Sequence[float]) -> Float[np.ndarray, " V"]:
+def _positive(losses: Sequence[float] | np.ndarray) -> Float[np.ndarray, " V"]:
   """The losses, nan where a logarithmic axis has no place for them."""
   values = np.asarray(losses, np.float64).ravel()
   return np.where(np.isfinite(values) & (values > 0), values, np.nan)

@@ -99,7 +99,7 @@ def dot_gaussian(dots: Float32[Array, "G H W C"]) -> Float32[Array, "G H W C"]:
 
 @_compiled
 def resize(
-  images: Float[Array, "B h w colours"], indices: Int[Array, " C"], grid: tuple[int, int] = GRID
+  images: Float[Array | np.ndarray, "B h w colours"], indices: Int[Array, " C"], grid: tuple[int, int] = GRID
 ) -> Float32[Array, "B H W C"]:
   """Colour plane `indices` mod colours of the images, nearest neighbour, mapped to [-1, 1].
 
@@ -144,7 +144,7 @@ def draw_colours(key: Array, channels: int) -> Int32[np.ndarray, " C"]:
 
 
 def targets(
-  task: SignalTask, images: Float[Array, "B h w colours"], key: Array
+  task: SignalTask, images: Float[Array | np.ndarray, "B h w colours"], key: Array
 ) -> tuple[Float32[Array, "B 8 8 _"], ...]:
   """The three stages' targets, [B, 8, 8, C_l] with C_l = task.channels[l]; the same for every architecture.
 
@@ -165,7 +165,7 @@ def targets(
 
 
 def stage_target(
-  signals: Signals, channels: int, images: Float[Array, "B h w colours"], key: Array
+  signals: Signals, channels: int, images: Float[Array | np.ndarray, "B h w colours"], key: Array
 ) -> Float32[Array, "B 8 8 C"]:
   """One stage's target: the sum of its bases, each times its level; zeros if it has none."""
   keys = dict(zip(ORDER, jax.random.split(key, len(ORDER)), strict=True))

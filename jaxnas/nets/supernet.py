@@ -12,7 +12,7 @@ def active_weights(active: Bool[np.ndarray, "*A cells E O"]) -> Float32[np.ndarr
   return active / np.maximum(active.sum(-1, keepdims=True), 1)
 
 
-def mixing_weights(logits: Float[np.ndarray, "*A cells E O"]) -> Float[np.ndarray, "*A cells E O"]:
+def mixing_weights(logits: Float[np.ndarray, "*A E O"]) -> Float[np.ndarray, "*A E O"]:
   """Softmax over the operations, with weights of at most `EXECUTED` set to 0 (TE-NAS, section 3 of the code)."""
   logits = np.asarray(logits)
   weights = np.exp(logits - logits.max(-1, keepdims=True))

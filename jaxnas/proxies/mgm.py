@@ -25,7 +25,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Num, PyTree
 
 from jaxnas import registry
 from jaxnas.base import Evaluated, Mode, Proxy, Reading
@@ -133,7 +133,7 @@ def _depth(top: str) -> int:
   return {"stem": 0, "last": 1000, "classifier": 1001}.get(top, 999)
 
 
-def head_of(tensor: Array) -> Float[Array, " S"]:
+def head_of(tensor: Array) -> Num[Array, " S"]:
   """The first entries in PyTorch's layout (OIHW, or out x in), with zeros behind a shorter tensor."""
   if tensor.ndim > 1:
     tensor = jnp.moveaxis(tensor, (-1, -2), (0, 1))

@@ -52,7 +52,7 @@ def test_sampled_operations_follow_the_softmax():
   np.testing.assert_allclose(shares, np.exp(alphas), atol=0.015)
 
 
-def test_relaxation_refuses():
+def test_relaxation_refuses(unchecked):
   zeros = jnp.zeros(SHAPE)
   with pytest.raises(ConfigError, match="kind='gumbel'"):
     relaxation.relax(zeros, zeros, "gumbel")
@@ -108,7 +108,7 @@ def test_mixture_is_the_fused_supernet(x64, cells):
   np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-def test_mixture_of_the_space():
+def test_mixture_of_the_space(unchecked):
   network = SPACE.mixture(NetworkConfig(3, 1, 4))
   own = network.init(jax.random.key(5))
   jax.tree.map(np.testing.assert_array_equal, own, SingleNetwork(3, 1, 4, "torch_default").init(jax.random.key(5)))
@@ -370,7 +370,7 @@ def same(a, b):
   assert (a.history, a.summary) == (b.history, b.summary)
 
 
-def test_search_resumes_exactly(source):
+def test_search_resumes_exactly(unchecked, source):
   result, kept = run(source)
   assert len(kept) == nasi.CALIBRATION + 6
   stored = json.loads(json.dumps(kept))
@@ -385,7 +385,7 @@ def test_search_resumes_exactly(source):
   assert other.history[0]["trace_norm"] != result.history[0]["trace_norm"]
 
 
-def test_a_longer_search_contains_the_shorter_one(source):
+def test_a_longer_search_contains_the_shorter_one(unchecked, source):
   short, kept = run(source)
   long, _ = run(source, nasi_steps=24)
   np.testing.assert_array_equal(long.archs[:6], short.archs)
@@ -396,7 +396,7 @@ def test_a_longer_search_contains_the_shorter_one(source):
   same(grown, long)
 
 
-def test_calibration(source):
+def test_calibration(unchecked, source):
   result, kept = run(source)
   samples = [r["trace_norm"] for r in kept if r["phase"] == "calibration"]
   assert result.summary["nu_initial"] == result.history[0]["nu"] == np.median(samples)
@@ -413,7 +413,7 @@ def test_calibration(source):
   np.testing.assert_array_equal(tight.alphas, -fixed.alphas)
 
 
-def test_xi_does_not_matter(source):
+def test_xi_does_not_matter(unchecked, source):
   one, kept = run(source)
   small, _ = run(source, nasi_xi=1e-3, records=kept)
   np.testing.assert_array_equal(one.archs, small.archs)
@@ -428,7 +428,7 @@ def test_xi_does_not_matter(source):
     {"nasi_relaxation": "soft", "nasi_tau": 2.0},
   ],
 )
-def test_variants_differ_and_repeat(source, settings):
+def test_variants_differ_and_repeat(unchecked, source, settings):
   base, _ = run(source, nasi_nu=1.0)
   first, _ = run(source, nasi_nu=1.0, **settings)
   second, _ = run(source, nasi_nu=1.0, **settings)
@@ -524,7 +524,7 @@ def test_cells_by_hand():
 
 
 @pytest.mark.parametrize("reduced", [False, True])
-def test_search_of_darts(source, reduced):
+def test_search_of_darts(unchecked, source, reduced):
   space = StandInDARTS()
   result, kept = run(source, space=space, nasi_reduced=reduced)
   allowed = space.choices(reduced)
@@ -624,7 +624,7 @@ def test_what_it_cannot_search(source):
       NASI().work(Context(spaces.get(name), source, settings))
 
 
-def test_the_outcome_is_for_the_reader(source):
+def test_the_outcome_is_for_the_reader(unchecked, source):
   """A row with what a search of a quarter of the steps finds; the summary is kept."""
   context = Context(StandIn(), source, NASIConfig(nasi_steps=8, nasi_batch=8, nasi_nu=1.0))
   outcome = NASI().search(context, 0)
@@ -655,6 +655,6 @@ def test_the_outcome_is_for_the_reader(source):
     ({"nasi_inputs": "gaussian"}, "--nasi_labels='true' with --nasi_inputs=gaussian"),
   ],
 )
-def test_bad_settings(settings, word):
+def test_bad_settings(unchecked, settings, word):
   with pytest.raises(ConfigError, match=word):
     NASIConfig(**settings)

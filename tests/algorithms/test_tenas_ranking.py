@@ -297,7 +297,7 @@ def test_candidates():
   assert tr.candidates(active, (2, 0, 1)) == [(0, 0, 2), (0, 0, 1), (1, 1, 2), (1, 1, 0)]
 
 
-def test_decision_is_json_ready():
+def test_decision_is_json_ready(unchecked):
   indicators, active = random_round(2)
   decision = tr.decide(indicators, prune_number=np.int64(1), active=active)
   json.dumps([decision.pruned, decision.order, decision.clipped, decision.prune_number])

@@ -93,7 +93,7 @@ def test_targets_without_a_range_are_drawn(tmp_path, value):
     (targets(4), (4,), {"count": 0}, "count=0"),
   ],
 )
-def test_wrong_targets_are_refused(tmp_path, given, channels, more, message):
+def test_wrong_targets_are_refused(unchecked, tmp_path, given, channels, more, message):
   with pytest.raises(ConfigError, match=message):
     plots.plot_targets(given, channels, tmp_path / "t.png", **more)
   assert not (tmp_path / "t.png").exists()

@@ -169,7 +169,7 @@ def test_targets_depend_on_the_key_alone():
   assert np.abs(first[0] - first[1]).max() > 0.5  # the stages differ too
 
 
-def test_targets_refuse():
+def test_targets_refuse(unchecked):
   bad = SignalTask("uniform", 0.0, (1.0, 1.0, 1.0), (Signals(), Signals(dot=Dots(1.0, 0.015, True)), Signals()))
   with pytest.raises(ConfigError, match=r"feature\.1\.dot\.partial: got 0\.015; pass a number from 1/64"):
     signals.targets(bad, IMAGES, jax.random.key(0))

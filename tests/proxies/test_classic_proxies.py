@@ -299,7 +299,7 @@ def test_missing_labels_are_named(factory):
     jax.eval_shape(program((factory(),), NETWORK), *contents(e))
 
 
-def test_fisher_weighting_is_checked():
+def test_fisher_weighting_is_checked(unchecked):
   assert Fisher(weighting="channels").name == "fisher_channels"
   with pytest.raises(ConfigError, match=r"weighting='layers'.*weights, channels"):
     Fisher(weighting="layers")

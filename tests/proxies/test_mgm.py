@@ -298,7 +298,7 @@ def test_declarations():
     (MGMTruncated, {"samples": 7}, "samples=7.*even"),
   ],
 )
-def test_settings_are_checked(kind, arguments, message):
+def test_settings_are_checked(unchecked, kind, arguments, message):
   with pytest.raises(ConfigError, match=message):
     kind(**arguments)
 
@@ -343,7 +343,7 @@ class Pooled:
     return Output(jnp.tensordot(arch.mean((2, 3)), params, ((0,), (0,))))
 
 
-def test_outputs_of_means_of_maps():
+def test_outputs_of_means_of_maps(unchecked):
   """In float32, and of a size at which jaxlib 0.10.2 on a CPU is wrong where the samples' weights are a constant."""
   maps = np.random.default_rng(0).normal(size=(256, 16, 4, 4)).astype(np.float32)
   images, params = np.ones((16, 2, 2, 3), np.float32), np.ones((256, 10), np.float32)

@@ -334,7 +334,7 @@ def test_proxies_of_equal_settings_are_equal():
   assert len({proxies.get(name) for name in proxies.names()}) == len(proxies.names())
 
 
-def test_proxies_by_name():
+def test_proxies_by_name(unchecked):
   for name in proxies.names():
     assert proxies.get(name).name == name
   assert len(set(proxies.names())) == len(proxies.names())

@@ -201,7 +201,7 @@ class Shaped:
     return Toy(16 + config.shape)
 
 
-def test_architectures_of_a_shape_share_a_program_and_weights():
+def test_architectures_of_a_shape_share_a_program_and_weights(unchecked):
   own = Engine(block=3)
   lines = scoring.score([ENERGY, LOSS], Shaped(), ARCHS, BATCH, engine=own)
   assert [(line.arch, line.proxy) for line in lines] == [(t, p) for t in TEXTS for p in ("energy", "loss")]

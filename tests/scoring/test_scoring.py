@@ -216,6 +216,6 @@ def test_bad_settings(name, value):
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 5), (2, 2, 6, 5), (2, 1, 14, 8)])
-def test_weights_of_another_space(shape):
+def test_weights_of_another_space(unchecked, shape):
   with pytest.raises(ConfigError, match=r"weights of shape .*expected \(1, 6, 5\)"):
     scored(engine(), REGIONS, alphas=np.ones(shape, np.float32))

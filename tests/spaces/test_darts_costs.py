@@ -198,7 +198,7 @@ def test_ops_and_preprocessing_have_the_parameters_of_tenas_supernet(fixtures):
     ({"stem": "tiny"}, "use one of cifar, imagenet"),
   ],
 )
-def test_bad_networks_are_refused(fields, message):
+def test_bad_networks_are_refused(unchecked, fields, message):
   with pytest.raises(ConfigError, match=message):
     Evaluation(**fields)
 

@@ -127,7 +127,7 @@ def test_parse_says_where_a_genotype_is_wrong(old, new, message):
 
 
 @pytest.mark.parametrize("value", [None, 3, b"Genotype()", ["Genotype()"]])
-def test_parse_refuses_what_is_no_text(value):
+def test_parse_refuses_what_is_no_text(unchecked, value):
   with pytest.raises(ArchitectureError, match="use text such as Genotype"):
     encoding.parse(value)
 
@@ -276,7 +276,7 @@ def test_sample_is_valid_distinct_uniform_and_a_prefix():
 
 
 @pytest.mark.parametrize("n", [-1, 1.5, True, "3"])
-def test_sample_refuses_bad_counts(n):
+def test_sample_refuses_bad_counts(unchecked, n):
   with pytest.raises(ConfigError, match="use an integer >= 0"):
     encoding.sample(jax.random.key(0), n)
   assert encoding.sample(jax.random.key(0), 0).shape == (0, LENGTH)
@@ -318,7 +318,7 @@ def test_canonical_forgets_the_numbering_of_nodes_only():
   assert encoding.canonical(third) != encoding.canonical(one)
 
 
-def test_all_published_genotypes_are_distinct_and_unknown_names_are_refused():
+def test_all_published_genotypes_are_distinct_and_unknown_names_are_refused(unchecked):
   archs = [genotypes.get(name) for name in genotypes.NAMES]
   assert len({encoding.canonical(a) for a in archs}) == len(archs) == 7
   with pytest.raises(ArchitectureError, match="use one of DARTS_V1, DARTS_V2"):

@@ -250,7 +250,7 @@ def test_macs_by_hand():
 @pytest.mark.parametrize(
   ("name", "value"), [("channels", 0), ("modules", 1.0), ("classes", -1), ("image_size", 3), ("channels", True)]
 )
-def test_bad_sizes(name, value):
+def test_bad_sizes(unchecked, name, value):
   with pytest.raises(ConfigError, match=name):
     costs.macs(TEXT, **{name: value})
 
@@ -283,7 +283,7 @@ def test_last_slot_always_feeds_the_output():
 # Randomness
 
 
-def test_sample():
+def test_sample(unchecked):
   key = jax.random.key(3)
   archs = sampling.sample(key, 80)
   np.testing.assert_array_equal(archs[:10], sampling.sample(key, 10))

@@ -411,7 +411,7 @@ def test_pattern_of_a_node_shows_only_executed_convolutions(threshold):
     (SingleNetwork(4, 2, 3), (1, 2, 8, 8, 3), ["(1, 2, 8, 8, 3)", "(N, H, W, 3)"]),
   ],
 )
-def test_images_of_another_shape(network, shape, parts):
+def test_images_of_another_shape(unchecked, network, shape, parts):
   arch = jnp.zeros((6,), jnp.int32) if isinstance(network, SingleNetwork) else jnp.zeros((1, 6, 5))
   with pytest.raises(DatasetError) as error:
     jax.eval_shape(network.apply, shapes_of(network), jnp.zeros(shape), arch)
@@ -419,13 +419,13 @@ def test_images_of_another_shape(network, shape, parts):
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (2, 6, 5), (1, 6, 4), (6,)])
-def test_weights_of_another_shape(shape):
+def test_weights_of_another_shape(unchecked, shape):
   with pytest.raises(ConfigError, match=r"weights of shape .*expected \(1, 6, 5\)"):
     jax.eval_shape(SMALL.apply, shapes_of(SMALL), jnp.zeros((2, 8, 8, 3)), jnp.zeros(shape))
 
 
 @pytest.mark.parametrize("arch", [(1, 2, 3), np.zeros((1, 6, 5)), np.zeros((2, 6), np.int32)])
-def test_architecture_of_another_shape(arch):
+def test_architecture_of_another_shape(unchecked, arch):
   network = SingleNetwork(2, 1, 3)
   with pytest.raises(ConfigError, match=r"arch of shape .*expected \(6,\)"):
     jax.eval_shape(lambda p, x: network.apply(p, x, arch), shapes_of(network), jnp.zeros((2, 8, 8, 3)))
@@ -440,7 +440,7 @@ def test_architecture_of_another_shape(arch):
     ({"mode": "identity", "collect": ("stats",)}, "mode='identity' with collect"),
   ],
 )
-def test_passes_that_there_are_not(asked, part):
+def test_passes_that_there_are_not(unchecked, asked, part):
   network = SingleNetwork(2, 1, 3)
   run = functools.partial(network.apply, **asked)
   with pytest.raises(ConfigError, match=part):
@@ -456,7 +456,7 @@ def test_passes_that_there_are_not(asked, part):
     ({"init": "kaiming"}, "init='kaiming'"),
   ],
 )
-def test_bad_sizes(changes, part):
+def test_bad_sizes(unchecked, changes, part):
   with pytest.raises(ConfigError, match=part):
     NB201().network(NetworkConfig(**changes))
 

@@ -150,7 +150,7 @@ def test_bad_settings_name_their_flag(setting):
     TrainConfig(**setting)
 
 
-def test_bad_data():
+def test_bad_data(unchecked):
   with pytest.raises(ConfigError, match="--train_batch=46"):
     total_steps(dataclasses.replace(CONFIG, train_batch=46), TRAIN)
   with pytest.raises(ConfigError, match="image_shape"):
@@ -337,7 +337,7 @@ def test_loss_falls_and_history_is_whole(whole):
   )
 
 
-def test_an_epoch_is_shuffled_anew_and_has_no_image_twice(whole):
+def test_an_epoch_is_shuffled_anew_and_has_no_image_twice(unchecked, whole):
   seen = []
   source = dataclasses.replace(TRAIN)
   source._cache.fetch = lambda indices, read: (seen.append(indices), read(indices))[1]

@@ -109,7 +109,7 @@ def test_clipping_is_over_all_gradients_and_before_the_decay():
     {"train_stem": "tiny"},
   ],
 )
-def test_bad_settings_name_their_flag(settings):
+def test_bad_settings_name_their_flag(unchecked, settings):
   with pytest.raises(ConfigError, match=f"--{next(iter(settings))}="):
     TrainConfig(**settings)
 
@@ -302,7 +302,7 @@ def test_killed_inside_a_checkpoint_it_ends_as_uninterrupted(whole, tmp_path, mo
     run(workdir=tmp_path, architecture="other")
 
 
-def test_what_is_no_architecture():
+def test_what_is_no_architecture(unchecked):
   for code in (CODE[None], CODE.astype(np.float32), ALPHAS, np.int64(3), "one"):
     with pytest.raises(ArchitectureError, match=r"one architecture's integers \[L\]"):
       run(code=code)

@@ -35,7 +35,7 @@ def collecting(run: Pass, given: PyTree | None) -> tuple[Norm, dict[str, Seen]]:
   return norm, found
 
 
-def seen_of(run: Pass, found: dict[str, Seen], x: Maps, reads: tuple[Maps, ...]) -> Seen:
+def seen_of(run: Pass, found: dict[str, Seen], x: Maps, reads: tuple[Array, ...]) -> Seen:
   """What a layer on x shows, whose ReLUs read `reads`, and whose BN showed what `collecting` found."""
   return together(found).plus(run.of_nothing(x), *(run.of_relu(read) for read in reads))
 

@@ -22,7 +22,7 @@ from jaxnas.nets.passes import Pass, Seen, together
 from jaxnas.spaces.darts import blocks, operations
 from jaxnas.spaces.darts.encoding import FIRST_NODE, NUM_NODES, NUM_OPS, OPS
 from jaxnas.spaces.darts.layout import INPUTS, SLOTS, TARGETS, Part, groups, stride_of
-from jaxnas.spaces.darts.operations import Maps
+from jaxnas.spaces.darts.operations import Convolved, Maps
 
 _SKIP = OPS.index("skip_connect")
 
@@ -48,7 +48,7 @@ class Given(NamedTuple):
   drop: Float[Array, "cells 8 N"] | None
 
 
-def stage(part: Part, given: Given, inputs: tuple[Maps, Maps], chosen: Chosen, run: Pass) -> tuple[tuple, Seen]:
+def stage(part: Part, given: Given, inputs: tuple[Array, Array], chosen: Chosen, run: Pass) -> tuple[tuple, Seen]:
   """The normal cells of a stage: (the last two outputs, what they show; statistics are [cells, ...])."""
   width, count = NUM_NODES * part.shapes[0].channels, len(part.shapes)
   alike = tuple(_alike(x, part.shapes[0].halve_0 and i == 0, width) for i, x in enumerate(inputs))
@@ -69,7 +69,7 @@ def stage(part: Part, given: Given, inputs: tuple[Maps, Maps], chosen: Chosen, r
   return (before if count > 1 else inputs[1], last), seen
 
 
-def reduction(part: Part, given: Given, inputs: tuple[Maps, Maps], chosen: Chosen, run: Pass) -> tuple[tuple, Seen]:
+def reduction(part: Part, given: Given, inputs: tuple[Array, Array], chosen: Chosen, run: Pass) -> tuple[tuple, Seen]:
   """A reduction cell: (its second input and its output, what it shows)."""
   static = isinstance(chosen.ops, tuple)
   slots = {name: given.params[name] for name in SLOTS}
@@ -93,8 +93,8 @@ def _cell(inputs, own: Given, entries, chosen: Chosen, cell_type: int, run: Pass
 
 
 def _static_slots(
-  states: list[Maps], own: Given, chosen: Chosen, cell_type: int, run: Pass
-) -> tuple[list[Maps], dict[str, Seen]]:
+  states: list[Array], own: Given, chosen: Chosen, cell_type: int, run: Pass
+) -> tuple[list[Array], dict[str, Seen]]:
   states, seen = list(states), {}
   for slot, (name, op, source) in enumerate(zip(SLOTS, *chosen, strict=True)):
     stride = stride_of(cell_type, source)
@@ -110,8 +110,8 @@ def _static_slots(
 
 
 def _chosen_slots(
-  states: list[Maps], own: Given, chosen: Chosen, cell_type: int, run: Pass
-) -> tuple[list[Maps], dict[str, Seen]]:
+  states: list[Array], own: Given, chosen: Chosen, cell_type: int, run: Pass
+) -> tuple[list[Array], dict[str, Seen]]:
   """A loop over the slots. Strides depend on the source: reduction cells have each operation at both."""
   inputs = jnp.stack(states)
   shape = inputs.shape[1:-2] + tuple(-(-n // (1 + cell_type)) for n in inputs.shape[-2:])
@@ -143,7 +143,7 @@ def _chosen_slots(
   return list(nodes), {"slots": seen.over_layers()}
 
 
-def _branch(op: str, stride: int, run: Pass, x: Maps, own: PyTree) -> tuple[Maps, Seen]:
+def _branch(op: str, stride: int, run: Pass, x: Maps, own: PyTree) -> tuple[Convolved, Seen]:
   """The operation on x, or at stride 2 on the cell's input in `own`; what it shows has one form for all operations."""
   x = own["input"] if stride == 2 else x
   y, seen = _operation(op, x, own["params"].get(op, {}), own["stats"], stride, run)
@@ -151,7 +151,9 @@ def _branch(op: str, stride: int, run: Pass, x: Maps, own: PyTree) -> tuple[Maps
   return y, seen._replace(stats={"a": nothing, "b": nothing, **seen.stats})
 
 
-def _operation(op: str, x: Maps, params: PyTree, stats: PyTree | None, stride: int, run: Pass) -> tuple[Maps, Seen]:
+def _operation(
+  op: str, x: Maps, params: PyTree, stats: PyTree | None, stride: int, run: Pass
+) -> tuple[Convolved, Seen]:
   norm, found = blocks.collecting(run, lax.stop_gradient(stats))
   y, reads = blocks.apply(op, x, params, norm, stride)
   return y, blocks.seen_of(run, found, x, reads)
@@ -161,13 +163,13 @@ def _stack(slots: dict[str, PyTree], axis: int) -> PyTree:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *slots.values())
 
 
-def _alike(x: Maps, halve: bool, width: int) -> Maps:
+def _alike(x: Maps, halve: bool, width: int) -> Convolved:
   """An input of a stage in the form that all of its cells read."""
   x = jnp.concatenate(operations.halved(x)) if halve else x
   return jnp.pad(x, ((0, width - len(x)), (0, 0), (0, 0), (0, 0)))
 
 
-def _unlike(x: Maps, alike: Maps, readers: int, run: Pass) -> Seen:
+def _unlike(x: Maps, alike: Convolved, readers: int, run: Pass) -> Seen:
   """What has to be added because ReLUs read `alike` instead of x, the pixels that it lacks and its padding."""
   if x.shape == alike.shape:
     return Seen()

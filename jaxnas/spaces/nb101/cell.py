@@ -107,7 +107,7 @@ def _masks(cell: Cell, full: int, feeding: int):
   return {v: functools.partial(cut, v=v) for v in INNER}
 
 
-def _concatenated(values: dict[int, Maps], cell: Cell, full: int, feeding: int) -> Maps:
+def _concatenated(values: dict[int, Maps], cell: Cell, full: int, feeding: int) -> Convolved:
   """The feeding vertices' channels side by side. Slot 5 is always the last of them (`encoding.alphas`)."""
   share, extra = divmod(full, feeding)
   parts = []

@@ -65,7 +65,7 @@ def as_code(code: Any) -> Int8[np.ndarray, "28"]:
   return arrays.one(as_codes(code))
 
 
-def from_cell(matrix: Any, ops: Sequence[str]) -> Int8[np.ndarray, "28"]:
+def from_cell(matrix: Any, ops: Sequence[str] | np.ndarray) -> Int8[np.ndarray, "28"]:
   """The architecture of the benchmark's own form.
 
   Args:

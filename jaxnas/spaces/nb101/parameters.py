@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int, Num, PyTree
 
 from jaxnas.base import NetworkConfig
 from jaxnas.nets.parameters import bn_shapes, stacked
@@ -18,7 +18,7 @@ OUT = MAX_VERTICES - 1
 MOST_FEEDING = 4  # five would need ten edges
 CONV_NAMES = {"conv3x3-bn-relu": 3, "conv1x1-bn-relu": 1}
 
-Cell = Float[Array, "7 11"]  # see `encoding.alphas`
+Cell = Num[Array, "7 11"]  # see `encoding.alphas`
 
 
 def shapes(config: NetworkConfig) -> PyTree:
