@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 
 import jax
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import PyTree
 
 from jaxnas import registry
 from jaxnas.base import Batch, Evaluated, Inputs, NetworkConfig, Proxy, Reading, Source, Space, Tapped, lacking
@@ -102,7 +102,7 @@ class SignalRegression(Proxy[SignalConfig]):
     whole, count = cast(SignalNetwork, e.network), len(problem.evaluation_noise)
     training = Training(len(problem.noise), len(problem.noise) // count)
 
-    def train(network: SignalNetwork, params: Array) -> Curve:
+    def train(network: SignalNetwork, params: PyTree) -> Curve:
       return regress(network, params, e.arch, e.inputs, problem, training)[0]
 
     branches = [functools.partial(train, own) for own in whole.variants()]

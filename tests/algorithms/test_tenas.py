@@ -245,6 +245,6 @@ def test_score_refuses_what_cannot_be_scored(source):
     (lambda: RandomSearchConfig(criterion="luck"), "--criterion='luck'"),
   ],
 )
-def test_bad_settings(make, word):
+def test_bad_settings(unchecked, make, word):
   with pytest.raises(ConfigError, match=word):
     make()
