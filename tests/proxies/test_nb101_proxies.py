@@ -335,7 +335,7 @@ def test_own_channels_are_those_of_the_cell(cell):
 # What a network lacks
 
 
-def test_what_the_network_lacks_is_named():
+def test_what_the_network_lacks_is_named(unchecked):
   with pytest.raises(ConfigError, match="patterns"):
     scores(["linear_regions"], (CELL,), NETWORK)
   supernet = spaces.get("nb201").supernet(base.NetworkConfig(channels=3, cells=1, classes=2))

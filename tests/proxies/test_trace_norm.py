@@ -145,7 +145,7 @@ def test_declarations():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_settings_are_checked(kind):
+def test_settings_are_checked(unchecked, kind):
   with pytest.raises(ConfigError, match="batch_norm='running'.*batch, batch_frozen"):
     kind(batch_norm="running")
 

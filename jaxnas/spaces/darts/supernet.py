@@ -188,7 +188,7 @@ def _cell(s0, s1, params, weights, stats, *, reduction: bool, halve: bool, run: 
   return jnp.concatenate(list(nodes)), together(found), signs
 
 
-def _edges(inputs, nodes, rows, params, weights, stats, stride, run: Pass) -> tuple[Maps, Seen, list[Array]]:
+def _edges(inputs, nodes, rows, params, weights, stats, stride, run: Pass) -> tuple[Array, Seen, list[Array]]:
   """The nodes with what these edges bring, one after the other, from the inputs or, if there are none, from nodes."""
   targets, sources = np.array([EDGES[row] for row in rows], np.int32).T
   first = 0 if inputs is not None else FIRST_NODE
