@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float32, Shaped, UInt8
 
 
@@ -79,7 +78,7 @@ def shift_hue(images: Float32[Array, "N H W 3"], turns: Float32[Array, "N 1 1 1"
   return value[..., None] - spread[..., None] * jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
 
 
-def middle(images: Shaped[Array | np.ndarray, "N H W C"], size: int) -> Shaped[Array | np.ndarray, "N H2 W2 C"]:
+def middle(images: Shaped[Array, "N H W C"], size: int) -> Shaped[Array, "N H2 W2 C"]:
   """The middle of each image."""
   top, left = ((side - size) // 2 for side in images.shape[1:3])
   return images[:, top : top + size, left : left + size]

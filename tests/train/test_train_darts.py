@@ -264,7 +264,7 @@ def test_drop_path_begins_in_the_second_epoch(whole):
   assert without[1]["train_loss"] != whole.history[1]["train_loss"]
 
 
-def test_smaller_parts_of_the_images():
+def test_smaller_parts_of_the_images(unchecked):
   config = dataclasses.replace(DARTS, image_size=6, train_epochs=1)
   result = run(config)
   middles = dataclasses.replace(
