@@ -3,8 +3,9 @@
   git worktree add ../before COMMIT
   python experiments/compare_commits.py --before=../before --out=FILE.md -- "benchmark_steps.py" "benchmark_darts.py"
 
-Each argument is a script of this folder with its flags; both checkouts run their own copy of it. Figures are what the
-tables that it prints have in rows or columns whose name ends in seconds. Quote figures of an idle machine only.
+Each argument is a script of this folder with its flags; both checkouts run their own copy of it. Of the tables that it
+prints, the figures are those whose row or column says "CPU s", "wall s" or "ms". Quote figures of an idle machine
+only.
 """
 
 import os
@@ -26,12 +27,12 @@ flags.DEFINE_float("allowed", 1.1, "mark ratios above this")
 flags.DEFINE_string("out", None, "Markdown file for the report")
 
 HERE = pathlib.Path(__file__).resolve().parents[1]
-SECONDS = re.compile(r"\b(cpu|wall|CPU|ms)\b.*\bs\b|, ms|\bms\b|seconds")
+SECONDS = re.compile(r"\b(cpu|wall) s\b|\bms\b", re.IGNORECASE)
 Figures = dict[str, float]
 
 
 def figures(text: str) -> Figures:
-  """The numbers of the Markdown tables in a text, by row and column; a cell may hold several, apart by slashes."""
+  """The seconds in the Markdown tables of a text, by row and column; a cell may hold several, apart by slashes."""
   found, header = {}, []
   for line in text.splitlines():
     cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))] if "|" in line else []
@@ -43,7 +44,7 @@ def figures(text: str) -> Figures:
       for column, cell in zip(header[1:], cells[1:], strict=False):
         for part, number in enumerate(cell.split("/")):
           name = f"{cells[0]}; {column}" + f" ({part + 1})" * ("/" in cell)
-          if SECONDS.search(name) and re.fullmatch(r"-?\d+(\.\d*)?(e-?\d+)?", number.strip()):
+          if SECONDS.search(name) and "ratio" not in name and re.fullmatch(r"-?\d+(\.\d*)?(e-?\d+)?", number.strip()):
             found[name] = float(number)
   return found
 

@@ -26,7 +26,6 @@ from jaxnas.scoring import Engine
 from jaxnas.spaces.nb201 import costs
 from jaxnas.train import TrainConfig
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # the table has what KNAS reads of one, and no more
 SPACE = spaces.get("nb201")
 WEIGHTS = np.array([3.0, 1.0, 4.0, 1.5, 9.0], np.float32)  # of the operations; sums over edges are exact
 EDGE_WEIGHTS = np.array([1.0, 32.0, 2.0, 128.0, 8.0, 512.0], np.float32)
@@ -357,7 +356,7 @@ def test_select():
     ({"knas_fine": "guess"}, "--knas_fine='guess'"),
   ],
 )
-def test_bad_settings(given, word):
+def test_bad_settings(unchecked, given, word):
   with pytest.raises(ConfigError, match=word):
     KNASConfig(**given)
 

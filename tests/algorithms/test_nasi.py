@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -108,11 +108,11 @@ def test_mixture_is_the_fused_supernet(x64, cells):
   np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-def test_mixture_of_the_space(unchecked):
+def test_mixture_of_the_space():
   network = SPACE.mixture(NetworkConfig(3, 1, 4))
   own = network.init(jax.random.key(5))
   jax.tree.map(np.testing.assert_array_equal, own, SingleNetwork(3, 1, 4, "torch_default").init(jax.random.key(5)))
-  images, weights = np.zeros((2, 4, 4, 3), np.float32), np.zeros(SHAPE, np.float32)
+  images, weights = jnp.zeros((2, 4, 4, 3)), jnp.zeros(SHAPE)
   with pytest.raises(ConfigError, match="needs stats"):
     network.apply(own, images, weights, "running")
 
@@ -326,6 +326,13 @@ class Smooth:
   shape: tuple[int, ...]
   classes: int
   size: Any = None
+  rows_on_cpu: ClassVar[int] = 1
+
+  def encode(self, codes):
+    return np.eye(self.shape[-1], dtype=np.float32)[codes]
+
+  def start(self, params, arch):
+    return params
 
   def init(self, key):
     return tanh_params(key, 4 * 4 * 3, self.shape, classes=self.classes, size=self.size)
@@ -370,7 +377,7 @@ def same(a, b):
   assert (a.history, a.summary) == (b.history, b.summary)
 
 
-def test_search_resumes_exactly(unchecked, source):
+def test_search_resumes_exactly(source):
   result, kept = run(source)
   assert len(kept) == nasi.CALIBRATION + 6
   stored = json.loads(json.dumps(kept))
@@ -385,7 +392,7 @@ def test_search_resumes_exactly(unchecked, source):
   assert other.history[0]["trace_norm"] != result.history[0]["trace_norm"]
 
 
-def test_a_longer_search_contains_the_shorter_one(unchecked, source):
+def test_a_longer_search_contains_the_shorter_one(source):
   short, kept = run(source)
   long, _ = run(source, nasi_steps=24)
   np.testing.assert_array_equal(long.archs[:6], short.archs)
@@ -396,7 +403,7 @@ def test_a_longer_search_contains_the_shorter_one(unchecked, source):
   same(grown, long)
 
 
-def test_calibration(unchecked, source):
+def test_calibration(source):
   result, kept = run(source)
   samples = [r["trace_norm"] for r in kept if r["phase"] == "calibration"]
   assert result.summary["nu_initial"] == result.history[0]["nu"] == np.median(samples)
@@ -413,7 +420,7 @@ def test_calibration(unchecked, source):
   np.testing.assert_array_equal(tight.alphas, -fixed.alphas)
 
 
-def test_xi_does_not_matter(unchecked, source):
+def test_xi_does_not_matter(source):
   one, kept = run(source)
   small, _ = run(source, nasi_xi=1e-3, records=kept)
   np.testing.assert_array_equal(one.archs, small.archs)
@@ -428,7 +435,7 @@ def test_xi_does_not_matter(unchecked, source):
     {"nasi_relaxation": "soft", "nasi_tau": 2.0},
   ],
 )
-def test_variants_differ_and_repeat(unchecked, source, settings):
+def test_variants_differ_and_repeat(source, settings):
   base, _ = run(source, nasi_nu=1.0)
   first, _ = run(source, nasi_nu=1.0, **settings)
   second, _ = run(source, nasi_nu=1.0, **settings)
@@ -524,7 +531,7 @@ def test_cells_by_hand():
 
 
 @pytest.mark.parametrize("reduced", [False, True])
-def test_search_of_darts(unchecked, source, reduced):
+def test_search_of_darts(source, reduced):
   space = StandInDARTS()
   result, kept = run(source, space=space, nasi_reduced=reduced)
   allowed = space.choices(reduced)
@@ -624,7 +631,7 @@ def test_what_it_cannot_search(source):
       NASI().work(Context(spaces.get(name), source, settings))
 
 
-def test_the_outcome_is_for_the_reader(unchecked, source):
+def test_the_outcome_is_for_the_reader(source):
   """A row with what a search of a quarter of the steps finds; the summary is kept."""
   context = Context(StandIn(), source, NASIConfig(nasi_steps=8, nasi_batch=8, nasi_nu=1.0))
   outcome = NASI().search(context, 0)

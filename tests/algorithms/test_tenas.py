@@ -204,7 +204,7 @@ def test_random_search_keeps_the_best(source, engine, criterion):
   np.testing.assert_array_equal(again.arch, result.arch)
 
 
-def test_random_search_by_validation(unchecked, source):
+def test_random_search_by_validation(source):
   def search(benchmark):
     settings = RandomSearchConfig(samples=50, criterion="valid_12ep")
     return RandomSearch().search(Context(SPACE, source, settings, benchmark=benchmark), 1)

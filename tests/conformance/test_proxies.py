@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_network import Tiny
 
-from conformance.tiny import CONFIG, MANY, N, batch, samples, several
+from conformance.tiny import MANY, N, batch, several
 from jaxnas import proxies, scoring, spaces
 from jaxnas.base import Batch, Network, Reading, Single, Status
 from jaxnas.errors import ConfigError
@@ -46,7 +46,7 @@ def test_is_a_value_and_says_what_is_better(proxy):
   assert not any(map(math.isnan, last))
 
 
-# On a network that compiles quickly, and which is written without the package's layers
+# On a small network, written without the package's layers
 
 
 TINY = Tiny()
@@ -102,30 +102,6 @@ def test_compiled_is_what_python_computes(proxy):
     evaluation = Evaluation(TINY, TINY.init(), arch, inputs, labels, None, jax.random.key(0))
     raw = proxy.measure(evaluation)
   same([proxy.finish(jax.device_get(raw))], together()[proxy][:1])
-
-
-def test_an_interrupted_scoring_continues_to_the_same_lines():
-  space = spaces.get("nb201")
-  codes, some = samples(space, A), [proxies.get(name) for name in ("params", "l2_norm", "naswot")]
-  network, engine, kept = space.network(CONFIG), scoring.Engine(block=1, streams=1), []
-
-  class Killed(Exception):
-    pass
-
-  def stop(*records):
-    kept.extend(records)
-    if len(kept) > len(some):
-      raise Killed
-
-  def score(**how):
-    return scoring.score(some, space, codes, batch(), network=network, engine=engine, **how)
-
-  with pytest.raises(Killed):
-    score(keep=stop)
-  done, new = len(kept), []
-  assert done == 2 * len(some)
-  whole, continued = score(), score(records=kept, keep=lambda *records: new.extend(records))
-  assert [line[:7] for line in continued] == [line[:7] for line in whole] and len(new) == len(whole) - done
 
 
 # On every space

@@ -10,7 +10,7 @@ from helpers import Counted, jaxnas, refused
 
 from jaxnas import data, spaces
 from jaxnas.algorithms import score
-from jaxnas.base import Context
+from jaxnas.base import Accuracies, Context
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import task_search
 from jaxnas.gennas.evolution import EvolutionConfig
@@ -56,10 +56,10 @@ def test_seeds_differ():
   assert run(seed=4).log != run().log
 
 
-class Table:
+class Table(Accuracies):
   """A benchmark of a few architectures."""
 
-  datasets = ("cifar10",)
+  name, datasets, split, unread = "few", ("cifar10",), "test", frozenset()
 
   def __init__(self, count):
     self.archs = tuple(SPACE.format(a) for a in SPACE.sample(jax.random.key(9), count))
@@ -76,7 +76,7 @@ def search_task(**given):
   return GenNASTask().search(Context(SPACE, SOURCE, TASK, engine=ENGINE, benchmark=Table(5), **given), 1).found
 
 
-def test_task_search_resumes_and_compiles_once(unchecked):
+def test_task_search_resumes_and_compiles_once():
   kept, done = [], Counted()
   found = search_task(keep=lambda r: kept.append(json.loads(json.dumps(r))), advance=done)
   assert sum(done) == SMALL.individuals * TASK.task_archs
@@ -99,7 +99,7 @@ def test_fitness():
   assert task_search.fitness(np.full(4, np.inf), accuracies) == 0
 
 
-def test_task_search_needs_enough_architectures(unchecked):
+def test_task_search_needs_enough_architectures():
   with pytest.raises(ConfigError, match="--task_archs=4: the benchmark knows the accuracy of 3"):
     task_search.architectures(Table(3), 4)
 
@@ -132,7 +132,7 @@ def test_resample_changes_what_the_rate_says():
     SPACE.resample(keys[0], arch, 6)
 
 
-def test_benchmark_architectures_can_be_named(unchecked):
+def test_benchmark_architectures_can_be_named():
   table = Table(5)
   found = score.resolve(SPACE, ("benchmark:3",), table)
   assert {SPACE.format(a) for a in found} < set(table.archs)

@@ -11,7 +11,7 @@ import pytest
 from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, raw
 
 from jaxnas import ntk, spaces
-from jaxnas.base import NetworkConfig, Output, Reading, Status
+from jaxnas.base import NetworkConfig, Output, Parametrised, Reading, Status
 from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation, cross_entropy
 from jaxnas.proxies.mgm import (
@@ -330,7 +330,7 @@ def test_outputs_need_no_labels(mode):
   assert jax.eval_shape(program((MGMOutput(batch_norm=mode),), NETWORK), *contents(e))
 
 
-class Pooled:
+class Pooled(Parametrised):
   """A linear layer on the mean of each map; the maps, [C, N, H, W] as in DARTS cells, are given as arch."""
 
   def start(self, params, arch):
@@ -343,7 +343,7 @@ class Pooled:
     return Output(jnp.tensordot(arch.mean((2, 3)), params, ((0,), (0,))))
 
 
-def test_outputs_of_means_of_maps(unchecked):
+def test_outputs_of_means_of_maps():
   """In float32, and of a size at which jaxlib 0.10.2 on a CPU is wrong where the samples' weights are a constant."""
   maps = np.random.default_rng(0).normal(size=(256, 16, 4, 4)).astype(np.float32)
   images, params = np.ones((16, 2, 2, 3), np.float32), np.ones((256, 10), np.float32)

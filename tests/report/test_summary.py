@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxnas.base import Artefact, Column, Costs, Outcome, Picture
+from jaxnas.base import Accuracies, Artefact, Column, Costs, NetworkConfig, Outcome, Picture, Space
 from jaxnas.errors import ArchitectureError
 from jaxnas.report import summary
 from jaxnas.workdir import Workdir
@@ -13,13 +13,11 @@ from jaxnas.workdir import Workdir
 CONFIG = {"algorithm": "made_up", "space": "letters", "dataset": "synthetic"}
 SECONDS = {"wall": 61.0, "compile": 1.0, "score": 2.0, "other": 58.0}
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # of the space, only what a report asks of it
 
-
-class Letters:
+class Letters(Space):
   """Architectures are words; a network has a million parameters a letter."""
 
-  name = "letters"
+  name, ops, cells, default_config = "letters", ("a", "b"), 1, NetworkConfig()
 
   def parse(self, text):
     return np.frombuffer(text.encode(), np.uint8)
@@ -32,10 +30,10 @@ class Letters:
     return (Picture("word.png", "The word."),)
 
 
-class Table:
+class Table(Accuracies):
   """Accuracies of the words up to `most` letters: the longer the better."""
 
-  name, datasets, split, unread = "words", ("cifar10", "cifar100"), "test", frozenset()
+  name, datasets, split, unread, columns = "words", ("cifar10", "cifar100"), "test", frozenset(), {}
   archs = tuple("a" * n for n in range(100))
 
   def __init__(self, most=99):

@@ -14,11 +14,12 @@ import pytest
 from helpers import Counted
 
 from jaxnas import proxies, scoring, spaces
-from jaxnas.base import NetworkConfig, Output, Proxy
+from jaxnas.base import Output, Proxy
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.proxies.evaluation import mean_loss
 from jaxnas.proxies.ntk_condition_number import NTKConditionNumber
 from jaxnas.scoring import Batch, Engine, Score, summarise
+from jaxnas.spaces.nb201 import NB201
 
 SPACE = spaces.get("nb201")
 ARCHS = SPACE.sample(jax.random.key(1), 8)
@@ -186,13 +187,8 @@ def test_proxies_together_are_proxies_alone():
     np.testing.assert_allclose(alone, [line.value for line in own], rtol=1e-6)
 
 
-@dataclasses.dataclass(frozen=True)
-class Shaped:
+class Shaped(NB201):
   """A space of two shapes: those of an even and of an odd first operation; its networks are `Toy`s of two widths."""
-
-  default_config: NetworkConfig = NetworkConfig()  # noqa: RUF009
-
-  as_codes, format = staticmethod(SPACE.as_codes), staticmethod(SPACE.format)
 
   def shape(self, code):
     return int(code[0]) % 2
@@ -201,7 +197,7 @@ class Shaped:
     return Toy(16 + config.shape)
 
 
-def test_architectures_of_a_shape_share_a_program_and_weights(unchecked):
+def test_architectures_of_a_shape_share_a_program_and_weights():
   own = Engine(block=3)
   lines = scoring.score([ENERGY, LOSS], Shaped(), ARCHS, BATCH, engine=own)
   assert [(line.arch, line.proxy) for line in lines] == [(t, p) for t in TEXTS for p in ("energy", "loss")]

@@ -264,11 +264,13 @@ def test_drop_path_begins_in_the_second_epoch(whole):
   assert without[1]["train_loss"] != whole.history[1]["train_loss"]
 
 
-def test_smaller_parts_of_the_images(unchecked):
+def test_smaller_parts_of_the_images():
   config = dataclasses.replace(DARTS, image_size=6, train_epochs=1)
   result = run(config)
   middles = dataclasses.replace(
-    VALID, image_shape=(6, 6, 3), read=lambda i: (np.asarray(middle(VALID.read(i)[0], 6)), VALID.read(i)[1])
+    VALID,
+    image_shape=(6, 6, 3),
+    read=lambda i: (np.asarray(middle(jnp.asarray(VALID.read(i)[0]), 6)), VALID.read(i)[1]),
   )
   for source, size in ((VALID, 6), (middles, 0)):
     found = evaluate(NETWORK, CODE, result.params, result.batch_stats, source, image_size=size)

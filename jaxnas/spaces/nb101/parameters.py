@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Num, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxnas.base import NetworkConfig
 from jaxnas.nets.parameters import bn_shapes, stacked
@@ -18,7 +18,7 @@ OUT = MAX_VERTICES - 1
 MOST_FEEDING = 4  # five would need ten edges
 CONV_NAMES = {"conv3x3-bn-relu": 3, "conv1x1-bn-relu": 1}
 
-Cell = Num[Array, "7 11"]  # see `encoding.alphas`
+Cell = Float[Array, "7 11"]  # see `encoding.alphas`
 
 
 def shapes(config: NetworkConfig) -> PyTree:
@@ -124,15 +124,15 @@ def slot_channels(cell: Cell, full: int) -> Int[Array, " 7"]:
 def sizes(config: NetworkConfig, cell: Cell) -> Iterator[tuple[int, Array, Array]]:
   """(stack, kernel entries, BN entries), int32, of the modules of every stack."""
   channels, modules = config.size
-  cell = cell.astype(jnp.int32)
-  nines = 9 * cell[:, OP_COLUMNS.start] + cell[:, OP_COLUMNS.start + 1]
+  flags = cell.astype(jnp.int32)
+  nines = 9 * flags[:, OP_COLUMNS.start] + flags[:, OP_COLUMNS.start + 1]
   for stack in range(len(STACKS)):
     width = channels * 2**stack
     first = width // 2 if stack else width
     inputs = first + (modules - 1) * width
     own = slot_channels(cell, width)
     convs = modules * (nines * own * own).sum(dtype=jnp.int32)
-    projections = inputs * (cell[:, 0] * own).sum(dtype=jnp.int32)
-    scales = cell[:, OP_COLUMNS.start] + cell[:, OP_COLUMNS.start + 1] + cell[:, 0]
+    projections = inputs * (flags[:, 0] * own).sum(dtype=jnp.int32)
+    scales = flags[:, OP_COLUMNS.start] + flags[:, OP_COLUMNS.start + 1] + flags[:, 0]
     norms = 2 * modules * (scales * own).sum(dtype=jnp.int32)
     yield stack, convs + projections, norms
