@@ -60,6 +60,7 @@ class Table(Accuracies):
   """A benchmark of a few architectures."""
 
   name, datasets, split, unread = "few", ("cifar10",), "test", frozenset()
+  archs, columns = (), {}
 
   def __init__(self, count):
     self.archs = tuple(SPACE.format(a) for a in SPACE.sample(jax.random.key(9), count))

@@ -241,13 +241,13 @@ def test_drop_path_and_statistics_where_the_architecture_is_data(x64):
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_auxiliary_head_is_counted_and_computes_its_formula(x64, stem):
   side, stride, second = (8, 3, True) if stem == "cifar" else (7, 2, False)
-  params = jax.tree.map(jnp.asarray, random_like(auxiliary_shapes(4, 3, second)))
+  params = random_like(auxiliary_shapes(4, 3, second))
   x = np.random.default_rng(0).normal(size=(4, 2, side, side))
 
   def norm(_, z, bn):
     return z * bn["scale"][:, None, None, None] + bn["bias"][:, None, None, None]
 
-  found = auxiliary.logits(jnp.asarray(x), params, norm, stride)
+  found = auxiliary.logits(jnp.asarray(x), jax.tree.map(jnp.asarray, params), norm, stride)
   x = np.maximum(x, 0)
   starts = (0, stride)
   pooled = np.array([[x[:, :, i : i + 5, j : j + 5].mean((2, 3)) for j in starts] for i in starts])  # [2, 2, C, N]
