@@ -224,5 +224,5 @@ class ChainSpace:
     figures.save_png(figure, folder / "chain.png")
     return (Picture("chain.png", f"{self.format(code)}: the chain."),)
 
-  def read_benchmark(self, path) -> Accuracies:
+  def read_benchmark(self, path, *, trust_pickle=False) -> Accuracies:
     raise BenchmarkError(f"--benchmark={path}: nobody has trained chains; leave it out")

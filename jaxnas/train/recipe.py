@@ -5,7 +5,7 @@ falling to 0 along a cosine, weight decay 5e-4, random flips and crops. The epoc
 NATS-Bench (Dong et al., TPAMI 2021); the long one has 200.
 
 The DARTS space's recipe (Liu et al., ICLR 2019, and the released code: momentum without Nesterov, gradients clipped,
-cutout, drop-path, auxiliary head) is in experiments/train_darts_*.flags. There the learning rate changes from epoch to
+cutout, drop-path, auxiliary head) is in the presets train_darts_*. There the learning rate changes from epoch to
 epoch; here from step to step, along the same curve.
 """
 
