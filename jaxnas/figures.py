@@ -4,9 +4,11 @@ Figures are made without pyplot: no global state, no window, no display needed. 
 that draw, not by importing this module.
 """
 
+import contextlib
 import io
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,6 +25,19 @@ Colour = tuple[float, float, float]
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 VERMILION, SKY, BLACK = "#D55E00", "#56B4E9", "#000000"
 INK, FAINT = "#333333", "#B8B8B8"
+
+
+@contextlib.contextmanager
+def own_settings() -> Iterator[None]:
+  """What is drawn within looks the same wherever it is drawn: the user's backend and rc files have no say."""
+  theirs = os.environ.pop("MPLBACKEND", None)  # one that is not installed here would refuse the import
+  try:
+    import matplotlib
+  finally:
+    if theirs is not None:
+      os.environ["MPLBACKEND"] = theirs
+  with matplotlib.rc_context(matplotlib.rcParamsDefault):
+    yield
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":

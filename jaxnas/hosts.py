@@ -9,16 +9,22 @@ from jax.experimental import multihost_utils
 
 from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.files import decode, encode
+from jaxnas.rendezvous import meet
 
 
-def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def join(coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int = 60) -> None:
   """Joins the other processes; must come before anything else that JAX does. What is None, JAX finds out.
+
+  Args:
+    timeout: seconds to wait for the others.
 
   Raises:
     ConfigError: it cannot be found out, or the others do not come.
   """
+  if coordinator is not None and num_processes is not None and process_id is not None:
+    meet(coordinator, num_processes, process_id, timeout)
   try:
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout)
   except (ValueError, RuntimeError) as error:
     raise ConfigError(
       f"--distributed: the other processes cannot be joined ({str(error).splitlines()[0]}); where there is no TPU pod, "

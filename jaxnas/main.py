@@ -1,32 +1,41 @@
-"""jaxnas: training-free neural architecture search. `python -m jaxnas.main [--flagfile=FILE] [--flag=value ...]`.
+"""jaxnas: training-free neural architecture search.
 
-Without flags: a TE-NAS search of NAS-Bench-201 on generated images, about a minute on two cores.
-  --workdir=out                               keeps scores, plots and report.html there; a killed run continues in it
-  --algorithm=random_search --samples=100     the control
-  --algorithm=knas | nasi | gennas            the other searches
-  --algorithm=gennas_task                     a search for GenNAS's proxy task
-  --algorithm=train --genotype=TEXT           trains the architecture that you name
-  --space=darts                               searches the DARTS space instead
-  --algorithm=score --archs=6111,9930         scores of architectures that you name
-  --algorithm=score --archs=random:1000       how well the proxies rank them
-  --plugins=my_proxy.py --proxies=my_proxy    your own proxies, spaces and algorithms, a file each
-  --flagfile=experiments/tenas_nb201_cifar10.flags --data_dir=FOLDER     the published setting
+python -m jaxnas.main, or jaxnas, [--flagfile=FILE] [--flag=value ...]
+
+Without flags: TE-NAS on NAS-Bench-201 and generated images, some minutes.
+  --workdir=out                             scores, plots and report.html there
+  --space=darts                             searches the DARTS space instead
+  --algorithm=random_search --samples=100   the control
+  --algorithm=knas | nasi | gennas          the other searches
+  --algorithm=score --archs=6111,9930       scores of architectures
+  --algorithm=score --archs=random:1000     how well the proxies rank them
+  --algorithm=train --genotype=TEXT         trains an architecture
+  --preset=tenas_nb201_cifar10 --data_dir=FOLDER   a published setting
+  --plugins=my_proxy.py --proxies=my_proxy  your own proxies, spaces, algorithms
 """
 
+import logging
 import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxnas import stopping
+
+if __name__ == "__main__":
+  stopping.watch()  # before the imports, which take seconds
+
 from absl import app, flags
 from absl import logging as absl_logging
 
-from jaxnas import data, hosts, registry, run, tabular
+from jaxnas import data, hosts, registry, run, tabular, usage
 from jaxnas.base import Algorithm, Context, Space
 from jaxnas.errors import ConfigError, JaxnasError
+from jaxnas.files import user_path
 from jaxnas.setting_flags import SettingFlags
 from jaxnas.settings import filled, recorded
+from jaxnas.terminal import complain, say
 
 FLAGS = flags.FLAGS
 SETTINGS = SettingFlags(FLAGS)
@@ -40,6 +49,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("data_dir", None, "TFDS folder that holds the data set (default: TFDS_DATA_DIR, or TFDS's own)")
 flags.DEFINE_bool("download", False, "let TFDS fetch a data set that is missing")
+flags.DEFINE_string(
+  "preset", None, "published settings by name, such as tenas_nb201_cifar10; flags given besides have the last word"
+)
 flags.DEFINE_list(
   "plugins",
   [],
@@ -60,6 +72,11 @@ flags.DEFINE_string(
   "a .csv(.gz) made by `python -m jaxnas.tabular`), a registered name, or none (default: the environment variable "
   "JAXNAS_BENCHMARK, or else the space's table in the package)",
 )
+flags.DEFINE_bool(
+  "trust_pickle",
+  False,
+  "open a --benchmark that is made of pickles, as NATS-Bench's files are: opening them runs whatever code they hold",
+)
 flags.DEFINE_string(
   "compilation_cache",
   "default",
@@ -69,7 +86,6 @@ flags.DEFINE_float(
   "memory_gb",
   None,
   "memory in GiB that scoring may take for intermediates (default: 4 on a CPU, most of the device elsewhere)",
-  lower_bound=0.01,
 )
 flags.DEFINE_bool(
   "distributed",
@@ -80,7 +96,26 @@ flags.DEFINE_bool(
 flags.DEFINE_string("coordinator", None, "with --distributed: HOST:PORT of process 0")
 flags.DEFINE_integer("num_processes", None, "with --distributed: how many there are", lower_bound=1)
 flags.DEFINE_integer("process_id", None, "with --distributed: which one this is, from 0", lower_bound=0)
+flags.DEFINE_integer(
+  "distributed_timeout", 60, "with --distributed: seconds to wait for the other processes", lower_bound=1
+)
 flags.DEFINE_bool("progress", True, "show progress with rate and time left on standard error")
+
+
+def presets() -> dict[str, pathlib.Path]:
+  """The flagfiles of published settings that are in the package, by name."""
+  return {file.stem: file for file in sorted((pathlib.Path(__file__).parent / "presets").glob("*.flags"))}
+
+
+def preset(name: str) -> pathlib.Path:
+  """The flagfile of a preset.
+
+  Raises:
+    ConfigError: there is none of that name.
+  """
+  if name not in presets():
+    raise ConfigError(registry.unknown(f"--preset={name!r}", name, presets()))
+  return presets()[name]
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -96,8 +131,12 @@ def parse(argv: Sequence[str]) -> list[str]:
   early = flags.FlagValues()
   early.set_gnu_getopt(True)  # a value may stand apart from its flag
   flags.DEFINE_list("plugins", [], "", flag_values=early)
+  for name in ("preset", "algorithm"):
+    flags.DEFINE_string(name, None, "", flag_values=early)
   early(list(argv), known_only=True)
   registry.load_plugins(early["plugins"].value or ())
+  if early["preset"].value is not None:
+    argv = [*argv[:1], f"--flagfile={preset(early['preset'].value)}", *argv[1:]]  # what is given besides comes later
   kinds: tuple[registry.Kind, ...] = ("algorithm", "space", "dataset")
   for kind in kinds:
     FLAGS[kind].help = f"{FLAGS[kind].help.partition(':')[0]}: {', '.join(registry.names(kind))}"
@@ -107,9 +146,10 @@ def parse(argv: Sequence[str]) -> list[str]:
     settings = registry.get("proxy", name)().Settings
     if settings is not None:
       SETTINGS.define(settings, f"the proxy {name}")
-  for module in ("jaxnas.main", SettingFlags.__module__):  # --help shows them, whatever the program is called
-    for flag in FLAGS.flags_by_module_dict().get(module, ()):
-      FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+  if any(word in usage.ASKED for word in argv[1:]):
+    chosen = early["algorithm"].value
+    say(usage.page(__doc__ or "") if chosen is None else usage.of_algorithm(chosen, FLAGS))
+    sys.exit(0)
   return FLAGS(list(argv))
 
 
@@ -148,13 +188,33 @@ def _seeds() -> tuple[int, ...]:
   return seeds
 
 
+def _memory() -> int | None:
+  """--memory_gb in bytes."""
+  if FLAGS.memory_gb is None:
+    return None
+  if not 0.01 <= FLAGS.memory_gb <= 1e6:  # refuses nan too
+    raise ConfigError(f"--memory_gb={FLAGS.memory_gb} must be a number of GiB from 0.01 up")
+  return int(FLAGS.memory_gb * 2**30)
+
+
 def _join_hosts() -> None:
   names = ("coordinator", "num_processes", "process_id")
   if FLAGS.distributed:
-    hosts.join(*(FLAGS[name].value for name in names))
+    hosts.join(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.distributed_timeout)
   for name in names:
     if FLAGS[name].value is not None and not FLAGS.distributed:
       raise ConfigError(f"--{name}={FLAGS[name].value} has no meaning without --distributed; give both or none")
+
+
+def _find_devices() -> None:
+  import jax
+
+  try:
+    jax.devices()
+  except RuntimeError as error:
+    asked = os.environ.get("JAX_PLATFORMS")
+    fix = f"JAX_PLATFORMS={asked}: set it to cpu or to what is installed, or unset it" if asked else "see JAX's message"
+    raise ConfigError(f"JAX finds no device ({str(error).splitlines()[0]}); {fix}") from error
 
 
 def cache_compilations(folder: str) -> None:
@@ -167,18 +227,33 @@ def cache_compilations(folder: str) -> None:
 
   if folder == "off":
     return
-  base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "jaxnas" / "xla"
-  path = base if folder == "default" else pathlib.Path(folder).expanduser()
   try:
+    path = _cache_home() / "jaxnas" / "xla" if folder == "default" else user_path(folder, "--compilation_cache")
     path.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
+  except (OSError, RuntimeError) as error:
     if folder != "default":
-      raise ConfigError(
-        f"--compilation_cache={folder!r} cannot be written ({error.strerror}); give another, or off"
-      ) from error
-    return  # a read-only home costs time, not the run
+      raise ConfigError(f"--compilation_cache={folder!r} cannot be written ({error}); give another, or off") from error
+    return  # no home, or one that is read-only, costs time and not the run
+  _refuse_shared(path)
   jax.config.update("jax_compilation_cache_dir", str(path))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _refuse_shared(path: pathlib.Path) -> None:
+  """What lies in the folder is executed, so it must not be what anybody may write."""
+  mode = path.stat().st_mode
+  if os.name == "posix" and mode & 0o002:
+    raise ConfigError(
+      f"--compilation_cache={path}: everybody may write there, and what lies there is executed; give a folder of your "
+      "own (chmod o-w), or off"
+    )
+  if os.name == "posix" and mode & 0o020:
+    logging.getLogger("jaxnas").warning("your group may write to --compilation_cache=%s, and it is executed", path)
+
+
+def _cache_home() -> pathlib.Path:
+  """The user's folder for caches; RuntimeError of a user without a home."""
+  return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 
 
 def _config_record(settings: object, proxy_settings: Mapping[type, Any], seeds: Sequence[int]) -> dict[str, Any]:
@@ -195,6 +270,7 @@ def main(argv: Sequence[str]) -> int:
   if len(argv) > 1:
     raise ConfigError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value")
   _join_hosts()
+  _find_devices()
   algorithm: Algorithm = registry.get("algorithm", FLAGS.algorithm, "--algorithm")()
   space: Space = registry.get("space", FLAGS.space, "--space")()
   run.refuse_space(algorithm, space)
@@ -211,7 +287,7 @@ def main(argv: Sequence[str]) -> int:
     space,
     load(download=FLAGS.download),
     settings,
-    benchmark=tabular.open_benchmark(FLAGS.benchmark, space),
+    benchmark=tabular.open_benchmark(FLAGS.benchmark, space, trust_pickle=FLAGS.trust_pickle),
     proxy_settings=proxy_settings,
     open_split=load,
   )
@@ -222,7 +298,7 @@ def main(argv: Sequence[str]) -> int:
     workdir=FLAGS.workdir,
     config=_config_record(settings, proxy_settings, seeds),
     progress=FLAGS.progress,
-    memory=None if FLAGS.memory_gb is None else int(FLAGS.memory_gb * 2**30),
+    memory=_memory(),
   )
   return 0
 
@@ -234,9 +310,9 @@ def _parse(argv: list[str]) -> list[str]:
     sys.exit(_fail(str(error).replace("flag --", "--", 1)))
 
 
-def _fail(message: str) -> int:
-  print(f"jaxnas: error: {' '.join(message.split())}", file=sys.stderr)
-  return 2
+def _fail(message: str, code: int = 2) -> int:
+  complain(f"jaxnas: error: {' '.join(message.split())}")
+  return code
 
 
 def _guarded(argv: list[str]) -> int:
@@ -245,12 +321,14 @@ def _guarded(argv: list[str]) -> int:
     return main(argv)
   except JaxnasError as error:
     return _fail(str(error))
-  except KeyboardInterrupt:
-    print(
-      "jaxnas: interrupted; the same command continues in --workdir where there is one",
-      file=sys.stderr,
-    )
-    return 130
+  except Exception as error:
+    if isinstance(error, MemoryError | OverflowError) or "RESOURCE_EXHAUSTED" in str(error):
+      return _fail("out of memory; give smaller batches, fewer channels or cells, or less --memory_gb", 1)
+    if FLAGS.distributed and type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
+      why = str(error).splitlines()[0][:200]
+      return _fail(f"probably another process of this run ended ({why}); start all again: it continues in --workdir", 1)
+    what = f"{type(error).__name__}: {error}"
+    return _fail(f"{what[:300]} (a bug of jaxnas or of a plugin; the log in --workdir has the traceback)", 1)
 
 
 def run_app() -> None:

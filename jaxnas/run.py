@@ -3,21 +3,22 @@
 import contextlib
 import dataclasses
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from jaxnas import hosts, registry, report
+from jaxnas import hosts, registry, report, stopping
 from jaxnas.base import Algorithm, Context, Space, lacking
-from jaxnas.errors import ConfigError
+from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.report import summary
 from jaxnas.scoring import Engine
+from jaxnas.terminal import complain, say
 from jaxnas.workdir import Workdir
 
 # Settings that say where things lie or how a run shows itself: it may continue with others.
 MAY_DIFFER = (
-  "workdir", "data_dir", "download", "benchmark", "plugins", "compilation_cache", "progress", "memory_gb",
+  "workdir", "data_dir", "download", "benchmark", "trust_pickle", "plugins", "compilation_cache", "progress",
+  "memory_gb",
 )  # fmt: skip
 
 log = logging.getLogger("jaxnas")
@@ -50,16 +51,17 @@ def run(
   refuse_space(algorithm, context.space)
   begin = time.perf_counter()
   folder: Workdir | None = None
-  with contextlib.ExitStack() as stack:
+  with contextlib.ExitStack() as stack, _traced():
     if hosts.leads():
       _log_to(_Warnings(logging.WARNING), stack)
     work = algorithm.work(context)
 
     def opened() -> list[dict[str, Any]]:
       nonlocal folder
-      if not workdir:
+      if workdir is None:
         return []
-      folder = stack.enter_context(Workdir.open(workdir, config, ignore=MAY_DIFFER))
+      folder = stack.enter_context(Workdir.open(workdir, config, ignore=(*MAY_DIFFER, *algorithm.extends)))
+      stack.enter_context(stopping.last_words(lambda: f"the same command continues in {workdir}"))
       _log_to(folder.log, stack)
       return folder.records()
 
@@ -67,6 +69,7 @@ def run(
     log.info("%s; %s", config, "continued" if folder and folder.resumed else "new")
     total = len(seeds) * work.amount
     with report.Progress(total, work.unit, label=algorithm.name, enabled=progress and hosts.leads()) as bar:
+      stack.enter_context(stopping.last_words(bar.stopped))
       engine = Engine(memory=memory, note=bar.note)
       context = dataclasses.replace(
         context,
@@ -87,9 +90,9 @@ def run(
     finished = summary.Finished(context.space, context.benchmark, config, tuple(seeds), tuple(outcomes), seconds)
     page = summary.write(finished, folder) if folder else None
     if hosts.leads():
-      print(finished.text())
+      say(finished.text())
     if folder:
-      print(f"\nEverything is in {folder.path}; open {page}")
+      say(f"\nEverything is in {folder.path}; open {page}")
   return finished
 
 
@@ -115,11 +118,23 @@ def _fits(algorithm: Algorithm, space: Space) -> bool:
   return not any(lacking(space, need) for need in algorithm.requires)
 
 
+@contextlib.contextmanager
+def _traced():
+  """Writes the traceback of what is no error of jaxnas's own into the log."""
+  try:
+    yield
+  except JaxnasError:
+    raise
+  except Exception as error:
+    log.info("ended by %s", type(error).__name__, exc_info=True)
+    raise
+
+
 class _Warnings(logging.Handler):
   """Prints warnings to standard error, which a progress bar there replaces by one that moves below them."""
 
   def emit(self, record: logging.LogRecord) -> None:
-    print(f"jaxnas: warning: {record.getMessage()}", file=sys.stderr)
+    complain(f"jaxnas: warning: {record.getMessage()}")
 
 
 def _log_to(handler: logging.Handler, stack: contextlib.ExitStack) -> None:

@@ -71,11 +71,11 @@ def jaxnas(*flags, cache=None, devices=1, check=True, timeout=600):
   return done
 
 
-def python(code, *arguments, devices=1, check=True, timeout=300):
-  """Runs Python code in a process of its own."""
+def python(code, *arguments, given=None, devices=1, check=True, timeout=300):
+  """Runs Python code in a process of its own, with `given` on its standard input."""
   line = [sys.executable, "-c", code, *map(str, arguments)]
   own = environment(devices=devices)
-  done = subprocess.run(line, capture_output=True, text=True, env=own, cwd=ROOT, timeout=timeout)
+  done = subprocess.run(line, capture_output=True, text=True, env=own, cwd=ROOT, timeout=timeout, input=given)
   assert done.returncode == 0 or not check, done.stderr
   return done
 
@@ -92,7 +92,7 @@ def refused(done, *words):
 def benchmark_refused(path, message, space="nb201"):
   """Opening that --benchmark fails with one line: what is wrong, and what would be right."""
   with pytest.raises(BenchmarkError, match=message) as caught:
-    tabular.open_benchmark(path, spaces.get(space))
+    tabular.open_benchmark(path, spaces.get(space), trust_pickle=True)
   text = str(caught.value)
   assert text.startswith(f"--benchmark={path}: ")
   assert "; " in text

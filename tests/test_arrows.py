@@ -6,16 +6,19 @@ import pathlib
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "jaxnas"
 LEAVES = {
-  *("base", "errors", "figures", "files", "hosts", "registry", "settings", "workdir"),
+  *("base", "errors", "figures", "files", "hosts", "registry", "settings", "stopping", "terminal", "workdir"),
   *("data.batches", "tabular.metrics"),
 }
 MAY_IMPORT = {
   **{leaf: {"errors"} for leaf in LEAVES},
-  "registry": {"base", "errors"},
+  "registry": {"base", "errors", "files"},
   "data.batches": {"base", "errors"},
   "figures": {"errors", "files"},
-  "hosts": {"errors", "files"},
+  "hosts": {"errors", "files", "rendezvous"},
+  "rendezvous": {"errors", "terminal"},
   "setting_flags": {"errors", "settings"},
+  "stopping": {"terminal"},
+  "terminal": set(),
   "workdir": {"errors", "files"},
   "ntk": {"base", "errors"},
   "nets": {"base", "errors"},

@@ -7,7 +7,11 @@ import threading
 import time
 from typing import Any
 
-_RATE_WINDOW = 30.0  # Seconds that the rate looks back: compilation is soon forgotten.
+from jaxnas.terminal import say, silence
+
+COMPILING = "compiling"  # the note while a program is compiled
+SILENCE = 30.0  # seconds after which a line is due where there is no terminal
+_RATE_WINDOW = 30.0  # seconds that the rate looks back
 
 
 class Progress:
@@ -18,7 +22,8 @@ class Progress:
           ...
           progress.advance(len(chunk))
 
-  What a unit that takes long is at can be noted meanwhile; `advance` and `note` may be called from any thread.
+  What a unit that takes long is at can be noted meanwhile; `advance` and `note` may be called from any thread. The time
+  in which "compiling" is noted counts in no rate: it does not come again with every unit.
 
   Args:
     total: units of the whole job.
@@ -26,7 +31,8 @@ class Progress:
     label: shown first.
     stream: where to write; standard error if None.
     enabled: False for silence; may also be set on the object before it is entered.
-    interval: seconds between two lines where there is no terminal.
+    interval: seconds between two lines where there is no terminal; after `SILENCE` seconds there is one, whatever
+      happens.
   """
 
   def __init__(
@@ -48,13 +54,17 @@ class Progress:
     self._task: Any = None
     self._notes: list[str] = []
     self._notes_on_line: list[str] = []
+    self._compilation = self._compiling = 0.0  # seconds that are over, and when the present one began
     self._lock = threading.Lock()
+    self._over = threading.Event()
 
   def __enter__(self) -> "Progress":
     self._start = self._last_line = time.monotonic()
     self._marks = collections.deque([(self._start, 0)])
     if self.enabled and self._stream is not None and self._stream.isatty():
       self._open_bar()
+    elif self.enabled:
+      threading.Thread(target=self._break_silence, name="progress", daemon=True).start()
     return self
 
   def advance(self, n: int = 1, *, earlier: bool = False) -> None:
@@ -64,7 +74,7 @@ class Progress:
       self.done += n
       if earlier:
         self._earlier += n
-      self._marks.append((now, self.done - self._earlier))
+      self._marks.append((now - self._compiled(now), self.done - self._earlier))
       self._show(now)
 
   def note(self, text: str, level: int = 0) -> None:
@@ -74,14 +84,30 @@ class Progress:
       level: of a part of a part: its text stands behind that of the levels below, and goes when one of them changes.
     """
     with self._lock:
+      now = time.monotonic()
       first = self._bar is None and self._last_line == self._start  # what is noted at the beginning may take long
       self._notes = [*self._notes[:level], *[""] * (level - len(self._notes)), text]
+      if COMPILING in self._notes and not self._compiling:
+        self._compiling = now
+      elif COMPILING not in self._notes and self._compiling:
+        self._compilation, self._compiling = self._compiled(now), 0.0
       new = text and self._notes != self._notes_on_line  # a line says neither the same again nor that nothing is noted
       if self._bar is not None or new:
-        self._show(time.monotonic(), first)
+        self._show(now, first)
+
+  def _compiled(self, now: float) -> float:
+    """Seconds spent compiling until now."""
+    return self._compilation + (now - self._compiling if self._compiling else 0.0)
+
+  def _break_silence(self) -> None:
+    while not self._over.wait(1.0):
+      with self._lock:
+        now = time.monotonic()
+        if now - self._last_line >= SILENCE:
+          self._show(now)
 
   def _show(self, now: float, at_once: bool = False) -> None:
-    while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_WINDOW:
+    while len(self._marks) > 2 and now - self._compiled(now) - self._marks[1][0] > _RATE_WINDOW:
       self._marks.popleft()
     status = ", ".join(filter(None, (self._status(now), *self._notes)))
     if self._bar is not None:
@@ -91,14 +117,32 @@ class Progress:
       self._line(status)
 
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-    if self._bar is not None:
-      self._bar.stop()
-      self._bar = None
+    self._over.set()
+    self._close_bar()
+    if kind is not None and not self.done and self._last_line == self._start:
+      return  # refused before anything was shown
+    verb = "" if kind is None else "stopped at "
+    self._line(f"{verb}{self._summary()}")
+
+  def stopped(self) -> str:
+    """Ends the display from another thread, for the moment before the program is left; says how far it came."""
+    self.enabled = False
+    self._over.set()
+    self._close_bar()
+    return f"{self.label} stopped at {self._summary()}"
+
+  def _summary(self) -> str:
     seconds = time.monotonic() - self._start
     new = self.done - self._earlier
-    speed = self._speed(new / seconds) if new and seconds > 0 else ""
-    verb = "" if kind is None else "stopped at "
-    self._line(f"{verb}{self._count()} in {format_duration(seconds)}{speed}")
+    return f"{self._count()} in {format_duration(seconds)}{self._speed(new / seconds) if new and seconds > 0 else ''}"
+
+  def _close_bar(self) -> None:
+    bar, self._bar = self._bar, None
+    if bar is not None:
+      try:
+        bar.stop()
+      except OSError:  # the terminal is gone
+        silence(self._stream)
 
   def _count(self) -> str:
     return f"{self.done}/{self.total} {self.unit}"
@@ -109,14 +153,14 @@ class Progress:
   def _status(self, now: float) -> str:
     (then, before), (last, done) = self._marks[0], self._marks[-1]
     if last <= then or done <= before:
-      return self._count()
-    rate = (done - before) / (now - then)  # it falls while a unit takes long
+      return self._count() if self._compiling else f"{self._count()}, estimating"
+    rate = (done - before) / (now - self._compiled(now) - then)  # it falls while a unit takes long
     left = format_duration(max(self.total - self.done, 0) / rate)
     return f"{self._count()}{self._speed(rate)}, {left} left"
 
   def _line(self, text: str) -> None:
     if self.enabled and self._stream is not None:
-      print(f"{self.label}: {text}" if self.label else text, file=self._stream, flush=True)
+      say(f"{self.label}: {text}" if self.label else text, self._stream)
 
   def _open_bar(self) -> None:
     from rich import console, progress

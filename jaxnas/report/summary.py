@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
+import logging
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from jaxnas import figures
 from jaxnas.base import Accuracies, Artefact, Column, Outcome, Space
-from jaxnas.errors import ArchitectureError
+from jaxnas.errors import ArchitectureError, JaxnasError
 from jaxnas.report import comparison as comparing
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
 from jaxnas.report.html import Image, Section, write_report
@@ -19,6 +21,8 @@ from jaxnas.workdir import Workdir, provenance
 COMPARED = 31  # architectures of a benchmark from which on proxies are compared
 _LONG = 100  # characters of an architecture that no longer stands in the terminal's table
 _SLOW_LOOKUP = 1000  # unread rows of a NATS folder beyond which a rank would take minutes
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,17 +194,10 @@ def write(finished: Finished, folder: Workdir) -> pathlib.Path:
   Of artefacts that several seeds call the same, the first seed's is kept.
   """
   folder.write_json("result.json", {**finished.as_json(), "provenance": provenance()})
-  artefacts: dict[str, Artefact] = {}
-  for outcome in finished.outcomes:
-    for one in outcome.artefacts:
-      artefacts.setdefault(one.file, one)
-  images = _draw_architecture(finished, folder.path)
-  for one in artefacts.values():
-    one.draw(folder.path / one.file)
-    if one.file.endswith(".png"):
-      images.append(Image(one.file, one.caption))
   if finished.comparison:
-    images += _draw_comparison(finished, folder.path)
+    comparing.write_markdown(finished.comparison, folder.path / "comparison.md")
+    comparing.write_csv(finished.comparison, folder.path / "comparison.csv")
+  images, failed = _draw(finished, folder.path)
   header, body = table(finished.rows, finished.columns, finished.benchmark)
   config = finished.config
   return write_report(
@@ -213,10 +210,43 @@ def write(finished: Finished, folder: Workdir) -> pathlib.Path:
     ],
     sections=[
       Section("Result", header, body),
+      *([Section("Missing pictures", text="\n".join(failed))] if failed else []),
       Section("Settings", ("flag", "value"), [[f"--{k}", str(v)] for k, v in config.items()]),
     ],
     images=images,
   )
+
+
+def _draw(finished: Finished, folder: pathlib.Path) -> tuple[list[Image], list[str]]:
+  """All pictures and other artefacts, and a line for each that could not be made: a run does not end for a picture."""
+  images: list[Image] = []
+  failed: list[str] = []
+
+  def attempt(what: str, draw: Callable[[], Iterable[Image]]) -> None:
+    try:
+      images.extend(draw())
+    except JaxnasError:  # the folder cannot be written to
+      raise
+    except Exception as error:
+      failed.append(f"{what} could not be drawn: {type(error).__name__}: {error}")
+      log.warning(failed[-1])
+
+  artefacts: dict[str, Artefact] = {}
+  for outcome in finished.outcomes:
+    for one in outcome.artefacts:
+      artefacts.setdefault(one.file, one)
+  with figures.own_settings():
+    attempt("the architecture", lambda: _draw_architecture(finished, folder))
+    for one in artefacts.values():
+      attempt(one.file, lambda one=one: _draw_artefact(one, folder))
+    if finished.comparison:
+      attempt("the comparison", lambda: _draw_comparison(finished, folder))
+  return images, failed
+
+
+def _draw_artefact(artefact: Artefact, folder: pathlib.Path) -> list[Image]:
+  artefact.draw(folder / artefact.file)
+  return [Image(artefact.file, artefact.caption)] if artefact.file.endswith(".png") else []
 
 
 def _draw_architecture(finished: Finished, folder: pathlib.Path) -> list[Image]:
@@ -228,11 +258,9 @@ def _draw_architecture(finished: Finished, folder: pathlib.Path) -> list[Image]:
 
 
 def _draw_comparison(finished: Finished, folder: pathlib.Path) -> list[Image]:
-  """Writes comparison.md and .csv, and the scatter and rank plots; returns the plots."""
+  """The scatter and rank plots."""
   lines, benchmark = finished.comparison, finished.benchmark
   assert benchmark is not None
-  comparing.write_markdown(lines, folder / "comparison.md")
-  comparing.write_csv(lines, folder / "comparison.csv")
   plot_ranks(comparing.spearman_by_dataset(lines), folder / "spearman.png", controls=("params", "flops"))
   dataset = benchmark.datasets[0]
   panels = comparing.panels(finished.scores, lines, benchmark)

@@ -8,9 +8,11 @@ import math
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 
 import jax.numpy as jnp
@@ -107,7 +109,9 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
 
 
 def test_other_settings_are_refused_and_listed(tmp_path):
-  Workdir.open(tmp_path, CONFIG).close()
+  with Workdir.open(tmp_path, CONFIG) as first:
+    assert not first.resumed
+    first.append({"i": 0})
   other = {**CONFIG, "seed": 1, "tenas": {"repeats": 5}, "new": "x", "workdir": "b"}
   del other["batch"]
   with pytest.raises(WorkdirError) as error:
@@ -126,6 +130,42 @@ def test_other_settings_are_refused_and_listed(tmp_path):
   assert "--workdir: was" not in text
   with Workdir.open(tmp_path, {**CONFIG, "workdir": "b"}) as again:  # The lock was let go.
     assert again.resumed
+
+
+def test_settings_of_a_run_that_computed_nothing_bind_nobody(tmp_path):
+  Workdir.open(tmp_path, CONFIG).close()
+  other = {**CONFIG, "seed": 1}
+  with Workdir.open(tmp_path, other) as again:
+    assert not again.resumed and again.read_json("config.json")["config"]["seed"] == 1
+    again.append({"i": 0})
+  with pytest.raises(WorkdirError, match="--seed: was 1, now 0"):
+    Workdir.open(tmp_path, CONFIG)
+  with Workdir.open(tmp_path, CONFIG, ignore=("seed",)) as extended:
+    assert extended.resumed and extended.read_json("config.json")["config"]["seed"] == 0
+
+
+def test_a_folder_that_is_removed_while_running(tmp_path):
+  with Workdir.open(tmp_path / "run", CONFIG) as folder:
+    folder.append({"i": 0})
+    shutil.rmtree(folder.path)
+    with pytest.raises(WorkdirError, match="was removed while the run was writing to it"):
+      folder.append({"i": 1})
+
+
+@pytest.mark.parametrize("name", ["scores.jsonl", ".lock", "log"])
+def test_links_that_somebody_prepared_are_not_followed(tmp_path, name):
+  folder, target = tmp_path / "run", tmp_path / "mine"
+  folder.mkdir()
+  target.write_text("mine")
+  (folder / name).symlink_to(target)
+  with pytest.raises(WorkdirError, match=name):
+    Workdir.open(folder, CONFIG)
+  assert target.read_text() == "mine"
+  (folder / name).unlink()
+  (folder / ".config.json.part").symlink_to(target)
+  Workdir.open(folder, CONFIG).close()
+  assert target.read_text() == "mine"
+  assert sorted(p.name for p in folder.iterdir()) == [".lock", "config.json", "log", "scores.jsonl"]
 
 
 def test_provenance_does_not_count_as_a_setting(tmp_path):
@@ -264,8 +304,41 @@ def test_silent_progress_and_stopped_progress():
     progress.advance()
   assert out.getvalue() == ""
   with pytest.raises(KeyError), report.Progress(9, "kernels", stream=out):
+    raise KeyError  # refused before anything was done: the error alone is said
+  assert out.getvalue() == ""
+  progress = report.Progress(9, "kernels", stream=out)
+  progress.done = 1
+  with pytest.raises(KeyError), progress:
     raise KeyError
-  assert out.getvalue().startswith("stopped at 0/9 kernels")
+  assert out.getvalue().startswith("stopped at 1/9 kernels")
+
+
+def test_the_first_rate_does_not_count_compilation(monkeypatch):
+  now = 100.0
+  monkeypatch.setattr("time.monotonic", lambda: now)
+  out = io.StringIO()
+  with report.Progress(20, "kernels", stream=out) as progress:
+    progress.note("compiling")
+    now += 60
+    progress.note("")
+    now += 6
+    progress.note("epoch 1")
+    now += 6
+    progress.advance(6)
+  lines = out.getvalue().splitlines()
+  assert lines[:3] == [
+    "0/20 kernels, compiling", "0/20 kernels, estimating, epoch 1", "6/20 kernels, 0.5 kernels/s, 0:28 left, epoch 1"
+  ]  # fmt: skip
+
+
+def test_long_silence_is_broken(monkeypatch):
+  monkeypatch.setattr("jaxnas.report.progress.SILENCE", 0.0)
+  out = io.StringIO()
+  with report.Progress(20, "kernels", stream=out, interval=0) as progress:
+    progress.note("compiling")
+    time.sleep(1.3)
+    progress.advance(20)
+  assert out.getvalue().splitlines().count("0/20 kernels, compiling") == 2
 
 
 def test_what_is_noted_first_is_shown_at_once():
