@@ -10,8 +10,8 @@ scores as dictionary keys (equal ones collapse), and a fine stage that differs f
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Callable
+from typing import ClassVar, Literal, cast
 
 import jax
 import numpy as np
@@ -19,7 +19,20 @@ from jaxtyping import Float, Int
 
 from jaxnas import hosts, registry, scoring
 from jaxnas.algorithms.validation import after_12_epochs
-from jaxnas.base import Algorithm, Batch, Column, Context, Indexed, NetworkConfig, Outcome, Proxy, Space, Work, lacking
+from jaxnas.base import (
+  Algorithm,
+  Batch,
+  Column,
+  Context,
+  Indexed,
+  NetworkConfig,
+  Outcome,
+  Proxy,
+  RecordKind,
+  Space,
+  Work,
+  lacking,
+)
 from jaxnas.data.batches import plain_batch
 from jaxnas.errors import ConfigError
 from jaxnas.settings import setting
@@ -52,9 +65,11 @@ class KNASConfig:
     for name, allowed in (("knas_score", COARSE), ("knas_fine", FINE)):
       if getattr(self, name) not in allowed:
         raise ConfigError(f"--{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
-    for name in ("knas_candidates", "knas_shortlist", "knas_batch", "knas_channels", "knas_cells"):
+    for name in ("knas_candidates", "knas_shortlist", "knas_channels", "knas_cells"):
       if getattr(self, name) < 1:
         raise ConfigError(f"--{name}={getattr(self, name)} must be at least 1")
+    if self.knas_batch < 2:
+      raise ConfigError(f"--knas_batch={self.knas_batch} must be at least 2: the Gram matrix compares samples")
     if self.knas_shortlist > self.knas_candidates:
       raise ConfigError(
         f"--knas_shortlist={self.knas_shortlist} is more than --knas_candidates={self.knas_candidates}: "
@@ -84,6 +99,9 @@ class Shortlisted:
 def select(ranking: Float[np.ndarray, " N"], count: int) -> Int[np.ndarray, " k"]:
   """Positions of the `count` largest, largest first; equal ones in their order."""
   return np.argsort(-np.asarray(ranking, np.float64), kind="stable")[:count]
+
+
+RECORD = RecordKind("knas", {"arch": str, "validation": float})
 
 
 @registry.register("algorithm", "knas")
@@ -116,7 +134,7 @@ class KNAS(Algorithm[KNASConfig]):
       self.proxies(settings),
       space,
       candidates,
-      Batch(*plain_batch(context.source, score_key, settings.knas_batch)),
+      Batch(*plain_batch(context.source, score_key, settings.knas_batch, "--knas_batch")),
       seed,
       network=NetworkConfig(settings.knas_channels, settings.knas_cells, context.source.classes),
       engine=context.engine,
@@ -125,7 +143,7 @@ class KNAS(Algorithm[KNASConfig]):
       advance=context.advance,
     )
     shortlist = select(np.array([line.rank_by for line in lines]), settings.knas_shortlist)
-    known = {r["arch"]: r["validation"] for r in context.records if _is_mine(r, seed)}
+    known = {r["arch"]: r["validation"] for r in RECORD.of(context.records, seed)}
     validation = []
     for number, position in enumerate(shortlist, 1):
       arch = lines[position].arch
@@ -133,7 +151,7 @@ class KNAS(Algorithm[KNASConfig]):
       if not earlier:
         context.note(f"{FINE[settings.knas_fine]} {number}/{len(shortlist)}")
         known[arch] = float(evaluate(arch))
-        context.keep({"algorithm": "knas", "seed": seed, "arch": arch, "validation": known[arch]})
+        context.keep(RECORD.make(seed, arch=arch, validation=known[arch]))
       validation.append(known[arch])
       context.advance(1, earlier=earlier)
     context.note("")
@@ -161,10 +179,6 @@ def _outcome(context: Context[KNASConfig], found: Shortlisted) -> Outcome:
     "half_arch": half,
   }
   return Outcome([row], columns=[Column("validation", "valid %"), Column(score, score)], found=found)
-
-
-def _is_mine(record: Mapping[str, Any], seed: int) -> bool:
-  return record.get("algorithm") == "knas" and record["seed"] == seed
 
 
 def _in_table(context: Context[KNASConfig]) -> Callable[[str], float]:

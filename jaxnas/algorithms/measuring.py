@@ -50,6 +50,18 @@ def passes(proxies: Sequence[Proxy]) -> int:
   return own + (own < len(proxies))
 
 
+def unable(context: Context, proxy: Proxy, inputs: UsualInputs) -> str:
+  """Why a proxy cannot be measured in this context, "" if it can."""
+  if inputs.score_batch < proxy.least_inputs:
+    return f"needs --score_batch={proxy.least_inputs}"
+  try:
+    if proxy.Settings is not None:
+      proxy.prepare(context.space, context.source, context.settings_of(proxy), jax.random.key(0))
+    return ""
+  except ConfigError as error:
+    return str(error)
+
+
 def measure(
   context: Context,
   proxies: Sequence[Proxy],
@@ -101,7 +113,7 @@ def measure(
 
     def images(repeat: int, key: Array) -> Batch:
       del repeat
-      return Batch(*plain_batch(context.source, key, inputs.score_batch))
+      return Batch(*plain_batch(context.source, key, inputs.score_batch, "--score_batch"))
 
     lines += score(usual, images, inputs.network(context.source.classes), share_weights)
   for proxy, first in zip(own, prepared, strict=True):

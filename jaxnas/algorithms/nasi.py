@@ -23,7 +23,6 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, cast, get_args, get_origin
 
 import jax
@@ -34,7 +33,7 @@ from jaxtyping import Array, Float, Int
 from jaxnas import registry
 from jaxnas.algorithms.nasi_ascent import Ascent, Step, ascend
 from jaxnas.algorithms.nasi_samples import Sampling, compiled, draw_batch
-from jaxnas.base import Algorithm, Column, Context, Differentiable, NetworkConfig, Outcome, Work, lacking
+from jaxnas.base import Algorithm, Column, Context, Differentiable, NetworkConfig, Outcome, RecordKind, Work, lacking
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Engine
 from jaxnas.settings import setting
@@ -86,10 +85,12 @@ class NASIConfig:
       allowed, value = get_args(field.type), getattr(self, field.name)
       if get_origin(field.type) is Literal and value not in allowed:
         raise ConfigError(f"--{field.name}={value!r} must be one of {', '.join(allowed)}")
-    for name in ("nasi_steps", "nasi_batch", "nasi_channels", "nasi_cells"):
+    for name in ("nasi_steps", "nasi_channels", "nasi_cells"):
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ConfigError(f"--{name}={value} must be at least 1")
+    if self.nasi_batch < 2:
+      raise ConfigError(f"--nasi_batch={self.nasi_batch} must be at least 2: the mean's gradient is of several images")
     for name in ("nasi_mu", "nasi_nu"):
       if not 0 <= getattr(self, name) < np.inf:
         raise ConfigError(f"--{name}={getattr(self, name)} must be finite and at least 0")
@@ -133,6 +134,9 @@ class ArchitectureGradient:
   summary: dict[str, Any]
 
 
+RECORD = RecordKind("nasi", {"phase": str, "step": int, "trace_norm": float, "gradient": np.ndarray})
+
+
 @registry.register("algorithm", "nasi")
 class NASI(Algorithm[NASIConfig]):
   """The search; see the head of this file."""
@@ -165,7 +169,7 @@ class NASI(Algorithm[NASIConfig]):
     engine = context.engine or Engine()
     init_key, calibration_key, search_key = jax.random.split(jax.random.key(seed), 3)
     keys: dict[str, Array] = {"calibration": calibration_key, "search": search_key}
-    known = {(r["phase"], r["step"]): r for r in context.records if _is_mine(r, seed)}
+    known = {(r["phase"], r["step"]): r for r in RECORD.of(context.records, seed)}
     size = NetworkConfig(config.nasi_channels, config.nasi_cells, source.classes, config.nasi_init)
     network = space.mixture(size.filled(space.default_config))
     alphas = jnp.zeros((space.cell_types, len(space.edges), len(space.ops)), jnp.float32)
@@ -187,14 +191,7 @@ class NASI(Algorithm[NASIConfig]):
         value, gradient = jax.device_get(program(*args))
         engine.seconds.compile += ready - begin
         engine.seconds.score += time.perf_counter() - ready
-        known[phase, t] = {
-          "algorithm": "nasi",
-          "seed": seed,
-          "phase": phase,
-          "step": t,
-          "trace_norm": float(value),
-          "gradient": gradient.tolist(),
-        }
+        known[phase, t] = RECORD.make(seed, phase=phase, step=t, trace_norm=float(value), gradient=gradient.tolist())
         context.keep(known[phase, t])
       context.advance(1, earlier=earlier)
       record = known[phase, t]
@@ -227,10 +224,6 @@ def _differentiable(context: Context[NASIConfig]) -> Differentiable:
   if missing := lacking(context.space, Differentiable):
     raise ConfigError(f"NASI differentiates mixtures; --space={context.space.name} has no {', '.join(missing)}")
   return cast(Differentiable, context.space)
-
-
-def _is_mine(record: Mapping[str, Any], seed: int) -> bool:
-  return record.get("algorithm") == "nasi" and record.get("seed") == seed
 
 
 def _outcome(space: Differentiable, config: NASIConfig, nu: float, found: Ascent, seed: int) -> Outcome:

@@ -1,21 +1,22 @@
 """Scores sets of architectures with any proxies: the same weights and images for all that are compared."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
-
-import jax
-import numpy as np
-from jaxtyping import Int
+from typing import Any, ClassVar
 
 from jaxnas import registry
-from jaxnas.algorithms.measuring import UsualInputs, measure, passes
-from jaxnas.base import Accuracies, Algorithm, Column, Context, Indexed, Outcome, Proxy, Space, Work, lacking
-from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.algorithms.measuring import UsualInputs, measure, passes, unable
+from jaxnas.algorithms.naming import resolve
+from jaxnas.base import Algorithm, Column, Context, Outcome, Proxy, Work
+from jaxnas.errors import ConfigError
 from jaxnas.scoring import Score
 from jaxnas.settings import setting
 
+ALL = "all"
 LISTED = 30  # architectures that are listed one by one
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ScoreConfig:
   )
   proxies: tuple[str, ...] = setting(
     ("naswot", "mgm", "ntk_condition_number_frozen", "linear_regions", "params"),
-    f"what to score with, comma-separated, out of {', '.join(registry.names('proxy'))}; or 'all'",
+    f"what to score with, comma-separated, out of {', '.join(registry.names('proxy'))}; or 'all' that can be measured",
   )
   repeats_per_seed: int = setting(1, "initialisations and batches per seed; the table has their mean rank")
   share_weights: bool = setting(
@@ -45,64 +46,17 @@ class ScoreConfig:
       raise ConfigError("--archs is empty: name the architectures that --algorithm=score is to score")
     if self.repeats_per_seed < 1:
       raise ConfigError(f"--repeats_per_seed={self.repeats_per_seed} must be at least 1")
-    names = self.names
-    for name in names:
+    if ALL in self.proxies and len(self.proxies) > 1:
+      raise ConfigError(f"--proxies={','.join(self.proxies)!r}: {ALL!r} stands alone")
+    for name in self.names:
       registry.get("proxy", name, "--proxies")
-    if not names or len(set(names)) < len(names):
-      raise ConfigError(f"--proxies={','.join(names)!r}: name at least one, and each once")
+    if not self.proxies or len(set(self.proxies)) < len(self.proxies):
+      raise ConfigError(f"--proxies={','.join(self.proxies)!r}: name at least one, and each once")
 
   @property
   def names(self) -> tuple[str, ...]:
     """The proxies asked for."""
-    return registry.names("proxy") if self.proxies == ("all",) else self.proxies
-
-
-def resolve(space: Space, archs: Sequence[str], benchmark: Accuracies | None = None) -> Int[np.ndarray, "A L"]:
-  """The architectures that `--archs` names.
-
-  Raises:
-    ArchitectureError: malformed, out of range, or (of one that is named) without a path from input to output.
-    ConfigError: a malformed 'random:N', or what the space or the benchmark cannot give.
-  """
-  found = []
-  for text in (a.strip() for a in archs):
-    kind, _, count = text.partition(":")
-    if text == "all":
-      if lacking(space, Indexed):
-        raise ConfigError(f"--archs='all': {space.name} is too large to list; say random:N or benchmark:N")
-      found.append(cast(Indexed, space).enumerate_all())
-    elif kind == "benchmark":
-      if benchmark is None:
-        raise ConfigError(f"--archs={text!r} needs --benchmark: name its file")
-      found.append(_of_benchmark(space, text, count, benchmark))
-    elif text.startswith("random:"):
-      if not count.isdigit() or not 1 <= int(count) <= len(space):
-        raise ConfigError(f"--archs={text!r}: say random:N with N from 1 to {len(space)}")
-      found.append(space.sample(jax.random.key(0), int(count)))
-    else:
-      found.append(_named(space, text)[None])
-  return np.concatenate(found)
-
-
-def _of_benchmark(space: Space, text: str, count: str, benchmark: Accuracies) -> Int[np.ndarray, "A L"]:
-  """All architectures of a benchmark, or `count` of them drawn with seed 0."""
-  most = len(benchmark.archs)
-  if count and not (count.isdigit() and 1 <= int(count) <= most):
-    raise ConfigError(f"--archs={text!r}: say benchmark:N with N from 1 to {most}")
-  chosen = np.random.default_rng(0).permutation(most)[: int(count)] if count else np.arange(most)
-  return np.stack([space.parse(benchmark.archs[i]) for i in chosen])
-
-
-def _named(space: Space, text: str) -> Int[np.ndarray, " L"]:
-  """One architecture by its number or text form."""
-  numbered = text.lstrip("-").isdigit() and not lacking(space, Indexed)
-  one = cast(Indexed, space).from_index(int(text)) if numbered else space.parse(text)
-  if not space.is_connected(one):
-    raise ArchitectureError(
-      f"--archs={text!r}: no path from input to output, so its output does not depend on the images; "
-      "put another operation than 'none' on the edges of some path"
-    )
-  return one
+    return registry.names("proxy") if self.proxies == (ALL,) else self.proxies
 
 
 @registry.register("algorithm", "score")
@@ -112,21 +66,34 @@ class Scoring(Algorithm[ScoreConfig]):
   name: ClassVar[str] = "score"
   summary: ClassVar[str] = "scores architectures that you name, and compares the proxies by a benchmark"
   Settings: ClassVar[type] = ScoreConfig
+  extends: ClassVar[tuple[str, ...]] = ("seeds", "archs", "proxies", "repeats_per_seed")
 
   def proxies(self, settings: ScoreConfig) -> tuple[Proxy, ...]:
     return tuple(registry.get("proxy", name, "--proxies")() for name in settings.names)
 
   def work(self, context: Context[ScoreConfig]) -> Work:
     settings = context.settings
+    chosen, left_out = self._able(context)
+    if left_out:
+      log.warning("--proxies=%s leaves out %s", ALL, "; ".join(left_out))
     archs = len(resolve(context.space, settings.archs, context.benchmark))
-    return Work(archs * passes(self.proxies(settings)) * settings.repeats_per_seed, "architectures")
+    return Work(archs * passes(chosen) * settings.repeats_per_seed, "architectures")
+
+  def _able(self, context: Context[ScoreConfig]) -> tuple[list[Proxy], list[str]]:
+    """The proxies to measure, and of "all" those that cannot be measured here, with the reasons."""
+    settings = context.settings
+    chosen = list(self.proxies(settings))
+    if settings.proxies != (ALL,):
+      return chosen, []
+    reasons = {proxy.name: unable(context, proxy, settings.inputs) for proxy in chosen}
+    return [p for p in chosen if not reasons[p.name]], [f"{name} ({why})" for name, why in reasons.items() if why]
 
   def search(self, context: Context[ScoreConfig], seed: int) -> Outcome:
     """Scores everything with one seed; the benchmark is only read for its architectures."""
     settings = context.settings
     lines = measure(
       context,
-      self.proxies(settings),
+      self._able(context)[0],
       settings.inputs,
       resolve(context.space, settings.archs, context.benchmark),
       seed,

@@ -31,7 +31,7 @@ from jaxnas import ntk, registry
 from jaxnas.algorithms.tenas_plots import plot_pruning_history, plot_spectrum
 from jaxnas.algorithms.tenas_pruning import as_dict, choose_edges, evaluations, initial_active, prune
 from jaxnas.algorithms.tenas_ranking import Candidate, Indicators
-from jaxnas.base import Algorithm, Artefact, Column, Context, Outcome, Proxy, Prunable, Work, lacking
+from jaxnas.base import Algorithm, Artefact, Column, Context, Outcome, Proxy, Prunable, RecordKind, Work, lacking
 from jaxnas.errors import ConfigError
 from jaxnas.nets.supernet import active_weights
 from jaxnas.proxies.linear_regions import LinearRegions
@@ -87,6 +87,12 @@ class PrunedSupernet:
   eigenvalues: dict[str, np.ndarray]
 
 
+RECORD = RecordKind(
+  "tenas",
+  {"round": int, "repeat": int, "ntk_condition_number": np.ndarray, "linear_regions": np.ndarray, "status": list},
+)
+
+
 @registry.register("algorithm", "tenas")
 class TENAS(Algorithm[TENASConfig]):
   """The search; see the head of this file."""
@@ -100,6 +106,8 @@ class TENAS(Algorithm[TENASConfig]):
     return SupernetConditionNumber(batch_norm=settings.batch_norm), LinearRegions()
 
   def work(self, context: Context[TENASConfig]) -> Work:
+    kernel, _ = self.proxies(context.settings)
+    kernel.prepare(context.space, context.source, context.settings_of(kernel), jax.random.key(0))  # refuses bad batches
     supernets = context.settings.repeats * evaluations(_prunable(context), _prune_number(context))
     return Work(supernets, "supernets")
 
@@ -107,7 +115,7 @@ class TENAS(Algorithm[TENASConfig]):
     """Runs one search. Labels are never used; records are of a repeat of a step each."""
     space, settings, engine = _prunable(context), context.settings, context.engine or Engine()
     kernel, regions = self.proxies(settings)
-    known = {(r["round"], r["repeat"]): r for r in context.records if _is_mine(r, seed)}
+    known = {(r["round"], r["repeat"]): r for r in RECORD.of(context.records, seed)}
 
     def order(proxy: Proxy, key: Array, nets: np.ndarray) -> tuple[Any, ...]:
       """The arguments of `Engine.measure`: fresh weights and inputs from `key`."""
@@ -125,15 +133,14 @@ class TENAS(Algorithm[TENASConfig]):
       kernel_key, region_key = jax.random.split(repeat_key(number, repeat))
       (counts,) = engine.score(*order(regions, region_key, region_nets))
       (conditions,) = engine.score(*order(kernel, kernel_key, kernel_nets), advance=context.advance)
-      record = {
-        "algorithm": "tenas",
-        "seed": seed,
-        "round": number,
-        "repeat": repeat,
-        "ntk_condition_number": [r.value for r in conditions],
-        "linear_regions": [r.value for r in counts],
-        "status": sorted({str(r.status) for r in itertools.chain(conditions, counts)} - {"ok"}),
-      }
+      record = RECORD.make(
+        seed,
+        round=number,
+        repeat=repeat,
+        ntk_condition_number=[r.value for r in conditions],
+        linear_regions=[r.value for r in counts],
+        status=sorted({str(r.status) for r in itertools.chain(conditions, counts)} - {"ok"}),
+      )
       context.keep(record)
       return record
 
@@ -185,13 +192,12 @@ def _prune_number(context: Context[TENASConfig]) -> int:
     ConfigError: neither.
   """
   number = filled(context.settings, context.space.published("tenas", context.source.name)).prune_number
+  if number is not None and number >= len(_prunable(context).ops):
+    most = len(_prunable(context).ops) - 1
+    raise ConfigError(f"--prune_number={number}: an edge of {context.space.name} can lose {most} operations at most")
   if number is None:
     raise ConfigError(f"--prune_number: TE-NAS has no published value for --space={context.space.name}; give one")
   return number
-
-
-def _is_mine(record: Mapping[str, Any], seed: int) -> bool:
-  return record.get("algorithm") == "tenas" and record.get("seed") == seed
 
 
 def _outcome(space: Prunable, found: PrunedSupernet) -> Outcome:

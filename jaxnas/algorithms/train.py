@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from jaxnas import hosts, registry
 from jaxnas import train as training
+from jaxnas.algorithms.naming import named
 from jaxnas.algorithms.training_plots import plot_training
 from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Outcome, Source, Space, Trainable, Work
-from jaxnas.errors import ArchitectureError, ConfigError, DatasetError
+from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.settings import setting
 from jaxnas.train import TrainConfig
 
@@ -31,7 +32,9 @@ class TrainingConfig:
   """What is trained, on which images, by which recipe."""
 
   training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-  genotype: str = setting("", "the architecture to train: its text form, or in the DARTS space a published name")
+  genotype: str = setting(
+    "", "the architecture to train: its text form, its index where the space has one, or (darts) a published name"
+  )
   held_out: Literal["split", "half"] = setting(
     "split",
     "images to evaluate on: 'split' is the data set's own test (ImageNet: validation) split, 'half' the second half of "
@@ -184,14 +187,11 @@ def resolve(space: Space, genotype: str) -> Code:
 
   Raises:
     ConfigError: it is empty.
-    ArchitectureError: it is not one of the space; says where.
+    ArchitectureError: as `naming.named`.
   """
   if not genotype.strip():
     raise ConfigError(f"--algorithm=train needs --genotype: an architecture of --space={space.name} in text form")
-  try:
-    return space.parse(genotype)
-  except ArchitectureError as error:
-    raise ArchitectureError(f"--genotype in --space={space.name}: {error}") from error
+  return named(space, genotype, "--genotype")
 
 
 def steps(space: Space, images: Images, config: TrainingConfig) -> int:

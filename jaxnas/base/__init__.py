@@ -16,6 +16,7 @@ from jaxnas.base.network import (
   TrainableNetwork,
 )
 from jaxnas.base.proxy import Evaluated, Inputs, Proxy, Reading, Status
+from jaxnas.base.records import RecordKind
 from jaxnas.base.space import (
   Code,
   Differentiable,
@@ -60,6 +61,7 @@ __all__ = [
   "Proxy",
   "Prunable",
   "Reading",
+  "RecordKind",
   "Records",
   "Single",
   "Source",

@@ -131,12 +131,15 @@ class Algorithm(Generic[S]):
     summary: one line for --help.
     Settings: a frozen dataclass of `settings.setting` fields, which become flags; its __post_init__ checks them.
     requires: capabilities that the space must have (`Prunable`, `Differentiable`, `Tapped`, `Trainable`).
+    extends: flags of which a run may be continued with other values, because its records do not depend on them: with
+      more seeds or architectures, what there is is kept and the rest computed.
   """
 
   name: ClassVar[str]
   summary: ClassVar[str]
   Settings: ClassVar[type]
   requires: ClassVar[tuple[type, ...]] = ()
+  extends: ClassVar[tuple[str, ...]] = ("seeds",)
 
   def proxies(self, settings: S) -> tuple[Proxy, ...]:
     """The proxies that a search with these settings measures."""

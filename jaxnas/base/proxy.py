@@ -140,6 +140,11 @@ class Proxy(Generic[S]):
   needs_labels: ClassVar[bool] = False
   Settings: ClassVar[type | None] = None
 
+  @property
+  def least_inputs(self) -> int:
+    """How many inputs the batch must have at least."""
+    return 1
+
   def prepare(self, space: Space, source: Source, settings: S, key: jax.Array) -> Inputs:
     """Network and inputs of a proxy with `Settings`; `settings` is one of these.
 

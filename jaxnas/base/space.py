@@ -178,11 +178,14 @@ class Space(Protocol):
     """Draws the cells of an architecture as PNG files into `folder`."""
     ...
 
-  def read_benchmark(self, path: pathlib.Path) -> Accuracies:
+  def read_benchmark(self, path: pathlib.Path, *, trust_pickle: bool = False) -> Accuracies:
     """Opens a file or folder of accuracies of this space.
 
+    Args:
+      trust_pickle: whether pickles may be opened, which runs whatever code they hold.
+
     Raises:
-      BenchmarkError: it is damaged or of another space; says what the space takes.
+      BenchmarkError: it is damaged, of another space, or a pickle that is not trusted; says what the space takes.
     """
     ...
 

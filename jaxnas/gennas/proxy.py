@@ -122,7 +122,7 @@ def pose_on(space: Space, source: Source, config: RegressionConfig, task: Signal
   if lacking(space, Tapped):
     raise ConfigError(f"signal_regression: --space={space.name} has no backbone with three taps to regress; drop it")
   image_key, problem_key = jax.random.split(key)
-  images = augmented_batch(source, image_key, config.signal_batch)
+  images = augmented_batch(source, image_key, config.signal_batch, "--signal_batch")
   problem: Problem = pose(task, images, problem_key, config.training)
   backbone = cast(Tapped, space).backbone(NetworkConfig(config.signal_channels, config.signal_cells))
   return Inputs(SignalNetwork(backbone, WIDTHS), Batch(images, None, problem), own_weights=True)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxnas import registry, scoring
-from jaxnas.base import Accuracies, Algorithm, Artefact, Column, Context, Outcome, Tapped, Work
+from jaxnas.base import Accuracies, Algorithm, Artefact, Column, Context, Outcome, RecordKind, Tapped, Work
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import tasks
 from jaxnas.gennas.evolution import EvolutionConfig, Individual, best, evolve
@@ -120,6 +120,9 @@ def fitness(losses: np.ndarray, accuracies: np.ndarray) -> float:
   return float(value) if np.isfinite(value) else 0.0
 
 
+RECORD = RecordKind("gennas_task", {"id": int, "fitness": float, "task": dict})
+
+
 def evolve_tasks(context: Context[GenNASTaskConfig], seed: int) -> EvolvedTask:
   """The search itself. Records hold a task and its fitness each."""
   space, settings, engine = context.space, context.settings, context.engine or Engine()
@@ -127,8 +130,7 @@ def evolve_tasks(context: Context[GenNASTaskConfig], seed: int) -> EvolvedTask:
   evolution = settings.evolution
   texts, accuracies = architectures(context.benchmark, settings.task_archs)
   codes = np.stack([space.parse(text) for text in texts])
-  mine = [r for r in context.records if r.get("algorithm") == "gennas_task" and r["seed"] == seed]
-  known = [r["fitness"] for r in sorted(mine, key=lambda r: r["id"])]
+  known = [r["fitness"] for r in sorted(RECORD.of(context.records, seed), key=lambda r: r["id"])]
   context.advance(len(known) * len(codes), earlier=True)
   rng, births = np.random.RandomState(seed), iter(range(len(known), evolution.individuals))
 
@@ -154,16 +156,7 @@ def evolve_tasks(context: Context[GenNASTaskConfig], seed: int) -> EvolvedTask:
     return fitness(np.array([-line.rank_by for line in lines]), accuracies)
 
   def remember(one: Individual[SignalTask]) -> None:
-    context.keep(
-      {
-        "algorithm": "gennas_task",
-        "seed": seed,
-        "id": one.id,
-        "fitness": one.fitness,
-        "parent": one.parent,
-        "task": tasks.to_json(one.genome),
-      }
-    )
+    context.keep(RECORD.make(seed, id=one.id, fitness=one.fitness, parent=one.parent, task=tasks.to_json(one.genome)))
 
   log = evolve(
     lambda: random_task(rng),

@@ -197,13 +197,18 @@ def linear(features: Float[Array, "N C"], params: PyTree) -> Float[Array, "N K"]
   return y + params["bias"][None]
 
 
-def check_images(images: Array, channels: int = 3, least: int = 4) -> None:
-  """Checks the shape of a network's inputs.
+def check_images(images: Array, channels: int = 3, least: int = 4, multiple: int = 1) -> None:
+  """Checks a network's inputs.
+
+  Args:
+    least, multiple: of the sides: the smallest, and what they must be multiples of.
 
   Raises:
-    DatasetError: not [N, H, W, channels], or smaller than `least` pixels.
+    DatasetError: not [N, H, W, channels], sides that do not fit, or not float32 (or float64).
   """
-  if images.ndim != 4 or images.shape[-1] != channels or min(images.shape[1:3]) < least:
-    raise DatasetError(
-      f"images of shape {images.shape}: expected (N, H, W, {channels}) with H and W of at least {least}"
-    )
+  shape = images.shape
+  if len(shape) != 4 or shape[-1] != channels or min(shape[1:3]) < least or any(s % multiple for s in shape[1:3]):
+    sides = f"of at least {least}" if multiple == 1 else f"multiples of {multiple}"
+    raise DatasetError(f"images of shape {shape}: expected (N, H, W, {channels}) with H and W {sides}")
+  if images.dtype not in (jnp.float32, jnp.float64):
+    raise DatasetError(f"images of type {images.dtype}: expected float32, normalised ((x / 255 - mean) / std of bytes)")

@@ -176,14 +176,8 @@ def first_tensors(
 
 
 def first_gradients(evaluation: Evaluated, samples: int) -> Float[Array, "samples T S"]:
-  """Heads of the loss gradients of the first images, each in a batch of its own; zeros for tensors there are not.
-
-  Raises:
-    ConfigError: the batch has fewer images.
-  """
+  """Heads of the loss gradients of the first images, each in a batch of its own; zeros for tensors there are not."""
   e, x = evaluation, embedded(evaluation)
-  if len(x) < samples:
-    raise ConfigError(f"a batch of {len(x)} images: this variant of mgm needs {samples} or more")
   executed, used = e.network.executed(e.arch), e.network.used_channels(e.arch)
 
   def one(sample):
@@ -272,6 +266,10 @@ class MGMCode(Proxy):
   def __post_init__(self):
     if self.samples < 2 or self.samples % 2:
       raise ConfigError(f"samples={self.samples} must be an even number (mgm pairs two halves)")
+
+  @property
+  def least_inputs(self) -> int:
+    return self.samples
 
   def measure(self, evaluation: Evaluated) -> Float[Array, "samples T S"]:
     return first_gradients(evaluation, self.samples)

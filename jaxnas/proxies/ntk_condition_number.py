@@ -103,7 +103,7 @@ class SupernetConditionNumber(NTKConditionNumber):
     assert own.ntk_batch is not None
     config = NetworkConfig(own.ntk_channels, own.ntk_cells, source.classes, own.drawn("kaiming_fan_out"))
     network = supernets_of(space, self.name).supernet(config)
-    return Inputs(network, Batch(augmented_batch(source, batch_key, own.ntk_batch)))
+    return Inputs(network, Batch(augmented_batch(source, batch_key, own.ntk_batch, "--ntk_batch")))
 
 
 registry.register("proxy", "ntk_condition_number", NTKConditionNumber)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Num, PyTree
 from jaxnas.base import Batch, Parametrised, Proxy, Reading
 from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation
+from jaxnas.scoring.checks import checked
 from jaxnas.scoring.spread import Spread
 
 BLOCK = 6  # architectures a call; 24, 18 and 12 candidates of TE-NAS on NB201 leave no part of a call idle
@@ -100,10 +101,10 @@ class Engine:
       key: for proxies that draw; the same for all.
 
     Raises:
-      ConfigError: a proxy needs labels and the batch has none, or another network.
+      ConfigError: as `checks.checked`.
+      DatasetError: inputs that the network does not take.
     """
-    for proxy in proxies:
-      _check(proxy, network, batch)
+    batch = checked(batch, network, proxies)
     encoded = _encoded(network, archs)
     batch, key = self.spread.same((batch, jax.random.key(0) if key is None else key))
     params = self.spread.same(params)
@@ -216,18 +217,6 @@ class Engine:
     self.rows = ROWS if self.rows is None else max(1, min(self.rows // 2, int(self.rows * share)))
     log.warning("little memory: per-sample passes now hold %d rows at a time", self.rows)
     return True
-
-
-def _check(proxy: Proxy, network: Parametrised, batch: Batch) -> None:
-  """Refuses a network or a batch that the proxy cannot be measured with."""
-  if proxy.needs_labels and batch.labels is None:
-    raise ConfigError(f"proxy {proxy.name!r} needs labels and the batch has none: give Batch(inputs, labels)")
-  if not isinstance(network, proxy.needs):
-    kind = type(network)
-    raise ConfigError(
-      f"proxy {proxy.name!r} needs a network that is {proxy.needs.__module__}.{proxy.needs.__qualname__}, which "
-      f"{kind.__module__}.{kind.__qualname__} is not: give it space.network(...), or leave it out"
-    )
 
 
 def _encoded(network: Parametrised, archs: Num[np.ndarray, "A ..."]) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxnas.base import Batch, Indexed, NetworkConfig, Parametrised, Proxy, Space, Status, lacking
+from jaxnas.base import Batch, Indexed, NetworkConfig, Parametrised, Proxy, RecordKind, Records, Space, Status, lacking
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.scoring.engine import Engine
 
@@ -39,6 +39,12 @@ class Score(NamedTuple):
   seconds: float
 
 
+RECORD = RecordKind(
+  "score",
+  {"arch": str, "proxy": str, "value": float, "status": Status, "rank_by": float, "repeat": int, "seconds": float},
+)
+
+
 def score(
   proxies: Sequence[Proxy],
   space: Space,
@@ -50,7 +56,7 @@ def score(
   repeats: int = 1,
   share_weights: bool = True,
   engine: Engine | None = None,
-  records: Iterable[Mapping[str, Any]] = (),
+  records: Records = (),
   keep: Callable[..., object] = lambda *records: None,
   advance: Callable[..., object] = lambda n, **earlier: None,
 ) -> list[Score]:
@@ -90,7 +96,7 @@ def score(
     position.setdefault(text, i)
   engine = engine or Engine()
   groups = _groups(space, codes, space.default_config if network is None else network)
-  known = {(r["arch"], r["proxy"], r["repeat"]): _line(r) for r in records if _is_score(r, seed)}
+  known = {(r["arch"], r["proxy"], r["repeat"]): _line(r) for r in RECORD.of(records, seed)}
   for repeat in range(repeats):
     wanted = [i for t, i in position.items() if any((t, n, repeat) not in known for n in names)]
     advance(len(texts) - len(wanted), earlier=True)
@@ -111,7 +117,7 @@ def score(
         lines = _lines(proxies, [texts[i] for i in part], values, (seed, repeat, seconds))
         new = [line for line in lines if (line.arch, line.proxy, repeat) not in known]
         known.update({(line.arch, line.proxy, repeat): line for line in new})
-        keep(*({"kind": "score", **line._asdict()} for line in new))
+        keep(*(RECORD.make(**line._asdict()) for line in new))
         advance(len(part))
   return [known[t, n, r] for r in range(repeats) for t in texts for n in names]
 
@@ -183,10 +189,6 @@ def _code(space: Space, one: Any) -> Any:
   return cast(Indexed, space).from_index(one)
 
 
-def _is_score(record: Mapping[str, Any], seed: int) -> bool:
-  return record.get("kind") == "score" and record["seed"] == seed
-
-
 def _line(record: Mapping[str, Any]) -> Score:
   line = Score(**{name: record[name] for name in Score._fields})
   return line._replace(status=Status(line.status))
@@ -211,7 +213,7 @@ def summarise(scores: Iterable[Score]) -> dict[tuple[str, str], Summary]:
   groups: dict[tuple[str, str], list[float]] = {}
   for line in scores:
     groups.setdefault((line.arch, line.proxy), [])
-    if np.isfinite(line.value):
+    if not line.status.degenerate:
       groups[line.arch, line.proxy].append(line.value)
   return {name: _summary(np.array(values, np.float64)) for name, values in groups.items()}
 

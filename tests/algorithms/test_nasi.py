@@ -447,7 +447,7 @@ def test_a_disconnected_cell_is_said_to_be_one(source):
   none = np.zeros(SHAPE)
   none[..., SPACE.none_op] = 1
   records = [
-    {"algorithm": "nasi", "seed": 0, "phase": "search", "step": t, "trace_norm": 1.0, "gradient": none.tolist()}
+    {"kind": "nasi", "seed": 0, "phase": "search", "step": t, "trace_norm": 1.0, "gradient": none.tolist()}
     for t in range(1, 7)
   ]
   result, kept = run(source, records=records, nasi_nu=5.0)
@@ -460,7 +460,7 @@ def test_architectures_before_the_first_gradient(source):
   skip = SPACE.alphas([1] * 6)
   records = [
     {
-      "algorithm": "nasi",
+      "kind": "nasi",
       "seed": 0,
       "phase": "search",
       "step": t,

@@ -161,6 +161,28 @@ def test_images_of_another_shape_are_refused(space, unchecked):
       jax.eval_shape(network.apply, params, jax.ShapeDtypeStruct(shape, jnp.float32), arch)
 
 
+def test_images_of_any_side_are_taken_or_refused(space, unchecked):
+  """With the sides that would do, never by an error of JAX's."""
+  network, codes = several(space, 1)
+  arch, params = network.encode(codes)[0], jax.eval_shape(network.init, jax.random.key(0))
+  said = {}
+  for side in range(1, 35):
+    try:
+      jax.eval_shape(network.apply, params, jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32), arch)
+    except DatasetError as error:
+      said[side] = str(error)
+  assert not {8, 16, 32} & said.keys()
+  assert all("expected (N, H, W, 3) with H and W" in text for text in said.values())
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.bfloat16, jnp.float16])
+def test_images_of_another_type_are_refused(space, unchecked, dtype):
+  network, codes = several(space, 1)
+  arch, params = network.encode(codes)[0], jax.eval_shape(network.init, jax.random.key(0))
+  with pytest.raises(DatasetError, match=f"images of type {jnp.dtype(dtype)}: expected float32, normalised"):
+    jax.eval_shape(network.apply, params, jax.ShapeDtypeStruct((2, 8, 8, 3), dtype), arch)
+
+
 def test_benchmarks_are_refused(space, tmp_path):
   (tmp_path / "other.txt").write_text("no benchmark")
   for path in (tmp_path / "absent", tmp_path / "other.txt"):

@@ -14,8 +14,8 @@ import pytest
 from helpers import Counted
 
 from jaxnas import proxies, scoring, spaces
-from jaxnas.base import Output, Proxy
-from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.base import Output, Proxy, Status
+from jaxnas.errors import ArchitectureError, ConfigError, WorkdirError
 from jaxnas.proxies.evaluation import mean_loss
 from jaxnas.proxies.ntk_condition_number import NTKConditionNumber
 from jaxnas.scoring import Batch, Engine, Score, summarise
@@ -257,7 +257,7 @@ def test_resumes_from_a_truncated_file(share):
   read = json.loads(json.dumps(kept))
   for cut in (0, 5, 16, 21, len(kept)):  # 5 and 21: in the middle of an architecture's two proxies
     again, done = [], Counted()
-    foreign = [{"kind": "note"}, {**read[0], "seed": 9, "value": -1.0}, {"algorithm": "knas"}]
+    foreign = [{"kind": "note"}, {**read[0], "seed": 9, "value": -1.0}, {"kind": "knas"}]
     lines = run(records=[*foreign, *read[:cut]], keep=lambda *r, a=again: a.extend(r), advance=done, **given)
     assert timeless(lines) == timeless(whole)
     assert lines[: cut // 2 * 2] == whole[: cut // 2 * 2]
@@ -266,6 +266,26 @@ def test_resumes_from_a_truncated_file(share):
     ]
     assert sum(done) == 2 * len(ARCHS)
     assert done.earlier == cut // 2  # whole architectures
+
+
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
+    ({"value": "abc"}, "line 2 .*holds 'abc' as value, where a record of kind 'score' has a number; delete that line"),
+    ({"value": True}, "line 2 .*holds 'True' as value"),
+    ({"seed": None}, "line 2 .*holds 'None' as seed"),
+    ({"repeat": 1.5}, "line 2 .*holds '1.5' as repeat"),
+    ({"status": "fine"}, "line 2 .*holds 'fine' as status, .*one of ok, saturated"),
+    ("seed", "line 2 of scores.jsonl has no seed"),
+    ("rank_by", "has no rank_by"),
+  ],
+)
+def test_damaged_records_are_refused(damage, message):
+  kept = []
+  run(keep=lambda *records: kept.extend(records))
+  wrong = {**kept[1], **damage} if isinstance(damage, dict) else {k: v for k, v in kept[1].items() if k != damage}
+  with pytest.raises(WorkdirError, match=message):
+    run(records=[kept[0], wrong])
 
 
 def test_finished_architectures_are_not_measured_again(monkeypatch):
@@ -294,9 +314,35 @@ def test_failed_architectures_stay_and_rank_last():
   assert all(line.status == "ok" and np.isfinite(line.value) for line in energy)
   again = run((FRAGILE, ENERGY), archs=archs, records=json.loads(json.dumps(kept)))
   assert [line.rank_by for line in again] == [line.rank_by for line in lines]
-  summary = summarise(lines)
+  summary = summarise([*lines, lines[0]._replace(value=5.0, status=Status.SINGULAR)])
   assert summary[lines[0].arch, "fragile"].values == 0
   assert np.isnan(summary[lines[0].arch, "fragile"].mean)
+
+
+LABELS = np.arange(6, dtype=np.int32) % 3
+
+
+@pytest.mark.parametrize(
+  ("labels", "message"),
+  [
+    (LABELS + 100, r"labels\[0\] = 100: the network has 3 classes, numbered from 0"),
+    (LABELS + 1, r"labels\[2\] = 3: .*shift"),
+    (LABELS - 1, r"labels\[0\] = -1"),
+    (np.eye(3)[LABELS].astype(np.int32), r"labels of shape \(6, 3\).*argmax"),
+    (LABELS[:5], r"labels of shape \(5,\) for inputs of shape \(6, 4, 4, 3\)"),
+    (np.zeros((), np.int32), r"labels of shape \(\)"),
+    (LABELS.astype(np.float32), "labels of type float32.*integers"),
+    (np.array(["cat"] * 6), "labels of type <U3"),
+  ],
+)
+def test_labels_that_are_no_classes(labels, message):
+  with pytest.raises(ConfigError, match=message):
+    run(batches=Batch(BATCH.inputs, labels))
+
+
+@pytest.mark.parametrize("labels", [LABELS.astype(np.uint8), LABELS.astype(np.int64), LABELS.tolist()], ids=type)
+def test_labels_of_any_integers(labels):
+  assert timeless(run(batches=Batch(BATCH.inputs, labels))) == timeless(run())
 
 
 def test_labels_missing():

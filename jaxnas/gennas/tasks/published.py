@@ -12,7 +12,9 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from jaxnas import registry
 from jaxnas.errors import ConfigError
+from jaxnas.files import user_path
 from jaxnas.gennas.tasks.records import SequenceTask, SignalTask
 from jaxnas.gennas.tasks.schema import from_json, sequence_from_json
 
@@ -50,11 +52,10 @@ def _find(name_or_path: str, known: tuple[str, ...], read: Callable[[Any, str], 
   if name_or_path in _published():
     return read(_published()[name_or_path], name_or_path)  # raises where it is one of the other kind
   try:
-    document = json.loads(pathlib.Path(name_or_path).read_text(encoding="utf-8"))
+    document = json.loads(user_path(name_or_path, "task").read_text(encoding="utf-8"))
   except OSError as error:
-    raise ConfigError(
-      f"task {name_or_path!r}: neither a readable file ({error.strerror}) nor one of {', '.join(known)}"
-    ) from None
-  except ValueError as error:
+    what = f"task {name_or_path!r}, which is no readable file ({error.strerror}),"
+    raise ConfigError(registry.unknown(what, name_or_path, known)) from None
+  except (ValueError, RecursionError) as error:
     raise ConfigError(f"task {name_or_path!r}: not JSON ({error}); pass a file of the published schema") from None
   return read(document, name_or_path)

@@ -81,9 +81,9 @@ class NB201:
     """Draws the cells of an architecture as PNG files into `folder`."""
     return drawing.draw(code, folder)
 
-  def read_benchmark(self, path: pathlib.Path) -> Benchmark:
+  def read_benchmark(self, path: pathlib.Path, *, trust_pickle: bool = False) -> Benchmark:
     """See `nb201.benchmark.read`."""
-    return benchmark.read(path)
+    return benchmark.read(path, trust_pickle)
 
   def __len__(self) -> int:
     return encoding.NUM_ARCHS

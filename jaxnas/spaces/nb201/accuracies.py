@@ -7,11 +7,10 @@ one validation pass; `params_mb` are millions of parameters (C=16, N=5, 10 class
 """
 
 import os
-import re
 from collections.abc import Sequence
 from typing import Final
 
-from jaxnas.spaces.nb201.encoding import NUM_ARCHS
+from jaxnas.spaces.nb201.encoding import NUM_ARCHS, all_texts
 from jaxnas.tabular.reading import problem
 
 DATASETS: Final = ("cifar10", "cifar100", "imagenet16_120")
@@ -26,23 +25,25 @@ FIX: Final = (
   "`python -m jaxnas.tabular` wrote"
 )
 
-_NODES: Final = (r"\|{op}~0\|", r"\|{op}~0\|{op}~1\|", r"\|{op}~0\|{op}~1\|{op}~2\|")
-_TEXT: Final = re.compile(r"\+".join(_NODES).format(op=r"[a-z][a-z0-9_]*"))
-
 
 def check_archs(path: str | os.PathLike[str], archs: Sequence[object]) -> tuple[str, ...]:
-  """Returns the architectures if they are the 15,625 distinct cells of NAS-Bench-201.
+  """Returns the architectures if they are the 15,625 of NAS-Bench-201, each at its index.
 
   Raises:
-    BenchmarkError: another space, or a part of the list.
+    BenchmarkError: another space, a part of the list, or another order.
   """
-  strings = tuple(str(arch) for arch in archs)
-  strange = next((arch for arch in strings if not _TEXT.fullmatch(arch)), None)
+  found, expected = tuple(str(arch) for arch in archs), all_texts()
+  if found == expected:
+    return expected
+  known = frozenset(expected)
+  strange = next((arch for arch in found if arch not in known), None)
   if strange is not None:
-    what = f"{len(strings):,} architectures of another space than nb201, such as {strange[:80]!r}"
+    what = f"{len(found):,} architectures of another space than nb201, such as {strange[:80]!r}"
     raise problem(path, what, FIX)
-  if len(strings) != NUM_ARCHS:
-    raise problem(path, f"{len(strings):,} architectures where NAS-Bench-201 has {NUM_ARCHS:,}", FIX)
-  if len(set(strings)) != NUM_ARCHS:
+  if len(found) != NUM_ARCHS:
+    raise problem(path, f"{len(found):,} architectures where NAS-Bench-201 has {NUM_ARCHS:,}", FIX)
+  if len(set(found)) != NUM_ARCHS:
     raise problem(path, "the same architecture occurs twice", FIX)
-  return strings
+  index = next(i for i, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1])
+  what = f"index {index} is {found[index]}, which NAS-Bench-201 counts as {expected.index(found[index])}"
+  raise problem(path, what, "number the rows as the benchmark does (`spaces.get('nb201').index_of(arch)`)")

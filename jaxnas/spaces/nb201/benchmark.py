@@ -14,11 +14,11 @@ from jaxnas.tabular.reading import first_bytes, problem
 _EMBEDDED = pathlib.Path(__file__).with_name("accuracies.csv.gz")
 
 
-def read(path: pathlib.Path) -> Benchmark:
-  """Opens a benchmark; the content of the file decides how it is read.
+def read(path: pathlib.Path, trust_pickle: bool = False) -> Benchmark:
+  """Opens a benchmark.
 
-  Warning: NATS-Bench files are pickles, and opening a pickle runs whatever code it holds. Open only files that you
-  trust. Tables (.csv, .csv.gz) are plain data.
+  NATS-Bench files are pickles, and opening a pickle runs whatever code it holds: they are opened only if they are
+  called so and `trust_pickle` says that you trust where they come from. Tables (.csv, .csv.gz) are plain data.
 
   Args:
     path: a NATS-Bench topology folder (`NATS-tss-v1_0-3ffb9-simple/`; rows are read when asked for), the single
@@ -26,15 +26,13 @@ def read(path: pathlib.Path) -> Benchmark:
       with the columns of `accuracies.COLUMNS`, as `python -m jaxnas.tabular` writes.
 
   Raises:
-    BenchmarkError: missing, unreadable, truncated, no benchmark, or of another space.
+    BenchmarkError: missing, unreadable, truncated, no benchmark, of another space, or not trusted.
   """
-  from jaxnas.spaces.nb201 import nats
-
-  if path.is_dir():
-    return nats.read_nats(path)
-  magic = first_bytes(path, FIX, "nb201")
+  magic = b"" if path.is_dir() else first_bytes(path, FIX, "nb201")
+  if path.is_dir() or (magic.startswith(b"BZh") and path.name.endswith(".pickle.pbz2")):
+    return _of_pickles(path, trust_pickle)
   if magic.startswith(b"BZh"):
-    return nats.read_nats(path)
+    raise problem(path, "a bzip2 file that is not called *.pickle.pbz2", FIX)
   if magic.startswith((b"\x80", b"PK")):
     raise problem(path, "a bare pickle or a PyTorch archive, perhaps the older NAS-Bench-201 file", FIX)
   archs, columns = read_csv(path, COLUMNS, ACCURACY_COLUMNS, NUM_ARCHS, FIX, "nb201")
@@ -46,6 +44,16 @@ def read(path: pathlib.Path) -> Benchmark:
     columns=columns,
     datasets=DATASETS,
   )
+
+
+def _of_pickles(path: pathlib.Path, trust: bool) -> Benchmark:
+  from jaxnas.spaces.nb201 import nats
+
+  nats.check_folder(path)
+  if not trust:
+    what = "pickles, and opening a pickle runs whatever code it holds"
+    raise problem(path, what, "give --trust_pickle if you trust where it comes from, or a table (.csv.gz)")
+  return nats.read_nats(path)
 
 
 @registry.register("benchmark", "nb201")

@@ -148,6 +148,14 @@ def enumerate_all() -> Int8[np.ndarray, "15625 6"]:
   return _tables()[0]
 
 
+@functools.lru_cache(maxsize=1)
+def all_texts() -> tuple[str, ...]:
+  """The text forms of all architectures; the place in the tuple is the index."""
+  nodes = ("|".join(("", *(f"{{}}~{source}" for source in range(target)), "")) for target in range(1, NUM_NODES))
+  form = "+".join(nodes)
+  return tuple(form.format(*(OPS[op] for op in code)) for code in enumerate_all().tolist())
+
+
 def indices_of(codes: Any) -> Int32[np.ndarray, "*A"]:
   """Benchmark indices, int32 [...], of architectures [..., 6].
 

@@ -40,7 +40,7 @@ _METRICS = (
 def read_nats(path: pathlib.Path) -> Benchmark:
   """Opens a NATS-Bench topology folder, or the single file.
 
-  Warning: pickle files run code when opened. Open only files that you trust.
+  Pickles run code when they are opened: `benchmark.read` asks whether they are trusted.
 
   Of a folder only the list of architectures is read; each architecture's file follows when it is
   asked for. The single file is read whole, which takes minutes and many GB of memory: convert it
@@ -49,11 +49,8 @@ def read_nats(path: pathlib.Path) -> Benchmark:
   Raises:
     BenchmarkError: truncated, no NATS-Bench file, or its size search space.
   """
+  check_folder(path)
   folder = path.is_dir()
-  if folder and not (path / "meta.pickle.pbz2").is_file():
-    if (path / _FOLDER).is_dir():
-      raise problem(path, "holds no meta.pickle.pbz2", f"give the folder {path / _FOLDER}")
-    raise problem(path, "a folder without meta.pickle.pbz2", FIX)
   api = _create(path / "meta.pickle.pbz2" if folder else path, path)
   archs = check_archs(path, api.meta_archs)
   held = _rows_in(path) if folder else set(api.evaluated_indexes)
@@ -66,9 +63,21 @@ def read_nats(path: pathlib.Path) -> Benchmark:
     archs=archs,
     columns={name: np.full(NUM_ARCHS, np.nan) for name in COLUMNS},
     datasets=DATASETS,
-    read_row=lambda index: _read_row(api, path, index),
+    read_row=lambda index: _read_row(api, path, index, archs[index]),
     unread=held,
   )
+
+
+def check_folder(path: pathlib.Path) -> None:
+  """Refuses a folder that is not NATS-Bench's.
+
+  Raises:
+    BenchmarkError: it lacks the list of architectures.
+  """
+  if path.is_dir() and not (path / "meta.pickle.pbz2").is_file():
+    if (path / _FOLDER).is_dir():
+      raise problem(path, "holds no meta.pickle.pbz2", f"give the folder {path / _FOLDER}")
+    raise problem(path, "a folder without meta.pickle.pbz2", FIX)
 
 
 def _create(pickle: pathlib.Path, path: pathlib.Path) -> Any:
@@ -88,9 +97,10 @@ def _rows_in(path: pathlib.Path) -> set[int]:
   return {int(row[1]) for row in rows if row is not None and int(row[1]) < NUM_ARCHS}
 
 
-def _read_row(api: Any, path: pathlib.Path, index: int) -> dict[str, float]:
+def _read_row(api: Any, path: pathlib.Path, index: int, arch: str) -> dict[str, float]:
   """The known values of one architecture: column -> value."""
   row: dict[str, float] = {}
+  file = path / f"{index:06d}.pickle.pbz2"
   try:
     for dataset, epochs, names in _METRICS:
       try:
@@ -103,8 +113,12 @@ def _read_row(api: Any, path: pathlib.Path, index: int) -> dict[str, float]:
     results = api.arch2infos_dict[index]
     # `api.get_cost_info` says the same, after a deep copy that takes longer than all of the above.
     row["params_mb"] = float(results["200"].get_compute_costs("cifar10")["params"])
+    inside = str(results["200"].arch_str)
   except Exception as error:
-    raise _damaged(path, path / f"{index:06d}.pickle.pbz2", error) from error
+    raise _damaged(path, file, error) from error
+  if inside != arch:
+    where = file.name if path.is_dir() else f"entry {index}"
+    raise problem(path, f"{where} holds the results of {inside[:80]}, not of {arch}", "copy or download it again")
   # nats_bench keeps every row it has read; all 15,625 would fill many GB.
   api.arch2infos_dict.pop(index)
   return row
