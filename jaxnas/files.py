@@ -10,12 +10,34 @@ import json
 import math
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from jaxnas.errors import WorkdirError
+from jaxnas.errors import ConfigError, WorkdirError
 
+PART = ".part"  # ends the names of files that are being written
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def user_path(text: str | os.PathLike[str], flag: str) -> pathlib.Path:
+  """The path that a user gave, with ~ for a home.
+
+  Args:
+    flag: whose value it is, for messages.
+
+  Raises:
+    ConfigError: empty, of no user, or no path at all.
+  """
+  name = os.fspath(text)
+  if not name.strip():
+    raise ConfigError(f"{flag}={name!r}: an empty path (a variable that is not set?); give one, or drop the flag")
+  if "\0" in name or not name.isprintable():
+    raise ConfigError(f"{flag}={name!r}: a path of printable characters in UTF-8 is needed; give another")
+  try:
+    return pathlib.Path(name).expanduser()
+  except RuntimeError as error:  # ~somebody, or ~ of a user id without a home
+    raise ConfigError(f"{flag}={name!r}: {error}; give the whole path") from error
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> pathlib.Path:
@@ -25,19 +47,41 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> pathlib.Path:
     WorkdirError: it could not be written; a file that stood there before is untouched.
   """
   path = pathlib.Path(path)
-  part = path.with_name(f".{path.name}.part")
   with refusing(path):
-    try:
-      with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(part, path)
-    except BaseException:
-      with contextlib.suppress(OSError):  # Of two failures, the first is the one to report.
-        part.unlink(missing_ok=True)
-      raise
+    replace(path, data)
   return path
+
+
+def replace(path: pathlib.Path, data: bytes) -> None:
+  """As `write_atomically`, with errors as the system has them.
+
+  Raises:
+    OSError: it could not be written.
+  """
+  part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")  # a name that nobody can prepare
+  descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+  try:
+    with open(descriptor, "wb") as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(part, path)
+  except BaseException:
+    with contextlib.suppress(OSError):  # of two failures, the first is the one to report
+      os.unlink(part)
+    raise
+
+
+def remove_parts(folder: pathlib.Path) -> None:
+  """Removes what kills in the middle of `replace` left behind."""
+  for part in folder.glob(f".*{PART}"):
+    with contextlib.suppress(OSError):
+      part.unlink()
+
+
+def open_here(path: str | os.PathLike[str], flags: int) -> int:
+  """Opens a file itself, not what a link of its name leads to; as `opener` of `open`."""
+  return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def encode(value: Any, indent: int | None = None) -> str:
@@ -85,9 +129,10 @@ def refusing(path: pathlib.Path) -> Iterator[None]:
   except OSError as error:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
       fix = "free some space and start again with the same flags: the run continues"
-    elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP):  # ELOOP: a link, not followed
       fix = "something else stands in its place; give another --workdir"
     else:
       fix = "give a --workdir that can be written"
+    where = error.filename if error.errno == errno.ELOOP else path  # of a folder's files
     reason = error.strerror or str(error)
-    raise WorkdirError(f"--workdir: cannot write {path} ({reason}); {fix}") from error
+    raise WorkdirError(f"--workdir: cannot write {where} ({reason}); {fix}") from error

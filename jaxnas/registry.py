@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar, get_args, overload
 
 from jaxnas.errors import ConfigError
+from jaxnas.files import user_path
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 Kind = Literal["proxy", "space", "algorithm", "benchmark", "dataset"]
@@ -138,7 +139,7 @@ def load_plugins(plugins: Iterable[str]) -> None:
     ConfigError: there is none, or importing it fails; says which and why.
   """
   for plugin in plugins:
-    path = pathlib.Path(plugin).expanduser()
+    path = user_path(plugin, "--plugins")
     try:
       if plugin.endswith(".py"):
         _import_file(path)

@@ -100,7 +100,7 @@ def _define_flag(values: flags.FlagValues, name: str, kind: Any, default: Any, t
   elif kind is bool:
     flags.DEFINE_bool(name, default, text, flag_values=values)
   elif kind is int:
-    flags.DEFINE_integer(name, default, text, flag_values=values)
+    flags.DEFINE_integer(name, default, text, upper_bound=2**31 - 1, flag_values=values)
   elif kind is float:
     flags.DEFINE_float(name, default, text, flag_values=values)
   elif kind is str:

@@ -8,6 +8,7 @@ See `files` for how non-finite floats are written.
 import datetime
 import errno
 import importlib.metadata
+import io
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ import jax
 
 import jaxnas
 from jaxnas.errors import WorkdirError
-from jaxnas.files import decode, encode, plain, refusing, write_atomically
+from jaxnas.files import decode, encode, open_here, plain, refusing, remove_parts, user_path, write_atomically
 
 try:
   import fcntl
@@ -33,6 +34,10 @@ _NO_LOCKS_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 class _LogHandler(logging.FileHandler):
   """A file handler that stays quiet on a full disk: the next score to be saved reports it."""
+
+  def _open(self) -> io.TextIOWrapper:
+    descriptor = open_here(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    return io.TextIOWrapper(open(descriptor, "ab"), encoding=self.encoding)
 
   def handleError(self, record: logging.LogRecord) -> None:
     pass
@@ -73,14 +78,14 @@ class Workdir:
         other settings (each difference is listed), or its files are damaged.
     """
     self = cls()
-    self.path = pathlib.Path(path).expanduser()
+    self.path = user_path(path, "--workdir")
     try:
       with refusing(self.path):
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
+        remove_parts(self.path)
         self.resumed = _claim(self.path, config, ignore)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-        self._scores = os.open(self.path / "scores.jsonl", flags, 0o666)
+        self._scores = open_here(self.path / "scores.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT)
         self.log = _LogHandler(self.path / "log", encoding="utf-8")
       self.log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
       self.records()  # Cuts a torn tail now, before anything is appended to it.
@@ -106,6 +111,12 @@ class Workdir:
       except BaseException:
         os.ftruncate(self._scores, before)
         raise
+      gone = os.fstat(self._scores).st_nlink == 0
+    if gone:
+      raise WorkdirError(
+        f"--workdir={self.path} was removed while the run was writing to it, and what was scored with it; start again "
+        "with another --workdir"
+      )
 
   def records(self) -> list[dict[str, Any]]:
     """All records of scores.jsonl, in order.
@@ -199,33 +210,50 @@ def _read_json(file: pathlib.Path) -> Any:
     with refusing(file):
       return decode(file.read_bytes()) if file.exists() else None
   except ValueError as error:
-    raise WorkdirError(f"--workdir: {file} is not valid JSON ({error}); delete it or give another --workdir") from error
+    raise WorkdirError(f"--workdir: {file} is not valid JSON ({error}); give another --workdir") from error
 
 
 def _claim(path: pathlib.Path, config: dict[str, Any], ignore: Sequence[str]) -> bool:
-  """Writes config.json, or compares with it; returns whether a run had begun here."""
+  """Writes config.json, or compares with it; returns whether a run had begun here.
+
+  The settings of a run that has computed nothing yet, refused or stopped before, bind nobody.
+  """
   saved = _read_json(path / "config.json")
   if saved is None:
     if (path / "scores.jsonl").exists():
       raise WorkdirError(
         f"--workdir={path} has a scores.jsonl but no config.json, so its settings are unknown; give another --workdir"
       )
-    text = encode({"config": config, "provenance": provenance()}, indent=2) + "\n"
-    write_atomically(path / "config.json", text.encode())
+    write_atomically(path / "config.json", _config(config))
     return False
   if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
     raise WorkdirError(f"--workdir={path} has a config.json that no run of jaxnas wrote; give another --workdir")
-  differing = "; ".join(
-    f"--{key}: was {was}, now {now}"
-    for key, was, now in _differences(saved["config"], config)
-    if key.split(".")[0] not in ignore
+  if not _has_begun(path):
+    write_atomically(path / "config.json", _config(config))
+    return False
+  differing = list(_differences(saved["config"], config))
+  refused = "; ".join(
+    f"--{key}: was {was}, now {now}" for key, was, now in differing if key.split(".")[0] not in ignore
   )
-  if differing:
+  if refused:
     raise WorkdirError(
-      f"--workdir={path} holds a run with other settings ({differing}); "
+      f"--workdir={path} holds a run with other settings ({refused}); "
       "give the same flags to continue it, or another --workdir"
     )
+  if differing:
+    write_atomically(path / "config.json", _config(config))
   return True
+
+
+def _has_begun(path: pathlib.Path) -> bool:
+  """Whether the folder holds more than a run leaves that was stopped before it had computed anything."""
+  scores = path / "scores.jsonl"
+  others = {file.name for file in path.iterdir()} - {"config.json", "scores.jsonl", "log", ".lock"}
+  return bool(others) or (scores.exists() and scores.stat().st_size > 0)
+
+
+def _config(config: dict[str, Any]) -> bytes:
+  return (encode({"config": config, "provenance": provenance()}, indent=2) + "\n").encode()
 
 
 def _differences(was: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -246,7 +274,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _lock(path: pathlib.Path) -> int:
   """Takes the folder's lock; returns the descriptor that holds it."""
-  descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+  descriptor = open_here(path / ".lock", os.O_RDWR | os.O_CREAT)
   try:
     if fcntl is not None:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

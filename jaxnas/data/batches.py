@@ -8,25 +8,30 @@ from jaxnas.base import Source
 from jaxnas.errors import ConfigError
 
 
-def plain_batch(source: Source, key: Array, size: int) -> tuple[Float32[np.ndarray, "N H W 3"], Int32[np.ndarray, "N"]]:
+def plain_batch(
+  source: Source, key: Array, size: int, called: str = "size"
+) -> tuple[Float32[np.ndarray, "N H W 3"], Int32[np.ndarray, "N"]]:
   """`size` different images, normalised by the source's mean and standard deviation, and their labels.
+
+  Args:
+    called: what messages call `size`, such as a flag.
 
   Raises:
     ConfigError: `size` is not in [1, len(source)].
     DatasetError: an image cannot be read.
   """
-  images, labels = source.examples(_choose(source, _generator(key), size))
+  images, labels = source.examples(_choose(source, _generator(key), size, called))
   return _normalise(source, images), labels
 
 
-def augmented_batch(source: Source, key: Array, size: int) -> Float32[np.ndarray, "N H W 3"]:
+def augmented_batch(source: Source, key: Array, size: int, called: str = "size") -> Float32[np.ndarray, "N H W 3"]:
   """`size` different images, flipped with probability 1/2, cropped at random from a black frame, normalised.
 
   The padding is 4 pixels for images of 32 and 2 for images of 16, an eighth of the width, as usual for training on
-  them. Raises as `plain_batch`.
+  them. Arguments and errors as of `plain_batch`.
   """
   generator = _generator(key)
-  images, _ = source.examples(_choose(source, generator, size))
+  images, _ = source.examples(_choose(source, generator, size, called))
   flips = generator.random(size) < 0.5
   images = np.where(flips[:, None, None, None], images[:, :, ::-1], images)
   pad = max(1, images.shape[2] // 8)
@@ -76,9 +81,9 @@ def _generator(key: Array) -> np.random.Generator:
   return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
 
 
-def _choose(source: Source, generator: np.random.Generator, size: int) -> np.ndarray:
+def _choose(source: Source, generator: np.random.Generator, size: int, called: str) -> np.ndarray:
   if not 1 <= size <= len(source):
-    raise ConfigError(f"a batch of {size} images needs a size in [1, {len(source)}], the images of {source.name!r}")
+    raise ConfigError(f"{called}={size} must lie in [1, {len(source)}], the images of {source.name!r}")
   return generator.choice(len(source), size, replace=False)
 
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float, Int, Int32, UInt8
@@ -14,6 +15,39 @@ _CACHE_BYTES = 200_000_000
 
 # Examples at the given indices, as (uint8 images, integer labels).
 Reader = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def check_split(split: str, name: str, sizes: Mapping[str, int]) -> None:
+  """Checks the name of a split, or a slice of one: `train`, `train[:5000]`, `train[50%:]`.
+
+  Args:
+    name: of the data set.
+    sizes: images of its splits, 0 where that is not known.
+
+  Raises:
+    DatasetError: no such split, several, or a slice that is empty or reaches beyond it.
+  """
+  fix = f"give one of {', '.join(sizes)}, or a slice such as {next(iter(sizes))}[:1000] or [50%:]"
+  match = _SPLIT.fullmatch(split)
+  if match is None or match["name"] not in sizes:
+    raise DatasetError(f"split {split!r} is not in data set {name!r}; {fix}")
+  size = sizes[match["name"]]
+  if match["slice"] is None or not size:
+    return
+  start, stop = (_place(match[end], size, default) for end, default in (("start", 0), ("stop", size)))
+  if not 0 <= start < stop <= size:
+    raise DatasetError(f"split {split!r}: {match['name']!r} of data set {name!r} has images 0 to {size}; {fix}")
+
+
+_SPLIT = re.compile(r"(?P<name>\w+)(?P<slice>\[(?P<start>-?[0-9]+%?)?:(?P<stop>-?[0-9]+%?)?\])?")
+
+
+def _place(text: str | None, size: int, default: int) -> int:
+  """Where a slice begins or ends, counted from the first image."""
+  if not text:
+    return default
+  place = round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)
+  return place + size if place < 0 else place
 
 
 class _Cache:

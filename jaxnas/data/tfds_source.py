@@ -14,6 +14,7 @@ TFDS reads without TensorFlow but prepares only with it, so `download` runs TFDS
 import contextlib
 import dataclasses
 import functools
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -28,8 +29,9 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxnas import registry
-from jaxnas.data.source import ImageSource
+from jaxnas.data.source import ImageSource, check_split
 from jaxnas.errors import DatasetError
+from jaxnas.files import user_path
 
 _SUBSET = 10_000
 _CHUNK = 256  # records held undecoded at a time; those of ImageNet have 100 kB each
@@ -74,7 +76,8 @@ def source(
   kind = _KINDS[name]
   if side and kind.sizes == "many":
     kind = dataclasses.replace(kind, side=side, cut=True)
-  root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+  home = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  root = user_path(home if data_dir is None else data_dir, "--data_dir")
   folder = _prepared(kind, root)
   if folder is None and download:
     _download(name, kind.builders[0], root)
@@ -126,19 +129,22 @@ def _prepared(kind: _Kind, root: pathlib.Path) -> pathlib.Path | None:
 
 def _open(name: str, folder: pathlib.Path, root: pathlib.Path, split: str) -> Any:
   """A TFDS data source with the images undecoded. Naming the version makes TFDS read the folder and nothing else."""
+  try:
+    info = json.loads((folder / "dataset_info.json").read_text())
+    form = info.get("fileFormat", "tfrecord")
+    sizes = {entry["name"]: sum(map(int, entry.get("shardLengths", ()))) for entry in info["splits"]}
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    raise DatasetError(_damaged(name, folder, error)) from error
+  if form != "array_record":
+    raise DatasetError(
+      f"data set {name!r} in {folder} is stored as {form}, which needs TensorFlow to read: prepare it as array_record "
+      f"in another folder and give that as --data_dir; with: {_command(_builder(folder, root), 'ANOTHER_FOLDER')}"
+    )
+  check_split(split, name, sizes)
   with _quiet():
     try:
       import tensorflow_datasets as tfds
 
-      info = json.loads((folder / "dataset_info.json").read_text())
-      form, splits = info.get("fileFormat", "tfrecord"), [entry["name"] for entry in info["splits"]]
-      if form != "array_record":
-        raise DatasetError(
-          f"data set {name!r} in {folder} is stored as {form}, which needs TensorFlow to read: "
-          f"prepare it as array_record in another --data_dir, with: {_command(_builder(folder, root), root)}"
-        )
-      if re.split(r"\W", split)[0] not in splits:
-        raise DatasetError(f"split {split!r} is not in data set {name!r}; {folder} has {', '.join(splits)}")
       return tfds.data_source(
         f"{_builder(folder, root)}:{folder.name}",
         split=split,
@@ -146,10 +152,12 @@ def _open(name: str, folder: pathlib.Path, root: pathlib.Path, split: str) -> An
         download=False,
         decoders={"image": tfds.decode.SkipDecoding()},
       )
-    except DatasetError:
-      raise
-    except Exception as error:  # TFDS raises nearly anything on a folder that it does not expect
-      raise DatasetError(_damaged(name, folder, error)) from error
+    except Exception as error:  # TFDS raises nearly anything on a folder, or a protobuf, that it does not expect
+      versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("tensorflow-datasets", "protobuf"))
+      raise DatasetError(
+        f"data set {name!r} in {folder} cannot be opened ({type(error).__name__}: {_line(error)}): files may be "
+        f"missing, or these packages do not go together: {versions}; update them, or give another --data_dir"
+      ) from error
 
 
 def _builder(folder: pathlib.Path, root: pathlib.Path) -> str:
@@ -220,12 +228,12 @@ def _download(name: str, builder: str, root: pathlib.Path) -> None:
     raise DatasetError(f"--download: TFDS could not prepare {name!r} in {root}; its own message is above")
 
 
-def _script(builder: str, root: pathlib.Path) -> str:
+def _script(builder: str, root: str | pathlib.Path) -> str:
   made = f"tfds.builder({builder!r}, data_dir={str(root)!r}, file_format='array_record')"
   return f"import tensorflow_datasets as tfds; {made}.download_and_prepare()"
 
 
-def _command(builder: str, root: pathlib.Path) -> str:
+def _command(builder: str, root: str | pathlib.Path) -> str:
   return f'python -c "{_script(builder, root)}"'
 
 

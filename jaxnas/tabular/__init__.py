@@ -6,11 +6,11 @@ the spaces' own (`Space.read_benchmark`), the table that they give is `Benchmark
 """
 
 import os
-import pathlib
 from typing import TYPE_CHECKING
 
 from jaxnas import registry
 from jaxnas.errors import ArchitectureError, BenchmarkError
+from jaxnas.files import user_path
 from jaxnas.tabular.csv_table import write_csv
 from jaxnas.tabular.reading import FLAG
 from jaxnas.tabular.table import Benchmark
@@ -23,15 +23,18 @@ __all__ = ["Benchmark", "open_benchmark", "write_csv"]
 NONE = "none"  # what a user gives who wants no benchmark
 
 
-def open_benchmark(source: str | os.PathLike[str] | None, space: "Space") -> "Accuracies | None":
+def open_benchmark(
+  source: str | os.PathLike[str] | None, space: "Space", *, trust_pickle: bool = False
+) -> "Accuracies | None":
   """Opens a benchmark of a space.
 
   Args:
     source: None: the table that the package has of this space, registered under its name, if any; "none": no
       benchmark; the name of a registered benchmark; or the path of a file or folder that the space reads, see its
-      `read_benchmark`. Files of NATS-Bench are pickles, and opening a pickle runs whatever code it holds: open only
-      files that you trust.
+      `read_benchmark`.
     space: the search space that the architectures must belong to.
+    trust_pickle: whether a path may hold pickles, as NATS-Bench's files do. Opening a pickle runs whatever code it
+      holds: only for files that you trust.
 
   Raises:
     BenchmarkError: missing, unreadable, truncated, no benchmark, or of another space.
@@ -44,12 +47,12 @@ def open_benchmark(source: str | os.PathLike[str] | None, space: "Space") -> "Ac
   if source in known:
     return _registered(str(source), space)
   text = os.fspath(source)
-  path = pathlib.Path(text).expanduser()
   if not text:
     raise BenchmarkError(f"{FLAG}: an empty path; give a file, {NONE!r}, or one of the names {', '.join(known)}")
+  path = user_path(text, FLAG.removesuffix("="))
   if text.isidentifier() and not path.exists():
     raise BenchmarkError(f"{registry.unknown(FLAG + repr(text), text, (NONE, *known))}, or give the path of a file")
-  return space.read_benchmark(path)
+  return space.read_benchmark(path, trust_pickle=trust_pickle)
 
 
 def _registered(name: str, space: "Space") -> "Accuracies":

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from jaxnas import registry
 from jaxnas.errors import BenchmarkError, JaxnasError
+from jaxnas.files import user_path
 from jaxnas.tabular.csv_table import check_out, write_csv
 from jaxnas.tabular.reading import FLAG
 from jaxnas.tabular.table import Benchmark
+from jaxnas.terminal import complain, say
 
 _PROGRAM = "python -m jaxnas.tabular"
 
@@ -19,15 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns 0, 2 for bad input (one line on stderr), or 130 if interrupted."""
   arguments = _parser().parse_args(argv)
   try:
-    _convert(arguments.source, arguments.out, arguments.space, arguments.overwrite)
+    _convert(arguments)
   except JaxnasError as error:
     text = str(error)
     if text.startswith(FLAG):  # the flag of jaxnas.main; here it is the first argument
       text = f"SOURCE={text.removeprefix(FLAG)}"
-    print(f"{_PROGRAM}: {text}", file=sys.stderr)
+    complain(f"{_PROGRAM}: {text}")
     return 2
   except KeyboardInterrupt:
-    print(f"{_PROGRAM}: interrupted; nothing was written", file=sys.stderr)
+    complain(f"{_PROGRAM}: interrupted; nothing was written")
     return 130
   return 0
 
@@ -40,8 +42,8 @@ def _parser() -> argparse.ArgumentParser:
       " of a second: python -m jaxnas.main --benchmark=OUT."
     ),
     epilog=(
-      "NATS-Bench files are pickles, which run code when opened: convert only files that you trust."
-      " A full folder takes about five minutes. OUT is written wholly or not at all."
+      "NATS-Bench files are pickles, which run code when opened: convert only files that you trust, with"
+      " --trust_pickle. A full folder takes about five minutes. OUT is written wholly or not at all."
     ),
   )
   parser.add_argument(
@@ -52,19 +54,22 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("out", metavar="OUT", help="table to write; ends in .csv.gz or .csv")
   spaces = registry.names("space")
   parser.add_argument("--space", default=spaces[0], help=f"its search space, one of {', '.join(spaces)} (%(default)s)")
+  parser.add_argument("--trust_pickle", action="store_true", help="open pickles, whatever code they hold")
   parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
   return parser
 
 
-def _convert(source: str, out: str, space: str, overwrite: bool) -> None:
+def _convert(arguments: argparse.Namespace) -> None:
   from rich import progress
   from rich.console import Console
 
+  source, out, overwrite = arguments.source, arguments.out, arguments.overwrite
   check_out(out, overwrite=overwrite)
+  read = registry.get("space", arguments.space, "--space")().read_benchmark
   start = time.monotonic()
   console = Console(stderr=True)
   with console.status("opening SOURCE (minutes for a single file of 2 GB)"):
-    benchmark: Benchmark = registry.get("space", space, "--space")().read_benchmark(pathlib.Path(source).expanduser())
+    benchmark: Benchmark = read(user_path(source, "SOURCE"), trust_pickle=arguments.trust_pickle)
   held = len(benchmark.unread)
   if not held:
     raise BenchmarkError(f"{FLAG}{source}: already a table; use it as it is")
@@ -87,7 +92,7 @@ def _convert(source: str, out: str, space: str, overwrite: bool) -> None:
   size = pathlib.Path(out).stat().st_size / 1e6
   seconds = time.monotonic() - start
   counts = f"{held:,} of {len(benchmark.archs):,} architectures"
-  print(f"{out}: {counts}, {size:.2f} MB, in {seconds:.1f} s")
+  say(f"{out}: {counts}, {size:.2f} MB, in {seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from jaxnas.errors import BenchmarkError
+from jaxnas.files import replace
 from jaxnas.tabular.reading import elsewhere, problem
 from jaxnas.tabular.table import Benchmark
 
@@ -74,8 +75,9 @@ def _parse(
   places = [header.index(name) for name in columns]
   archs: list[str] = []
   rows: list[list[float]] = []
-  for number, fields in enumerate(csv.reader(text)):
-    line = f"line {number + 2}"
+  reader = csv.reader(text)
+  for number, fields in enumerate(filter(None, reader)):  # blank lines do no harm
+    line = f"line {reader.line_num + 1}"
     if len(fields) != len(header):
       raise problem(path, f"{line} has {len(fields)} of {len(header)} fields (truncated?)", fix)
     if number == most:
@@ -142,19 +144,12 @@ def write_csv(
   target = check_out(out, overwrite=overwrite)
   benchmark.read_all(progress)
   table = _format(benchmark).encode()
-  part = target.with_name(f".{target.name}.{os.getpid()}.part")
   try:
-    with part.open("wb") as file:
-      # No time in the gzip header: equal tables are equal files.
-      file.write(gzip.compress(table, mtime=0) if target.suffix == ".gz" else table)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(part, target)
+    # No time in the gzip header: equal tables are equal files.
+    replace(target, gzip.compress(table, mtime=0) if target.suffix == ".gz" else table)
   except OSError as error:
     what = error.strerror or error
     raise BenchmarkError(f"OUT={target}: cannot be written ({what}); give another file") from error
-  finally:
-    part.unlink(missing_ok=True)
 
 
 def _format(benchmark: Benchmark) -> str:

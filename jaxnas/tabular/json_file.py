@@ -11,7 +11,7 @@ from jaxnas.tabular.reading import elsewhere, first_bytes, problem
 if TYPE_CHECKING:
   from jaxnas.base import Code
 
-_HEAD = 64
+_HEAD = 65_536
 
 
 class Cells(NamedTuple):

@@ -6,6 +6,7 @@ history, so an epoch that is trained twice has one line.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import pathlib
@@ -33,7 +34,7 @@ class Store:
   def restore(self, state: PyTree) -> tuple[PyTree, list[dict[str, Any]]]:
     """The newest readable checkpoint as (state, history), shaped and placed like `state`; (`state`, []) without one.
 
-    A damaged checkpoint is removed with a warning: its epochs are trained again.
+    A checkpoint that does not open is renamed, with a warning: its epochs are trained again.
 
     Raises:
       WorkdirError: the checkpoint is of another training; what differs is named.
@@ -52,10 +53,20 @@ class Store:
       except WorkdirError:
         raise
       except Exception as error:  # Orbax and TensorStore raise nearly anything on a folder they do not expect
-        _log.warning("checkpoint %d in %s is damaged (%s); removed", epoch, self.path, type(error).__name__)
-        self._manager.delete(epoch)
+        kept = self._set_aside(epoch)
+        _log.warning("checkpoint %d in %s does not open (%s); kept as %s", epoch, self.path, _why(error), kept)
     write_atomically(self.path / "metrics.jsonl", "".join(encode(line) + "\n" for line in history).encode())
     return state, history
+
+  def _set_aside(self, epoch: int) -> str:
+    """Renames a checkpoint's folder so that the manager does not see it; returns the new name."""
+    folder = self.path / "checkpoints" / str(epoch)
+    names = (f"damaged-{epoch}" + (f"-{number}" if number else "") for number in itertools.count())
+    name = next(name for name in names if not (self.path / name).exists())
+    with _refusing(folder):
+      folder.rename(self.path / name)
+    self._manager.reload()
+    return name
 
   def append(self, line: dict[str, Any]) -> None:
     """Adds an epoch to metrics.jsonl and forces it to disk. Raises WorkdirError if it cannot be written."""
@@ -85,6 +96,10 @@ class Store:
         f"--workdir: the checkpoints in {self.path} are of another training ({'; '.join(differing)}); "
         "give another --workdir"
       )
+
+
+def _why(error: Exception) -> str:
+  return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 @contextlib.contextmanager

@@ -249,8 +249,56 @@ def test_cifar10_splits(shared):
   assert len(data.load("cifar10", split="train[:100]", data_dir=str(folder))) == 100
   with pytest.raises(DatasetError, match=r"split 'valid' .*train, test"):
     data.load("cifar10", split="valid", data_dir=folder)
-  with pytest.raises(DatasetError, match="cifar10"):
-    data.load("cifar10", split="train[:x]", data_dir=folder)
+
+
+@pytest.mark.parametrize(
+  ("split", "size"),
+  [
+    ("train", 100),
+    ("train[:7]", 7),
+    ("train[-7:]", 7),
+    ("train[50%:]", 50),
+    ("train[:100]", 100),
+    ("train[20:30]", 10),
+  ],
+)
+def test_slices_of_a_split(tmp_path, split, size):
+  write_tfds(tmp_path, "cifar10", "3.0.2", [(encoded(noise(32)), 0)] * 100)
+  assert len(data.load("cifar10", split=split, data_dir=tmp_path)) == size
+
+
+@pytest.mark.parametrize(
+  "split",
+  [
+    "train[:101]",
+    "train[::2]",
+    "train[:0]",
+    "train[5:3]",
+    "train[:x]",
+    "train+validation",
+    "train[",
+    "",
+    "train[101%:]",
+  ],
+)
+def test_slices_that_there_are_not_are_no_damage(tmp_path, split):
+  write_tfds(tmp_path, "cifar10", "3.0.2", [(encoded(noise(32)), 0)] * 100)
+  with pytest.raises(DatasetError, match=r"split .*give one of train, or a slice") as caught:
+    data.load("cifar10", split=split, data_dir=tmp_path)
+  assert "damaged" not in str(caught.value) and "remove" not in str(caught.value)
+
+
+def test_an_error_inside_tfds_is_no_damage(tmp_path, monkeypatch):
+  import tensorflow_datasets as tfds
+
+  def fails(*args, **kwargs):
+    raise AttributeError("'FieldDescriptor' object has no attribute 'label'")
+
+  write_tfds(tmp_path, "cifar10", "3.0.2", [(encoded(noise(32)), 0)])
+  monkeypatch.setattr(tfds, "data_source", fails)
+  with pytest.raises(DatasetError, match=r"AttributeError.*tensorflow-datasets 4.*protobuf") as caught:
+    data.load("cifar10", data_dir=tmp_path)
+  assert "damaged" not in str(caught.value) and "remove" not in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "gone", "flipped"])
@@ -266,7 +314,7 @@ def test_damaged_record_files(shared, tmp_path, damage):
   elif damage == "flipped":
     content[1_000_000:4_000_000:500] = bytes(6000)
     records.write_bytes(content)
-  with pytest.raises(DatasetError, match=r"damaged.*--data_dir") as caught:
+  with pytest.raises(DatasetError, match=r"(damaged|files may be missing).*--data_dir") as caught:
     data.load("cifar10", split="test", data_dir=tmp_path).images(np.arange(2000))
   assert "\n" not in str(caught.value)
 
@@ -389,7 +437,9 @@ def test_imagenet16_120_keeps_the_first_120_classes(tmp_path):
 
 def test_tfrecord_files_are_named(tmp_path):
   write_tfds(tmp_path, "cifar10", "3.0.2", [(encoded(noise(32)), 0)], form="tfrecord")
-  with pytest.raises(DatasetError, match="tfrecord.*file_format='array_record'"):
+  with pytest.raises(
+    DatasetError, match="tfrecord.*give that as --data_dir.*data_dir='ANOTHER_FOLDER', file_format='array_record'"
+  ):
     data.load("cifar10", data_dir=tmp_path)
 
 

@@ -321,7 +321,24 @@ def test_canonical_forgets_the_numbering_of_nodes_only():
 def test_all_published_genotypes_are_distinct_and_unknown_names_are_refused(unchecked):
   archs = [genotypes.get(name) for name in genotypes.NAMES]
   assert len({encoding.canonical(a) for a in archs}) == len(archs) == 7
-  with pytest.raises(ArchitectureError, match="use one of DARTS_V1, DARTS_V2"):
+  with pytest.raises(ArchitectureError, match="choose among DARTS_V1, DARTS_V2"):
     genotypes.lookup("NASNet")
   with pytest.raises(ArchitectureError, match="not known"):
     genotypes.get(3)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+  "paste",
+  [
+    lambda text: f"genotype = {text}",
+    lambda text: f"03/12 10:11:12 PM genotype = {text}",
+    lambda text: f"INFO: (step 3) best is {text}, at last (epoch 50)",
+    lambda text: text.replace("range(2, 6)", "array([2, 3, 4, 5])"),
+    lambda text: text.replace("range(2, 6)", "np.array([2, 3, 4, 5], dtype=int8)"),
+    lambda text: text.replace(" 1)", " np.int64(1))").replace("range(2, 6)", "[np.int64(2), 3, 4, 5]"),
+    lambda text: f"\n\t{text}\n",
+  ],
+)
+def test_what_people_paste_is_understood(paste):
+  text = encoding.format(genotypes.get("PDARTS"))
+  np.testing.assert_array_equal(encoding.parse(paste(text)), genotypes.get("PDARTS"))

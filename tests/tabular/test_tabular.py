@@ -38,7 +38,7 @@ def table(data):
 
 @pytest.fixture
 def folder(data):
-  return tabular.open_benchmark(data / FOLDER, SPACE)
+  return tabular.open_benchmark(data / FOLDER, SPACE, trust_pickle=True)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,9 @@ def test_nats_folder_equals_the_table(table, folder):
 
 
 def test_single_file_equals_the_folder(data, folder, tmp_path):
-  single = tabular.open_benchmark(single_file(data, tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2"), SPACE)
+  single = tabular.open_benchmark(
+    single_file(data, tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2"), SPACE, trust_pickle=True
+  )
   assert single.unread == set(HELD)
   for index in HELD:
     assert row_of(single, index) == row_of(folder, index)
@@ -117,15 +119,15 @@ def test_fast_mode_is_for_folders_only(data, tmp_path, monkeypatch):
     return create(path, space, fast_mode=fast_mode, verbose=verbose)
 
   monkeypatch.setattr(nats_bench, "create", spy)
-  tabular.open_benchmark(data / FOLDER, SPACE)
-  tabular.open_benchmark(single_file(data, tmp_path / "one.pickle.pbz2", indices=(11,)), SPACE)
+  tabular.open_benchmark(data / FOLDER, SPACE, trust_pickle=True)
+  tabular.open_benchmark(single_file(data, tmp_path / "one.pickle.pbz2", indices=(11,)), SPACE, trust_pickle=True)
   assert seen == [("tss", True, False), ("tss", False, False)]
 
 
 def test_folder_without_home_or_torch_home(data, monkeypatch, capfd):
   monkeypatch.delenv("HOME", raising=False)
   monkeypatch.delenv("TORCH_HOME", raising=False)
-  assert tabular.open_benchmark(data / FOLDER, SPACE).accuracy(11, "cifar10") > 91
+  assert tabular.open_benchmark(data / FOLDER, SPACE, trust_pickle=True).accuracy(11, "cifar10") > 91
   captured = capfd.readouterr()
   assert captured.out == ""
   assert captured.err == ""
@@ -249,7 +251,7 @@ def test_unknown_dataset_or_split(table):
 @pytest.mark.parametrize("name", ["out.csv", "out.csv.gz"])
 def test_conversion_round_trip(data, folder, tmp_path, capsys, name):
   out = tmp_path / name
-  assert main([str(data / FOLDER), str(out)]) == 0
+  assert main(["--trust_pickle", str(data / FOLDER), str(out)]) == 0
   assert "3 of 15,625" in capsys.readouterr().out
   converted = tabular.open_benchmark(out, SPACE)
   assert converted.archs == folder.archs
@@ -263,7 +265,7 @@ def test_conversion_round_trip(data, folder, tmp_path, capsys, name):
 
 def test_conversion_has_the_columns_of_the_table(data, lines, tmp_path):
   out = tmp_path / "out.csv"
-  assert main([str(data / FOLDER), str(out)]) == 0
+  assert main(["--trust_pickle", str(data / FOLDER), str(out)]) == 0
   rows = list(csv.reader(out.open()))
   assert rows[0] == lines[0].split(",")
   assert rows[2][2:] == [""] * len(COLUMNS)
@@ -273,12 +275,12 @@ def test_conversion_has_the_columns_of_the_table(data, lines, tmp_path):
 def test_conversion_overwrites_only_when_told(data, tmp_path, capsys):
   out = tmp_path / "out.csv.gz"
   out.write_text("mine")
-  assert main([str(data / FOLDER), str(out)]) == 2
+  assert main(["--trust_pickle", str(data / FOLDER), str(out)]) == 2
   assert "--overwrite" in one_line(capsys)
   assert out.read_text() == "mine"
-  assert main([str(data / FOLDER), str(out), "--overwrite"]) == 0
+  assert main(["--trust_pickle", str(data / FOLDER), str(out), "--overwrite"]) == 0
   first = out.read_bytes()
-  assert main([str(data / FOLDER), str(out), "--overwrite"]) == 0
+  assert main(["--trust_pickle", str(data / FOLDER), str(out), "--overwrite"]) == 0
   assert out.read_bytes() == first
 
 
@@ -286,7 +288,7 @@ def test_conversion_of_a_damaged_folder_writes_nothing(data, tmp_path, capsys):
   source = copied_folder(data, tmp_path / "in")
   os.truncate(source / "000011.pickle.pbz2", 20_000)
   (tmp_path / "out").mkdir()
-  assert main([str(source), str(tmp_path / "out" / "t.csv.gz")]) == 2
+  assert main(["--trust_pickle", str(source), str(tmp_path / "out" / "t.csv.gz")]) == 2
   line = one_line(capsys)
   assert "000011.pickle.pbz2 is truncated" in line
   assert f"SOURCE={source}" in line
@@ -314,7 +316,7 @@ def test_failed_write_leaves_the_old_table(folder, tmp_path, monkeypatch):
 )
 def test_conversion_refuses_a_bad_out(data, tmp_path, capsys, out, message):
   (tmp_path / ".csv").mkdir()
-  assert main([str(data / FOLDER), str(tmp_path / out)]) == 2
+  assert main(["--trust_pickle", str(data / FOLDER), str(tmp_path / out)]) == 2
   assert message in one_line(capsys)
 
 
@@ -369,9 +371,37 @@ def test_paths_that_are_no_benchmark(data, tmp_path):
   ],
 )
 def test_files_that_are_no_benchmark(tmp_path, content, message):
-  path = tmp_path / "file"
+  path = tmp_path / "file.pickle.pbz2"
   path.write_bytes(content)
   benchmark_refused(path, message)
+
+
+class Evil:
+  """Opening its pickle makes a file."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return open, (str(self.path), "w")
+
+
+def test_pickles_are_opened_only_if_called_so_and_trusted(data, tmp_path, capsys):
+  made = tmp_path / "made"
+  named, other = tmp_path / "NATS.pickle.pbz2", tmp_path / "table.csv"
+  for path in (named, other):
+    bz2_pickle(path, Evil(made))
+  with pytest.raises(BenchmarkError, match=r"^--benchmark=.*runs whatever code it holds; give --trust_pickle"):
+    tabular.open_benchmark(named, SPACE)
+  benchmark_refused(other, "a bzip2 file that is not called")
+  with pytest.raises(BenchmarkError, match="--trust_pickle"):
+    tabular.open_benchmark(data / FOLDER, SPACE)
+  assert main([str(data / FOLDER), str(tmp_path / "t.csv")]) == 2
+  assert "--trust_pickle" in one_line(capsys)
+  assert not made.exists()
+  with pytest.raises(BenchmarkError):
+    tabular.open_benchmark(named, SPACE, trust_pickle=True)
+  assert made.exists()  # the test can fail
 
 
 def test_truncated_files(data, tmp_path):
@@ -387,7 +417,7 @@ def test_truncated_files(data, tmp_path):
     tabular.open_benchmark(path, SPACE)
   folder = copied_folder(data, tmp_path / "cut")
   os.truncate(folder / "000011.pickle.pbz2", 20_000)
-  benchmark = tabular.open_benchmark(folder, SPACE)
+  benchmark = tabular.open_benchmark(folder, SPACE, trust_pickle=True)
   assert benchmark.accuracy(0, "cifar10") > 85
   with pytest.raises(BenchmarkError, match=r"^--benchmark=.*000011.pickle.pbz2 is truncated"):
     benchmark.accuracy(11, "cifar10")
@@ -397,13 +427,25 @@ def test_truncated_files(data, tmp_path):
   benchmark_refused(folder, "meta.pickle.pbz2 is truncated")
 
 
+def test_rows_of_another_architecture(data, tmp_path):
+  """Files under each other's names."""
+  folder = copied_folder(data, tmp_path / "in")
+  (folder / "000011.pickle.pbz2").write_bytes((folder / "000284.pickle.pbz2").read_bytes())
+  benchmark = tabular.open_benchmark(folder, SPACE, trust_pickle=True)
+  assert benchmark.accuracy(284, "cifar10") > 0
+  with pytest.raises(BenchmarkError, match=r"000011.pickle.pbz2 holds the results of .*, not of "):
+    benchmark.accuracy(11, "cifar10")
+  single = tabular.open_benchmark(single_file(data, tmp_path / "one.pickle.pbz2"), SPACE, trust_pickle=True)
+  assert single.accuracy(11, "cifar10") > 0
+
+
 def test_another_space(data, tmp_path):
   size = [f"{a}:{b}:8:16:64" for a in (8, 16) for b in (8, 16)]
   meta = {"meta_archs": size, "total_archs": 4, "arch2infos": None, "evaluated_indexes": set()}
   bz2_pickle(tmp_path / "meta.pickle.pbz2", meta)
   benchmark_refused(tmp_path, "another space than nb201, such as '8:8:8:16:64'")
   meta |= {"meta_archs": size, "arch2infos": {}}
-  benchmark_refused(bz2_pickle(tmp_path / "one.pbz2", meta), "another space than nb201")
+  benchmark_refused(bz2_pickle(tmp_path / "one.pickle.pbz2", meta), "another space than nb201")
   meta["meta_archs"] = ["|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"]
   bz2_pickle(tmp_path / "meta.pickle.pbz2", meta)
   benchmark_refused(tmp_path, "1 architectures where NAS-Bench-201 has 15,625")
@@ -428,6 +470,12 @@ def repeated(lines):
   return [*lines[:2], "1," + lines[1].split(",", 1)[1], *lines[3:]]
 
 
+def renumbered(lines):
+  """The first two rows in the wrong order, as some sorted tables have them."""
+  first, second = (line.split(",", 1)[1] for line in lines[1:3])
+  return [lines[0], f"0,{second}", f"1,{first}", *lines[3:]]
+
+
 @pytest.mark.parametrize(
   ("damage", "message"),
   [
@@ -442,6 +490,8 @@ def repeated(lines):
     (edited("85.86333333", "inf"), "line 2 .* inf"),
     (edited("0.129306", "-1"), "line 2 .* from 0 up"),
     (edited("+", ";"), "another space"),
+    (edited("avg_pool_3x3", "max_pool_3x3"), "another space"),
+    (renumbered, "index 0 is .*, which NAS-Bench-201 counts as 1; number the rows"),
     (lambda lines: [lines[0].replace("cost_12ep_s", "cost"), *lines[1:]], "columns cost_12ep_s;"),
   ],
 )
@@ -461,9 +511,9 @@ def test_fractions_are_not_percent(lines, tmp_path):
 
 
 def test_harmless_variants_of_a_table(table, lines, tmp_path):
-  """A byte order mark, Windows line ends, other column order, a further column, no .gz name."""
+  """A byte order mark, Windows line ends, other column order, a further column, blank lines at the end, no .gz name."""
   rows = [line.split(",") for line in lines]
-  text = "\r\n".join(",".join([*row[::-1], "note"]) for row in rows)
+  text = "\r\n".join(",".join([*row[::-1], "note"]) for row in rows) + "\r\n\r\n\n"
   path = tmp_path / "t.dat"
   path.write_bytes(gzip.compress(text.encode("utf-8-sig"), 1))
   assert row_of(tabular.open_benchmark(path, SPACE), 77) == row_of(table, 77)
@@ -484,7 +534,7 @@ heavy -= {"rich"}  # which flax imports
 tabular.open_benchmark(None, space).rank(0, "cifar10")
 tabular.open_benchmark(sys.argv[1], space).rank(0, "cifar10")
 assert not heavy & sys.modules.keys(), "table"
-tabular.open_benchmark(sys.argv[2], space).rank(0, "cifar10")
+tabular.open_benchmark(sys.argv[2], space, trust_pickle=True).rank(0, "cifar10")
 assert heavy & sys.modules.keys() == {"nats_bench"}, "folder"
 """
   paths = [str(data / "nasbench201.csv.gz"), str(data / FOLDER)]

@@ -451,7 +451,7 @@ def test_bad_input():
 @pytest.mark.parametrize("name", ["cifar10", "imagenet", "subset"])
 def test_flagfiles(name):
   with flagsaver.flagsaver():
-    main.parse(["jaxnas", f"--flagfile={ROOT}/experiments/train_darts_{name}.flags", "--genotype=DARTS_V2"])
+    main.parse(["jaxnas", f"--preset=train_darts_{name}", "--genotype=DARTS_V2"])
     darts = spaces.get(main.FLAGS.space)
     settings, _ = main._settings(registry.get("algorithm", main.FLAGS.algorithm)(), darts)
   recipe = settings.training

@@ -52,6 +52,7 @@ PAIRS: Final = tuple(tuple(itertools.combinations(range(t), 2)) for t in NODES) 
 NUM_ARCHS: Final = int(np.prod([len(p) * (NUM_OPS - 1) ** 2 for p in PAIRS], dtype=object)) ** 2
 
 FIRST_EDGES: Final = np.array([EDGES.index((t, 0)) for t in NODES])  # rows of each node's first edge
+_NUMPY: Final = ("array", "int8", "int16", "int32", "int64", "intp", "str_")  # what repr writes
 _FIELDS: Final = ("normal", "normal_concat", "reduce", "reduce_concat")
 _FORM: Final = (
   "Genotype(normal=[('op', node), ...], normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
@@ -172,17 +173,22 @@ def from_nb301(entry: Any) -> Int8[np.ndarray, "32"]:
 def parse(text: str) -> Int8[np.ndarray, "32"]:
   """Reads the text form; nothing is executed. White space is free, `[2, 3, 4, 5]` and `range(2, 6)` are the same.
 
+  What stands around it, as in a line of a log or in `DARTS = Genotype(...)`, is skipped, and numbers and concatenations
+  may be NumPy's: `np.int64(1)`, `array([2, 3, 4, 5])`.
+
   Raises:
     ArchitectureError: not of that form (says where), another concatenation, or as `from_cells`.
   """
   if not isinstance(text, str):
     raise ArchitectureError(f"genotype is {repr(text)[:80]}; use text such as {_FORM}")
+  whole, text = text, _call(text)
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # Python warns of odd escapes in the text
-      call = ast.parse(text.strip(), mode="eval").body
+      call = ast.parse(text, mode="eval").body
   except SyntaxError as error:
-    place = f"line {error.lineno}, character {error.offset}: {error.msg}"
+    before = len(whole) - len(whole.lstrip()) if text == whole.strip() else whole.index(text)
+    place = f"line {error.lineno}, character {(error.offset or 0) + (before if error.lineno == 1 else 0)}: {error.msg}"
     raise ArchitectureError(f"genotype {_quote(text)}, {place}; use {_FORM}") from error
   except (ValueError, RecursionError, MemoryError) as error:
     raise ArchitectureError(f"genotype {_quote(text)} cannot be read ({error}); use {_FORM}") from error
@@ -204,16 +210,44 @@ def parse(text: str) -> Int8[np.ndarray, "32"]:
   return from_cells(values["normal"], values["reduce"])
 
 
+def _call(text: str) -> str:
+  """The part of a text from `Genotype(` to the bracket that closes it; all of it where there is none."""
+  start = text.find("Genotype(")
+  depth = 0
+  for place in range(max(start, 0), len(text)):
+    depth += (text[place] in "([{") - (text[place] in ")]}")
+    if start >= 0 and depth == 0 and text[place] == ")":
+      return text[start : place + 1]
+  return text.strip()
+
+
 def _value(text: str, name: str, node: ast.expr) -> Any:
   """The literal, or the range of integers, that a field holds."""
   try:
     match node:
       case ast.Call(func=ast.Name(id="range"), args=limits, keywords=[]) if name.endswith("concat"):
-        return range(*(ast.literal_eval(limit) for limit in limits))
+        return range(*(_literal(limit) for limit in limits))
       case _:
-        return ast.literal_eval(node)
+        return _literal(node)
   except (ValueError, TypeError, RecursionError, MemoryError, SyntaxError):
-    _fail(text, f"{name} is {_quote(ast.get_source_segment(text.strip(), node) or '?')}, no list and no range")
+    _fail(text, f"{name} is {_quote(ast.get_source_segment(text, node) or '?')}, no list and no range")
+
+
+def _literal(node: ast.expr) -> Any:
+  """A literal in which NumPy's own way of writing integers and arrays may stand.
+
+  Raises:
+    ValueError: anything else.
+  """
+  match node:
+    case ast.List(elts=entries):
+      return [_literal(entry) for entry in entries]
+    case ast.Tuple(elts=entries):
+      return tuple(_literal(entry) for entry in entries)
+    case ast.Call(func=ast.Name(id=made) | ast.Attribute(attr=made), args=[value, *_]) if made in _NUMPY:
+      return _literal(value)
+    case _:
+      return ast.literal_eval(node)
 
 
 def _fail(text: str, problem: str) -> NoReturn:

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int8
 
+from jaxnas import registry
 from jaxnas.errors import ArchitectureError
 from jaxnas.spaces.darts import encoding
 
@@ -69,7 +70,8 @@ def get(name: str) -> Int8[np.ndarray, "32"]:
     ArchitectureError: an unknown name.
   """
   if not isinstance(name, str) or name.upper() not in _CELLS:
-    raise ArchitectureError(f"genotype {name!r} is not known; use one of {', '.join(NAMES)}, or the text form")
+    shown = repr(name)[:80]
+    raise ArchitectureError(f"{registry.unknown(f'genotype {shown}', str(name), NAMES)}, or give the text form")
   return encoding.from_cells(*(_pairs(cell) for cell in _CELLS[name.upper()]))
 
 

@@ -13,7 +13,7 @@ The text form has one group a vertex, its operation and the digits of its predec
 Source: Ying et al., "NAS-Bench-101: Towards Reproducible NAS", ICML 2019.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -91,6 +91,8 @@ def from_cell(matrix: Any, ops: Sequence[str] | np.ndarray) -> Int8[np.ndarray, 
       raise ArchitectureError(f"matrix[{row}][{column}] = {array[row, column]}; entries are 0 or 1")
     if row >= column:
       raise ArchitectureError(f"matrix[{row}][{column}] = 1; the matrix must be strictly upper triangular")
+  if isinstance(ops, str) or not isinstance(ops, Iterable):
+    raise ArchitectureError(f"ops is {ops!r}; give a list of V labels")
   labels = list(ops)
   if len(labels) != vertices:
     raise ArchitectureError(f"ops has {len(labels)} labels for {vertices} vertices; give one a vertex")
