@@ -5,6 +5,7 @@ import functools
 import logging
 import math
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from jaxnas.report.tables import mean_std, text_table
 from jaxnas.workdir import Workdir, provenance
 
 COMPARED = 31  # architectures of a benchmark from which on proxies are compared
-_LONG = 100  # characters of an architecture that no longer stands in the terminal's table
+_LONG = 24  # characters of an architecture that no longer stands in the terminal's table
 _SLOW_LOOKUP = 1000  # unread rows of a NATS folder beyond which a rank would take minutes
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,10 @@ class Finished:
       return []
     return comparing.compare(self.scores, self.benchmark)
 
+  @property
+  def _datasets(self) -> tuple[str, ...]:
+    return () if self.benchmark is None else self.benchmark.datasets
+
   def as_json(self) -> dict[str, Any]:
     """What result.json holds."""
     return {
@@ -85,8 +90,11 @@ class Finished:
   def text(self) -> str:
     """The final table, and where the time went."""
     header, body = table(self.rows, self.columns, self.benchmark)
-    body, notes = _noted(header, body)
-    lines = ["", text_table(header, body), *notes]
+    body, notes = _noted(header, body, {row["arch"]: row.get("index") for row in self.rows if "arch" in row})
+    lines = ["", text_table(header, body, shutil.get_terminal_size().columns), *notes]
+    ranked = {row[f"{name}_known"] for name in self._datasets for row in self.rows if row.get(f"{name}_rank")}
+    if ranked:
+      lines.append(f"(rank) among the {' or '.join(f'{n:,}' for n in sorted(ranked))} architectures of the benchmark")
     if self.comparison:
       lines += ["", comparing.to_markdown(self.comparison)]
     if self.benchmark is None:
@@ -131,21 +139,28 @@ def _is_in(benchmark: Accuracies, arch: str) -> bool:
   return True
 
 
-def _noted(header: list[str], body: list[list[Any]]) -> tuple[list[list[Any]], list[str]]:
-  """Rows of the terminal's table with numbers in the place of long texts, and a line for each number."""
+def _noted(
+  header: list[str], body: list[list[Any]], indices: Mapping[str, int | None]
+) -> tuple[list[list[Any]], list[str]]:
+  """Rows of the terminal's table with numbers in the place of long texts, and a line for each number.
+
+  Args:
+    indices: of architectures in the benchmark.
+  """
   if "architecture" not in header:
     return body, []
   column = header.index("architecture")
   long = dict.fromkeys(row[column] for row in body if len(row[column]) > _LONG)
   numbers = {text: f"[{i}]" for i, text in enumerate(long, start=1)}
   rows = [[numbers.get(cell, cell) if i == column else cell for i, cell in enumerate(row)] for row in body]
-  return rows, [f"{number} {text}" for text, number in numbers.items()]
+  known = {text: "" if index is None else f"index {index}: " for text, index in indices.items()}
+  return rows, [f"{number} {known.get(text, '')}{text}" for text, number in numbers.items()]
 
 
 def times(seconds: Mapping[str, float]) -> str:
-  """Wall time and its parts."""
-  parts = ", ".join(f"{name} {seconds[name]:.1f} s" for name in ("compile", "score", "other"))
-  return f"wall time {format_duration(seconds['wall'])}: {parts}"
+  """Wall time and those of its parts that take a second or more."""
+  parts = ", ".join(f"{name} {seconds[name]:.1f} s" for name in ("compile", "score", "other") if seconds[name] >= 1)
+  return f"wall time {format_duration(seconds['wall'])}{': ' if parts else ''}{parts}"
 
 
 def table(
@@ -185,7 +200,7 @@ def _accuracy(row: Mapping[str, Any], dataset: str, split: str) -> str:
   if math.isnan(value):
     return "not in this benchmark"
   rank = row.get(f"{dataset}_rank")
-  return f"{value:.2f}" + (f" ({rank} of {row[f'{dataset}_known']})" if rank else "")
+  return f"{value:.2f}" + (f" ({rank})" if rank else "")
 
 
 def write(finished: Finished, folder: Workdir) -> pathlib.Path:

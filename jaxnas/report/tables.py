@@ -1,7 +1,9 @@
 """Tables as Markdown and as plain text, and the mean ± std of a column."""
 
+import itertools
 import math
 import numbers
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,18 +30,51 @@ def markdown_table(header: Sequence[str], rows: Iterable[Row]) -> str:
   return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def text_table(header: Sequence[str], rows: Iterable[Row]) -> str:
+def text_table(header: Sequence[str], rows: Iterable[Row], width: int | None = None) -> str:
   """A plain-text table for the terminal, columns of numbers to the right.
+
+  Args:
+    width: characters that a line should have at most: for it titles are broken into lines, and columns moved together.
 
   Raises:
     ValueError: a row is not as long as the header.
   """
   cells, right = _layout(header, rows)
   cells = [[" ".join(cell.split()) for cell in row] for row in cells]
-  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  lines = [_aligned(row, widths, right) for row in cells]
-  lines.insert(1, ["-" * width for width in widths])
-  return "".join("  ".join(line).rstrip() + "\n" for line in lines)
+  whole = [[title] for title in cells[0]]
+  needed = [max(map(len, column)) for column in zip(*cells[1:], strict=True)] if cells[1:] else [0] * len(header)
+  broken = [_broken(title, most) for title, most in zip(cells[0], needed, strict=True)]
+  text = ""
+  for titles, gap in ((whole, "  "), (broken, "  "), (broken, " ")):
+    text = _text(titles, cells[1:], right, gap)
+    if width is None or max(map(len, text.splitlines())) <= width:
+      break
+  return text
+
+
+def _text(titles: list[list[str]], body: list[list[str]], right: Sequence[bool], gap: str) -> str:
+  height = max(map(len, titles))
+  head = [list(row) for row in zip(*([""] * (height - len(title)) + title for title in titles), strict=True)]
+  widths = [max(map(len, column)) for column in zip(*head, *body, strict=True)]
+  lines = [_aligned(row, widths, list(right)) for row in [*head, *body]]
+  lines.insert(height, ["-" * width for width in widths])
+  return "".join(gap.join(line).rstrip() + "\n" for line in lines)
+
+
+def _broken(title: str, width: int) -> list[str]:
+  """A title in lines of at most that many characters, or of its longest word."""
+  words = [word for part in title.split() for word in re.findall(r"[^_]*_|[^_]+", part)]
+  starts = set(itertools.accumulate(len(part) for part in title.split()))  # where a space was
+  width = max(width, max(map(len, words), default=0))
+  lines, place = [""], 0
+  for word in words:
+    joint = " " if place in starts else ""
+    if lines[-1] and len(lines[-1]) + len(joint) + len(word) > width:
+      lines.append(word)
+    else:
+      lines[-1] += (joint if lines[-1] else "") + word
+    place += len(word)
+  return lines
 
 
 def mean_std(values: Iterable[float], digits: int = 1) -> str:

@@ -74,7 +74,20 @@ def test_accuracies_and_ranks():
   run = finished(outcome("abc"), outcome("abcde"), benchmark=Table())
   assert run.rows[0]["cifar10_rank"] == 97 and run.rows[1]["cifar100_test"] == 95.5
   text = run.text()
-  assert "93.00 (97 of 99)" in text and "94.00 ± 1.41" in text and "no benchmark" not in text
+  assert (
+    "93.00 (97)" in text
+    and "(rank) among the 99 architectures" in text
+    and "94.00 ± 1.41" in text
+    and "no benchmark" not in text
+  )
+
+
+def test_the_table_fits_the_terminal(monkeypatch):
+  monkeypatch.setenv("COLUMNS", "64")
+  text = finished(outcome("a" * 40), outcome("a" * 41), benchmark=Table()).text()
+  table, notes = text.split("\n\n")
+  assert max(map(len, table.splitlines())) <= 64
+  assert notes.splitlines()[:2] == [f"[1] index 40: {'a' * 40}", f"[2] index 41: {'a' * 41}"]
 
 
 def test_an_architecture_that_the_benchmark_lacks():
