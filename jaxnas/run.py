@@ -10,7 +10,7 @@ from typing import Any
 from jaxnas import hosts, registry, report, stopping
 from jaxnas.base import Algorithm, Context, Space, lacking
 from jaxnas.errors import ConfigError, JaxnasError
-from jaxnas.report import summary
+from jaxnas.report import page, summary
 from jaxnas.scoring import Engine
 from jaxnas.terminal import complain, say
 from jaxnas.workdir import Workdir
@@ -88,11 +88,11 @@ def run(
     seconds = {"wall": wall, "compile": engine.seconds.compile, "score": engine.seconds.score}
     seconds["other"] = wall - engine.seconds.compile - engine.seconds.score
     finished = summary.Finished(context.space, context.benchmark, config, tuple(seeds), tuple(outcomes), seconds)
-    page = summary.write(finished, folder) if folder else None
+    written = page.write(finished, folder) if folder else None
     if hosts.leads():
       say(finished.text())
     if folder:
-      say(f"\nEverything is in {folder.path}; open {page}")
+      say(f"\nEverything is in {folder.path}; open {written}")
   return finished
 
 

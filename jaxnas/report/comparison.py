@@ -185,6 +185,16 @@ def to_markdown(lines: Sequence[Line]) -> str:
   Raises:
     ConfigError: no lines.
   """
+  header, body, note = as_table(lines)
+  return f"{markdown_table(header, body)}\n{note}\n"
+
+
+def as_table(lines: Sequence[Line]) -> tuple[list[str], list[list[Any]], str]:
+  """Header, rows and explanation of what `to_markdown` writes.
+
+  Raises:
+    ConfigError: no lines.
+  """
   datasets = _datasets(_first(lines))
   header = ["proxy", "n", "degenerate", *(f"Spearman {d}" for d in datasets)]
   header += [title for title, _, _ in _MEASURES] + ["accuracy of its best, %", "s/architecture"]
@@ -202,7 +212,7 @@ def to_markdown(lines: Sequence[Line]) -> str:
     f"{RANDOM.capitalize()}: the mean of one drawn at random (top-1 regret, accuracy of its best) and the "
     f"expected best of {SHORTLIST} drawn at random (top-{SHORTLIST} regret)."
   )
-  return f"{markdown_table(header, body)}\n{note}\n"
+  return header, body, note
 
 
 def to_csv(lines: Sequence[Line]) -> str:

@@ -23,24 +23,37 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; padding: 1rem;
   background: var(--wash); border: 1px solid var(--line); border-radius: 8px; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: left; }
-th { background: var(--wash); } .number { text-align: right; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; overflow-wrap: anywhere; }
+th { background: var(--wash); cursor: pointer; } .number { text-align: right; }
+summary { font-size: 1.2rem; font-weight: bold; margin-top: 2.2rem; cursor: pointer; }
+pre { padding: 1rem; background: var(--wash); border: 1px solid var(--line); border-radius: 8px;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+@media (max-width: 44rem) {
+  thead { display: none; } table, tbody, tr { display: block; }
+  tr { padding: .6rem 0; border-bottom: 2px solid var(--line); }
+  td, td.number { display: grid; grid-template-columns: 9rem 1fr; gap: .6rem; border: 0; padding: .1rem 0;
+    text-align: left; }
+  td::before { content: attr(data-title); color: var(--soft); }
+  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
+}
 figure { margin: 1.5rem 0; } figcaption { color: var(--soft); font-size: .92rem; }
 img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: 8px; }
 p { white-space: pre-line; }
 """
 
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """A heading with a text, a table, or both; cells are formatted as in `tables`."""
-
-  title: str
-  header: Sequence[str] = ()
-  rows: Sequence[Sequence[Any]] = ()
-  text: str = ""
+# Sorts a table by the column whose title is clicked: numbers by value, the largest first, and again the other way.
+_SCRIPT = """<script>
+for (const title of document.querySelectorAll("th")) title.onclick = () => {
+  const body = title.closest("table").tBodies[0], column = title.cellIndex;
+  const key = row => { const text = row.cells[column].textContent, number = parseFloat(text);
+    return isNaN(number) ? text : number; };
+  const down = title.dataset.sorted !== "down";
+  title.dataset.sorted = down ? "down" : "up";
+  const order = (a, b) => typeof a === typeof b ? (a < b ? 1 : a > b ? -1 : 0) : typeof a === "number" ? -1 : 1;
+  [...body.rows].sort((a, b) => (down ? 1 : -1) * order(key(a), key(b))).forEach(row => body.append(row));
+};
+</script>"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +64,28 @@ class Image:
   caption: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A heading with any of a text, a line of code, a table and pictures, in this order.
+
+  Cells are formatted as in `tables`; a click on a column's title sorts by it. A `folded` section opens on a click.
+  """
+
+  title: str
+  header: Sequence[str] = ()
+  rows: Sequence[Sequence[Any]] = ()
+  text: str = ""
+  code: str = ""
+  images: Sequence[Image] = ()
+  folded: bool = False
+
+
 def write_report(
   workdir: Workdir,
   *,
   title: str,
   summary: Sequence[tuple[str, str]],
   sections: Sequence[Section] = (),
-  images: Sequence[Image] = (),
 ) -> pathlib.Path:
   """Writes report.html, with style and pictures inside it, and returns its path.
 
@@ -65,8 +93,7 @@ def write_report(
     workdir: the run's folder.
     title: the page's title.
     summary: (name, value) pairs, shown first.
-    sections: tables and texts, in order.
-    images: pictures, in order, after the sections.
+    sections: in order.
 
   Raises:
     WorkdirError: a picture cannot be read, or the report cannot be written.
@@ -75,8 +102,8 @@ def write_report(
   body = [
     f"<h1>{_text(title)}</h1>",
     f"<dl>\n{terms}</dl>" if terms else "",
-    *map(_section, sections),
-    *(_figure(workdir.path, image) for image in images),
+    *(_section(workdir.path, section) for section in sections),
+    _SCRIPT,
   ]
   page = (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -92,24 +119,32 @@ def _text(value: Any) -> str:
   return html.escape(format_cell(value))
 
 
-def _section(section: Section) -> str:
-  parts = [f"<section>\n<h2>{_text(section.title)}</h2>"]
-  if section.text:
-    parts.append(f"<p>{_text(section.text)}</p>")
+def _section(folder: pathlib.Path, section: Section) -> str:
+  parts = [f"<p>{_text(section.text)}</p>"] if section.text else []
+  if section.code:
+    parts.append(f"<pre>{_text(section.code)}</pre>")
   if section.header:
     right = numeric_columns(len(section.header), section.rows)
-    rows = [_row("td", row, right) for row in section.rows]
-    parts.append(
-      f'<div class="wide"><table>\n<thead>{_row("th", section.header, right)}</thead>\n'
-      f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
-    )
-  return "\n".join([*parts, "</section>"])
+    head = "".join(f"<th{_mark(r)}>{_text(title)}</th>" for title, r in zip(section.header, right, strict=True))
+    rows = "\n".join(_row(row, section.header, right) for row in section.rows)
+    parts.append(f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>")
+  parts += [_figure(folder, image) for image in section.images]
+  title, body = _text(section.title), "\n".join(parts)
+  if section.folded:
+    return f"<details>\n<summary>{title}</summary>\n{body}\n</details>"
+  return f"<section>\n<h2>{title}</h2>\n{body}\n</section>"
 
 
-def _row(tag: str, cells: Sequence[Any], right: Sequence[bool]) -> str:
-  marks = [' class="number"' if to_the_right else "" for to_the_right in right]
-  cell_texts = (f"<{tag}{m}>{_text(c)}</{tag}>" for m, c in zip(marks, cells, strict=True))
-  return f"<tr>{''.join(cell_texts)}</tr>"
+def _row(cells: Sequence[Any], titles: Sequence[str], right: Sequence[bool]) -> str:
+  """Cells name their column, which a narrow window shows beside them."""
+  text = ""
+  for cell, title, to_the_right in zip(cells, titles, right, strict=True):
+    text += f'<td{_mark(to_the_right)} data-title="{_text(title)}">{_text(cell)}</td>'
+  return f"<tr>{text}</tr>"
+
+
+def _mark(right: bool) -> str:
+  return ' class="number"' if right else ""
 
 
 def _figure(folder: pathlib.Path, image: Image) -> str:

@@ -1,29 +1,21 @@
-"""The result of a run as a table on the terminal, as result.json and as one HTML page."""
+"""The result of a run, as a table on the terminal and as JSON; `page` is what it leaves in a folder."""
 
 import dataclasses
 import functools
-import logging
 import math
-import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxnas import figures
-from jaxnas.base import Accuracies, Artefact, Column, Outcome, Space
-from jaxnas.errors import ArchitectureError, JaxnasError
+from jaxnas.base import Accuracies, Column, Outcome, Space
+from jaxnas.errors import ArchitectureError
 from jaxnas.report import comparison as comparing
-from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
-from jaxnas.report.html import Image, Section, write_report
 from jaxnas.report.progress import format_duration
 from jaxnas.report.tables import mean_std, text_table
-from jaxnas.workdir import Workdir, provenance
 
 COMPARED = 31  # architectures of a benchmark from which on proxies are compared
 _LONG = 24  # characters of an architecture that no longer stands in the terminal's table
 _SLOW_LOOKUP = 1000  # unread rows of a NATS folder beyond which a rank would take minutes
-
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,11 +49,16 @@ class Finished:
     ]
 
   @functools.cached_property
+  def all_scores(self) -> list[Mapping[str, Any]]:
+    """Lines of all seeds."""
+    return [line for outcome in self.outcomes for line in outcome.scores]
+
+  @functools.cached_property
   def scores(self) -> list[Mapping[str, Any]]:
     """Lines of all seeds, of the architectures that the benchmark knows."""
-    lines = [line for outcome in self.outcomes for line in outcome.scores]
     if self.benchmark is None:
       return []
+    lines = self.all_scores
     known = {arch for arch in {line["arch"] for line in lines} if _is_in(self.benchmark, arch)}
     return [line for line in lines if line["arch"] in known]
 
@@ -73,7 +70,8 @@ class Finished:
     return comparing.compare(self.scores, self.benchmark)
 
   @property
-  def _datasets(self) -> tuple[str, ...]:
+  def datasets(self) -> tuple[str, ...]:
+    """Of the benchmark."""
     return () if self.benchmark is None else self.benchmark.datasets
 
   def as_json(self) -> dict[str, Any]:
@@ -92,7 +90,7 @@ class Finished:
     header, body = table(self.rows, self.columns, self.benchmark)
     body, notes = _noted(header, body, {row["arch"]: row.get("index") for row in self.rows if "arch" in row})
     lines = ["", text_table(header, body, shutil.get_terminal_size().columns), *notes]
-    ranked = {row[f"{name}_known"] for name in self._datasets for row in self.rows if row.get(f"{name}_rank")}
+    ranked = {row[f"{name}_known"] for name in self.datasets for row in self.rows if row.get(f"{name}_rank")}
     if ranked:
       lines.append(f"(rank) among the {' or '.join(f'{n:,}' for n in sorted(ranked))} architectures of the benchmark")
     if self.comparison:
@@ -181,7 +179,7 @@ def table(
   for row in rows:
     line = [row["seed"], row["arch"], *(_cell(row, column) for column in shown)]
     line += [f"{row['params'] / 1e6:.3f}", f"{row['macs'] / 1e6:.1f}"]
-    body.append(line + [_accuracy(row, dataset, split) for dataset in datasets])
+    body.append(line + [accuracy(row, dataset, split) for dataset in datasets])
   if len({row["seed"] for row in rows}) > 1 and datasets:
     means = [mean_std([row[f"{dataset}_{split}"] for row in rows], digits=2) for dataset in datasets]
     body.append(["all", "mean ± std", *("" for _ in shown), "", "", *means])
@@ -189,98 +187,17 @@ def table(
 
 
 def _cell(row: Mapping[str, Any], column: Column) -> str:
-  value, status = row[column.key], str(row.get(column.status, "ok"))
-  if isinstance(value, str | int):
-    return str(value)
-  return f"{value:.5g}" + ("" if status == "ok" else f" ({status})")
+  return shown(row[column.key], row.get(column.status, "ok"))
 
 
-def _accuracy(row: Mapping[str, Any], dataset: str, split: str) -> str:
+def shown(value: Any, status: Any) -> str:
+  text = str(value) if isinstance(value, str | int) else f"{value:.5g}"
+  return text + ("" if status == "ok" else f" ({status})")
+
+
+def accuracy(row: Mapping[str, Any], dataset: str, split: str) -> str:
   value = row[f"{dataset}_{split}"]
   if math.isnan(value):
     return "not in this benchmark"
   rank = row.get(f"{dataset}_rank")
   return f"{value:.2f}" + (f" ({rank})" if rank else "")
-
-
-def write(finished: Finished, folder: Workdir) -> pathlib.Path:
-  """Writes result.json, every artefact, the comparison and report.html into the folder; returns the page's path.
-
-  Of artefacts that several seeds call the same, the first seed's is kept.
-  """
-  folder.write_json("result.json", {**finished.as_json(), "provenance": provenance()})
-  if finished.comparison:
-    comparing.write_markdown(finished.comparison, folder.path / "comparison.md")
-    comparing.write_csv(finished.comparison, folder.path / "comparison.csv")
-  images, failed = _draw(finished, folder.path)
-  header, body = table(finished.rows, finished.columns, finished.benchmark)
-  config = finished.config
-  return write_report(
-    folder,
-    title=f"jaxnas: {config['algorithm']} on {config['space']}",
-    summary=[
-      ("found", str(body[0][1]) if len(header) > 1 else ""),
-      ("data set", config["dataset"]),
-      ("time", times(finished.seconds)),
-    ],
-    sections=[
-      Section("Result", header, body),
-      *([Section("Missing pictures", text="\n".join(failed))] if failed else []),
-      Section("Settings", ("flag", "value"), [[f"--{k}", str(v)] for k, v in config.items()]),
-    ],
-    images=images,
-  )
-
-
-def _draw(finished: Finished, folder: pathlib.Path) -> tuple[list[Image], list[str]]:
-  """All pictures and other artefacts, and a line for each that could not be made: a run does not end for a picture."""
-  images: list[Image] = []
-  failed: list[str] = []
-
-  def attempt(what: str, draw: Callable[[], Iterable[Image]]) -> None:
-    try:
-      images.extend(draw())
-    except JaxnasError:  # the folder cannot be written to
-      raise
-    except Exception as error:
-      failed.append(f"{what} could not be drawn: {type(error).__name__}: {error}")
-      log.warning(failed[-1])
-
-  artefacts: dict[str, Artefact] = {}
-  for outcome in finished.outcomes:
-    for one in outcome.artefacts:
-      artefacts.setdefault(one.file, one)
-  with figures.own_settings():
-    attempt("the architecture", lambda: _draw_architecture(finished, folder))
-    for one in artefacts.values():
-      attempt(one.file, lambda one=one: _draw_artefact(one, folder))
-    if finished.comparison:
-      attempt("the comparison", lambda: _draw_comparison(finished, folder))
-  return images, failed
-
-
-def _draw_artefact(artefact: Artefact, folder: pathlib.Path) -> list[Image]:
-  artefact.draw(folder / artefact.file)
-  return [Image(artefact.file, artefact.caption)] if artefact.file.endswith(".png") else []
-
-
-def _draw_architecture(finished: Finished, folder: pathlib.Path) -> list[Image]:
-  """Drawings of the first architecture, where the rows have one."""
-  text = finished.rows[0].get("arch")
-  if text is None:
-    return []
-  return [Image(*picture) for picture in finished.space.draw(finished.space.parse(text), folder)]
-
-
-def _draw_comparison(finished: Finished, folder: pathlib.Path) -> list[Image]:
-  """The scatter and rank plots."""
-  lines, benchmark = finished.comparison, finished.benchmark
-  assert benchmark is not None
-  plot_ranks(comparing.spearman_by_dataset(lines), folder / "spearman.png", controls=("params", "flops"))
-  dataset = benchmark.datasets[0]
-  panels = comparing.panels(finished.scores, lines, benchmark)
-  plot_scatter(panels, folder / "scatter.png", dataset=dataset, title="Score against accuracy")
-  return [
-    Image("spearman.png", "Spearman's rank correlation of each proxy with accuracy, and its standard error."),
-    Image("scatter.png", f"Score of each architecture against its accuracy on {dataset}, first seed."),
-  ]

@@ -479,14 +479,16 @@ def test_report_is_self_contained_and_escaped(workdir):
     workdir,
     title="<b>κ & co</b>",
     summary=[("arch", "<script>alert(1)</script>")],
-    sections=[report.Section("Result", ("a<b", "n"), [["x & y", 1.5]], text='"quoted"')],
-    images=[report.Image("cell.png", 'a "cell" <i>')],
+    sections=[
+      report.Section("Result", ("a<b", "n"), [["x & y", 1.5]], text='"quoted"'),
+      report.Section("Pictures", images=[report.Image("cell.png", 'a "cell" <i>')], code="<script>", folded=True),
+    ],
   ).read_text(encoding="utf-8")
   assert "http" not in page
-  assert "<script" not in page
+  assert page.count("<script>") == 1 and "alert(1)</script>" not in page  # the page's own, which sorts tables
   assert "<i>" not in page
   assert "<title>&lt;b&gt;κ &amp; co&lt;/b&gt;</title>" in page
-  assert '<td>x &amp; y</td><td class="number">1.5</td>' in page
+  assert '<td data-title="a&lt;b">x &amp; y</td><td class="number" data-title="n">1.5</td>' in page
   sources = re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^">)]*)', page)
   assert len(sources) == 1
   embedded = base64.b64decode(sources[0].removeprefix("data:image/png;base64,"), validate=True)
@@ -494,8 +496,9 @@ def test_report_is_self_contained_and_escaped(workdir):
 
 
 def test_report_with_a_missing_picture_is_not_written(workdir):
+  pictures = report.Section("Pictures", images=[report.Image("gone.png", "")])
   with pytest.raises(WorkdirError, match=r"gone\.png") as error:
-    report.write_report(workdir, title="t", summary=[], images=[report.Image("gone.png", "")])
+    report.write_report(workdir, title="t", summary=[], sections=[pictures])
   one_line(error)
   assert not (workdir.path / "report.html").exists()
 

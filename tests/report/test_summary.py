@@ -7,7 +7,7 @@ import pytest
 
 from jaxnas.base import Accuracies, Artefact, Column, Costs, NetworkConfig, Outcome, Picture, Space
 from jaxnas.errors import ArchitectureError
-from jaxnas.report import summary
+from jaxnas.report import page, summary
 from jaxnas.workdir import Workdir
 
 CONFIG = {"algorithm": "made_up", "space": "letters", "dataset": "synthetic"}
@@ -138,12 +138,12 @@ def test_artefacts_of_the_first_seed_that_has_them(tmp_path):
     for seed in (0, 1)
   ]
   with Workdir.open(tmp_path / "run", CONFIG) as folder:
-    page = summary.write(finished(*outcomes), folder)
+    written = page.write(finished(*outcomes), folder)
   assert (tmp_path / "run" / "plot.png").read_text() == "plot 0"
   assert (tmp_path / "run" / "data_seed1.json").read_text() == "data 1"
   result = json.loads((tmp_path / "run" / "result.json").read_text())
   assert result["records"] == [{"seed": 0, "steps": [0]}, {"seed": 1, "steps": [1]}]
   assert [row["seed"] for row in result["results"]] == [0, 1] and "provenance" in result
-  text = page.read_text()
+  text = written.read_text()
   assert text.count("<figure>") == 2 and "The word." in text and "A plot." in text
   assert "<dt>found</dt><dd>abc</dd>" in text
