@@ -33,8 +33,8 @@ def max_pool_2x2(x: Float[Array, "N H W C"]) -> Float[Array, "N H2 W2 C"]:
 def _pull(x, dy):
   step, flat = x.shape[-1], _flat(x)
   rows = _largest(flat, 2, step)
-  d_rows = _pull_largest(rows, _largest(rows, 1, 1), _flat(dy), 1, 1)
-  return (_pull_largest(flat, rows, d_rows, 2, step).reshape(x.shape),)
+  d_rows = _pull_largest(rows, _flat(dy), 1, 1)
+  return (_pull_largest(flat, d_rows, 2, step).reshape(x.shape),)
 
 
 max_pool.defvjp(lambda x: (max_pool(x), x), _pull)
@@ -50,13 +50,19 @@ def _largest(x: Array, axis: int, step: int) -> Array:
   return lax.optimization_barrier(jnp.maximum(jnp.maximum(before, at), after))
 
 
-def _pull_largest(x: Array, y: Array, dy: Array, axis: int, step: int) -> Array:
-  """The pull-back of y = `_largest`(x)."""
-  equal = sum((near == y).astype(dy.dtype) for near in _shifted(x, axis, step, -_INF))
-  share = dy / jnp.maximum(equal, 1)
-  pairs = zip(_shifted(y, axis, step, _INF), _shifted(share, axis, step, 0.0), strict=True)
-  parts = [jnp.where(x == near, part, jnp.zeros_like(part)) for near, part in pairs]
-  return lax.optimization_barrier(parts[0] + parts[1] + parts[2])
+def _pull_largest(x: Array, dy: Array, axis: int, step: int) -> Array:
+  """The pull-back of `_largest`.
+
+  Which entries are the largest is decided from one reading of x: a compiler may round x differently where it computes it
+  a second time, and then no entry equals a maximum that was computed elsewhere.
+  """
+  taps = _shifted(x, axis, step, -_INF)
+  largest = jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
+  equal = [tap == largest for tap in taps]
+  share = dy / sum(mask.astype(dy.dtype) for mask in equal)
+  before, at, after = (jnp.where(mask, share, jnp.zeros_like(share)) for mask in equal)
+  of_next, of_last = _shifted(before, axis, step, 0.0)[2], _shifted(after, axis, step, 0.0)[0]
+  return lax.optimization_barrier(of_next + at + of_last)
 
 
 def _shifted(x: Array, axis: int, step: int, outside: float) -> list[Array]:
