@@ -53,8 +53,8 @@ def _largest(x: Array, axis: int, step: int) -> Array:
 def _pull_largest(x: Array, dy: Array, axis: int, step: int) -> Array:
   """The pull-back of `_largest`.
 
-  Which entries are the largest is decided from one reading of x: a compiler may round x differently where it computes it
-  a second time, and then no entry equals a maximum that was computed elsewhere.
+  Which entries are the largest is decided from one reading of x: a compiler may round x differently where it computes
+  it a second time, and then no entry equals a maximum that was computed elsewhere.
   """
   taps = _shifted(x, axis, step, -_INF)
   largest = jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
