@@ -94,6 +94,19 @@ def decode(text: str | bytes) -> Any:
   return _restore(json.loads(text))
 
 
+def read_json(file: pathlib.Path) -> Any:
+  """The value in a file of a work directory; None where there is no file.
+
+  Raises:
+    WorkdirError: it cannot be read, or is not JSON.
+  """
+  try:
+    with refusing(file):
+      return decode(file.read_bytes()) if file.exists() else None
+  except ValueError as error:
+    raise WorkdirError(f"--workdir: {file} is not valid JSON ({error}); give another --workdir") from error
+
+
 def plain(value: Any) -> Any:
   """The same value of JSON's own types."""
   if isinstance(value, dict):

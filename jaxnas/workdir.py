@@ -22,7 +22,17 @@ import jax
 
 import jaxnas
 from jaxnas.errors import WorkdirError
-from jaxnas.files import decode, encode, open_here, plain, refusing, remove_parts, user_path, write_atomically
+from jaxnas.files import (
+  decode,
+  encode,
+  open_here,
+  plain,
+  read_json,
+  refusing,
+  remove_parts,
+  user_path,
+  write_atomically,
+)
 
 try:
   import fcntl
@@ -160,7 +170,7 @@ class Workdir:
 
   def read_json(self, name: str) -> Any:
     """Reads what `write_json` wrote; None if there is no such file."""
-    return _read_json(self.path / name)
+    return read_json(self.path / name)
 
   def close(self) -> None:
     """Closes the files and lets go of the lock (the end of the process does so too)."""
@@ -205,20 +215,12 @@ def _record(line: bytes) -> dict[str, Any] | None:
   return value if isinstance(value, dict) else None
 
 
-def _read_json(file: pathlib.Path) -> Any:
-  try:
-    with refusing(file):
-      return decode(file.read_bytes()) if file.exists() else None
-  except ValueError as error:
-    raise WorkdirError(f"--workdir: {file} is not valid JSON ({error}); give another --workdir") from error
-
-
 def _claim(path: pathlib.Path, config: dict[str, Any], ignore: Sequence[str]) -> bool:
   """Writes config.json, or compares with it; returns whether a run had begun here.
 
   The settings of a run that has computed nothing yet, refused or stopped before, bind nobody.
   """
-  saved = _read_json(path / "config.json")
+  saved = read_json(path / "config.json")
   if saved is None:
     if (path / "scores.jsonl").exists():
       raise WorkdirError(

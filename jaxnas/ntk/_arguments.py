@@ -1,18 +1,23 @@
 """How an empirical kernel function reads its axes, `vmap_axes` and keyword arguments."""
 
-from collections.abc import Sequence
-from typing import Any
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from jaxnas.errors import ConfigError
 
 
-def output_axes(axes: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
-  """Sorted non-negative axes of an output of rank `ndim`; ConfigError if one is out of range."""
-  listed = [axes] if isinstance(axes, int) else list(axes)
+def output_axes(axes: SupportsIndex | Sequence[SupportsIndex], ndim: int, name: str) -> tuple[int, ...]:
+  """Sorted non-negative axes of an output of rank `ndim`, of any integers; ConfigError if one is out of range."""
+  try:
+    listed = [int(operator.index(axis)) for axis in (axes if isinstance(axes, Iterable) else [axes])]
+  except TypeError as error:
+    raise ConfigError(f"{name}={axes!r}: expected an integer or several.") from error
   if any(not -ndim <= axis < ndim for axis in listed):
     raise ConfigError(f"{name}={axes!r}: f returns {ndim} axes; expected {-ndim} to {ndim - 1}.")
   return tuple(sorted({axis % ndim for axis in listed}))
@@ -28,7 +33,7 @@ def split_vmap_axes(vmap_axes: Any) -> tuple[Any, Any, dict[str, Any] | int]:
 def leaf_axes(axes: Any, tree: PyTree, name: str) -> list[int | None]:
   """One non-negative axis (or None) for every leaf of `tree`; `axes` is one for all, or a tree."""
   leaves, treedef = jax.tree.flatten(tree)
-  if axes is None or isinstance(axes, int):
+  if axes is None or _is_integer(axes):
     listed = [axes] * len(leaves)
   else:
     try:
@@ -38,10 +43,15 @@ def leaf_axes(axes: Any, tree: PyTree, name: str) -> list[int | None]:
   result = []
   for axis, leaf in zip(listed, leaves, strict=True):
     ndim = jnp.ndim(leaf)
-    if axis is not None and not (isinstance(axis, int) and -ndim <= axis < ndim):
+    if axis is not None and not (_is_integer(axis) and -ndim <= axis < ndim):
       raise ConfigError(f"{name}={axes!r}: no axis {axis!r} in an array of shape {jnp.shape(leaf)}.")
-    result.append(None if axis is None else axis % ndim)
+    result.append(None if axis is None else int(axis) % ndim)
   return result
+
+
+def _is_integer(value: Any) -> bool:
+  """Of Python or NumPy."""
+  return isinstance(value, int | np.integer)
 
 
 def split_kwargs(kwargs: dict[str, Any], x1: PyTree, x2: PyTree) -> tuple[dict, dict]:

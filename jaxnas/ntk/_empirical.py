@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,12 @@ from jaxnas.ntk._jacobian import contract, jacobian, matmul_precision, select_le
 
 def empirical_ntk_fn(
   f: Callable[..., PyTree],
-  trace_axes: int | Sequence[int] = (-1,),
-  diagonal_axes: int | Sequence[int] = (),
+  trace_axes: SupportsIndex | Sequence[SupportsIndex] = (-1,),
+  diagonal_axes: SupportsIndex | Sequence[SupportsIndex] = (),
   vmap_axes: Any = None,
   implementation: int = 1,
   *,
+  select: Callable[[str], bool] | None = None,
   chunk_size: int | None = None,
   precision: jax.lax.Precision | None = jax.lax.Precision.HIGHEST,
 ) -> Callable[..., PyTree]:
@@ -41,6 +42,7 @@ def empirical_ntk_fn(
       Jacobians are taken one slice at a time by `vmap`. Or a triple (input axes, output axes,
       dict of keyword argument axes); axes of a pytree may be one int or a tree of ints.
     implementation: 0 to 3, neural_tangents' choice of method; they agree, so it has no effect.
+    select: which parameter leaves enter, by path ("cells_0/conv/kernel"); None: all. The others may be of any type.
     chunk_size: how many samples (with `vmap_axes`) or output elements (without) are
       differentiated at a time; None: all. Bounds the activations, not the Jacobian.
     precision: of the contraction, and of the products inside f that name none; None: JAX's default.
@@ -54,15 +56,15 @@ def empirical_ntk_fn(
 
   Raises:
     ConfigError: axes out of range, shared between trace and diagonal, or of unequal size in f(x1)
-      and f(x2); complex or integer params or outputs; a bad `chunk_size`. The ones that depend on
-      data are raised by `kernel_fn`.
+      and f(x2); nothing selected; complex or integer outputs, or params that are selected; a bad
+      `chunk_size`. The ones that depend on data are raised by `kernel_fn`.
   """
   check_chunk_size(chunk_size)
   if implementation not in (0, 1, 2, 3):
     raise ConfigError(f"implementation={implementation!r}: expected 0, 1, 2 or 3.")
 
   def kernel_fn(x1: PyTree, x2: PyTree, params: PyTree, **apply_fn_kwargs: Any) -> PyTree:
-    parameters = select_leaves(params)
+    parameters = select_leaves(params, select)
     kwargs1, kwargs2 = split_kwargs(apply_fn_kwargs, x1, x2)
 
     def rows(x, kwargs):

@@ -53,6 +53,9 @@ def per_sample_gradients(
   def outputs(leaves, inputs):
     logits = f(parameters.rebuild(leaves), inputs)
     samples = jax.tree.leaves(inputs)[0].shape[0]
+    if not isinstance(logits, jax.Array):
+      kind = jax.tree.structure(logits)
+      raise ConfigError(f"f: returned {kind}; expected one array [N, K]; wrap f to give the output that is meant.")
     if logits.ndim != 2 or logits.shape[0] != samples:
       raise ConfigError(f"f: returned shape {logits.shape}; expected [N, K] with N={samples}.")
     return logits.sum(-1) if target == "sum_logits" else logits

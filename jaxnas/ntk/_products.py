@@ -24,7 +24,7 @@ def ntk_vector_product(
     f: `f(params, x)`, which may couple the samples.
     params: pytree of real floating-point arrays.
     x: inputs.
-    v: shape, dtype and structure of `f(params, x)`.
+    v: shape and structure of `f(params, x)`; real numbers, which are taken in its dtype.
     precision: of the products inside f that name none.
 
   Returns:
@@ -42,7 +42,9 @@ def ntk_vector_product(
     wanted, got = jax.tree.map(jnp.shape, out), jax.tree.map(jnp.shape, v)
     if wanted != got:
       raise ConfigError(f"v: expected the shape of f(params, x), {wanted}, got {got}.")
-    (direction,) = pullback(v)
+    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(v)):
+      raise ConfigError("v: complex; expected real numbers.")
+    (direction,) = pullback(jax.tree.map(lambda o, leaf: jnp.asarray(leaf, o.dtype), out, v))
     return jax.jvp(at, (params,), (direction,))[1]
 
 

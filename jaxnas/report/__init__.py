@@ -6,6 +6,8 @@ matplotlib and rich are imported by the functions that draw, not by importing th
 from jaxnas.report.html import Image as Image
 from jaxnas.report.html import Section as Section
 from jaxnas.report.html import write_report as write_report
+from jaxnas.report.loading import load as load
+from jaxnas.report.loading import load_scores as load_scores
 from jaxnas.report.progress import Progress as Progress
 from jaxnas.report.progress import format_duration as format_duration
 from jaxnas.report.tables import markdown_table as markdown_table

@@ -363,6 +363,37 @@ def test_selection_by_path(x64):
   assert rows["norm"]["scale"].shape == (N, 6)
 
 
+def test_empirical_ntk_of_selected_leaves(x64):
+  f, params, x = network("mlp")
+  rows = dense(f, params, x)["last/kernel"]
+  kernel = ntk.empirical_ntk_fn(f, trace_axes=(), select=lambda path: path == "last/kernel")
+  found = kernel(x, None, {**params, "step": jnp.arange(3)})
+  np.testing.assert_allclose(found, np.einsum("ikp,jlp->ijkl", rows, rows), rtol=1e-10)
+
+
+def test_axes_may_be_numpys(x64):
+  f, params, x = network("mlp")
+  usual = ntk.empirical_ntk_fn(f, trace_axes=(), diagonal_axes=(1,), vmap_axes=0)(x, None, params)
+  numpys = ntk.empirical_ntk_fn(f, trace_axes=(), diagonal_axes=np.int64(1), vmap_axes=np.int32(0))(x, None, params)
+  np.testing.assert_array_equal(usual, numpys)
+
+
+def test_v_of_another_real_type_is_taken_in_the_outputs(x64):
+  f, params, x = network("mlp")
+  v = np.arange(N * K).reshape(N, K)
+  wanted = ntk.ntk_vector_product(f, params, x, jnp.asarray(v, np.float64))
+  np.testing.assert_array_equal(ntk.ntk_vector_product(f, params, x, v), wanted)
+  np.testing.assert_array_equal(ntk.ntk_vector_product(f, params, x, jnp.asarray(v, np.float32)), wanted)
+  with pytest.raises(ConfigError, match="v: complex"):
+    ntk.ntk_vector_product(f, params, x, v * 1j)
+
+
+def test_f_with_several_outputs_has_no_gram_matrix():
+  f, params, x = network("mlp", np.float32)
+  with pytest.raises(ConfigError, match=r"f: returned PyTreeDef.*one array \[N, K\]"):
+    ntk.gram_matrix(lambda p, x: (f(p, x), x), params, x)
+
+
 def test_leaves_that_are_not_selected_may_be_integers():
   params = {"kernel": jnp.ones((4, K)), "steps": jnp.asarray(3)}
   x = jnp.ones((N, 4))

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from jaxnas import report
 from jaxnas.base import Accuracies, Artefact, Column, Costs, NetworkConfig, Outcome, Picture, Space
-from jaxnas.errors import ArchitectureError
+from jaxnas.errors import ArchitectureError, WorkdirError
 from jaxnas.report import page, summary
 from jaxnas.workdir import Workdir
 
@@ -147,3 +148,17 @@ def test_artefacts_of_the_first_seed_that_has_them(tmp_path):
   text = written.read_text()
   assert text.count("<figure>") == 2 and "The word." in text and "A plot." in text
   assert "<dt>found</dt><dd>abc</dd>" in text
+
+
+def test_what_a_run_left_is_loaded_again(tmp_path):
+  found = outcome("abc")
+  found = Outcome(found.rows, found.columns, scores=lines(["a", "bb"]))
+  with pytest.raises(WorkdirError, match="no finished run"):
+    report.load(tmp_path)
+  with Workdir.open(tmp_path / "run", CONFIG) as folder:
+    page.write(finished(found, benchmark=Table()), folder)
+  (row,) = report.load(tmp_path / "run")
+  assert (row["arch"], row["algorithm"], row["cifar10_test"]) == ("abc", "made_up", 93.0)
+  assert [(one["arch"], one["value"], one["seed"]) for one in report.load_scores(tmp_path / "run")] == [
+    ("a", 1, 0), ("bb", 2, 0)
+  ]  # fmt: skip

@@ -1,0 +1,49 @@
+"""What runs left in their folders, for tables of one's own: `pandas.DataFrame(report.load("out"))`."""
+
+import csv
+import os
+from typing import Any
+
+from jaxnas.errors import WorkdirError
+from jaxnas.files import read_json, user_path
+
+RUN = ("algorithm", "space", "dataset")
+
+
+def load(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """The rows of a finished run's result: seed, architecture, its size, accuracies, ranks, what the algorithm says.
+
+  Each has also `workdir`, `algorithm`, `space` and `dataset`.
+
+  Raises:
+    WorkdirError: there is no finished run.
+  """
+  path = user_path(workdir, "--workdir")
+  result = read_json(path / "result.json")
+  if not isinstance(result, dict) or "results" not in result:
+    raise WorkdirError(f"--workdir={path} holds no finished run: no result.json; let the run end first")
+  about = {"workdir": str(path), **{name: result["config"].get(name) for name in RUN}}
+  return [{**about, **row} for row in result["results"]]
+
+
+def load_scores(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """Every score of a finished run, a line an architecture, proxy, seed and repeat; see `scoring.Score`.
+
+  Raises:
+    WorkdirError: there is no finished run, or it scored nothing.
+  """
+  path = user_path(workdir, "--workdir")
+  file = path / "scores.csv"
+  if not file.exists():
+    raise WorkdirError(f"--workdir={path} holds no scores of a finished run: no scores.csv")
+  with file.open(newline="", encoding="utf-8") as text:
+    return [{name: _number(value) for name, value in line.items()} for line in csv.DictReader(text)]
+
+
+def _number(text: str) -> str | int | float:
+  for kind in (int, float):
+    try:
+      return kind(text)
+    except ValueError:
+      continue
+  return text
