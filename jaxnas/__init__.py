@@ -8,11 +8,29 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from jaxnas import algorithms, data, errors, ntk, proxies, report, scoring, spaces, tabular
+  from jaxnas import (
+    algorithms,
+    base,
+    data,
+    errors,
+    gennas,
+    nets,
+    ntk,
+    proxies,
+    registry,
+    report,
+    scoring,
+    spaces,
+    tabular,
+    train,
+  )
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "algorithms", "data", "errors", "ntk", "proxies", "report", "scoring", "spaces", "tabular"]
+__all__ = [
+  "__version__", "algorithms", "base", "data", "errors", "gennas", "nets", "ntk", "proxies", "registry", "report",
+  "scoring", "spaces", "tabular", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str):

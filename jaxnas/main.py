@@ -141,9 +141,9 @@ def parse(argv: Sequence[str]) -> list[str]:
   for kind in kinds:
     FLAGS[kind].help = f"{FLAGS[kind].help.partition(':')[0]}: {', '.join(registry.names(kind))}"
   for name in registry.names("algorithm"):
-    SETTINGS.define(registry.get("algorithm", name)().Settings, f"--algorithm={name}")
+    SETTINGS.define(registry.make("algorithm", name).Settings, f"--algorithm={name}")
   for name in registry.names("proxy"):
-    settings = registry.get("proxy", name)().Settings
+    settings = registry.make("proxy", name).Settings
     if settings is not None:
       SETTINGS.define(settings, f"the proxy {name}")
   if any(word in usage.ASKED for word in argv[1:]):
@@ -271,8 +271,8 @@ def main(argv: Sequence[str]) -> int:
     raise ConfigError(f"unexpected argument {argv[1]!r}: every setting is a --flag=value")
   _join_hosts()
   _find_devices()
-  algorithm: Algorithm = registry.get("algorithm", FLAGS.algorithm, "--algorithm")()
-  space: Space = registry.get("space", FLAGS.space, "--space")()
+  algorithm: Algorithm = registry.make("algorithm", FLAGS.algorithm, "--algorithm")
+  space: Space = registry.make("space", FLAGS.space, "--space")
   run.refuse_space(algorithm, space)
   settings, proxy_settings = _settings(algorithm, space)
   _refuse_contradictions()

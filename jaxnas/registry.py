@@ -19,7 +19,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar, get_args, overload
 
-from jaxnas.errors import ConfigError
+from jaxnas.base import Algorithm, Proxy, Space
+from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.files import user_path
 
 Made = TypeVar("Made", bound=Callable[..., Any])
@@ -63,6 +64,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
 }
 
 _made: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in KINDS}
+_opening: list[str] = []  # kinds whose built-in modules are being imported
 _opened: set[str] = set()  # kinds whose built-in modules are imported, and `GROUP` once its modules are
 
 
@@ -123,6 +125,45 @@ def get(kind: Kind, name: str, flag: str = "") -> Callable[..., Any]:
   return _made[kind][name]
 
 
+def make(kind: Kind, name: str, flag: str = "") -> Any:
+  """The proxy, space or algorithm of a name, checked as far as a file of a user's own may be wrong.
+
+  Args:
+    flag: as of `get`.
+
+  Raises:
+    ConfigError: as `get`; it cannot be made, is called otherwise than it is registered, or lacks what its kind must
+      have.
+  """
+  known = get(kind, name, flag)
+  what = f"{kind} {name!r} ({_origin(known)})"
+  try:
+    thing = known()
+  except JaxnasError:
+    raise
+  except Exception as error:
+    raise ConfigError(f"{what} cannot be made: {type(error).__name__}: {error}; see jaxnas.base") from error
+  if missing := _missing(kind, thing):
+    raise ConfigError(f"{what} lacks {', '.join(missing)}; see jaxnas.base")
+  if thing.name != name:
+    raise ConfigError(f"{what} calls itself {thing.name!r}; give its `name` the name under which it is registered")
+  return thing
+
+
+def _missing(kind: str, thing: Any) -> list[str]:
+  """What a user's own thing does not define of what every one of its kind must have."""
+  if kind == "space":
+    return [name for name in dir(Space) if not name.startswith("_") and not _defines(type(thing), name, Space)]
+  if kind == "algorithm":
+    needed = [name for name in ("work", "search") if not _defines(type(thing), name, Algorithm)]
+    return needed + [name for name in ("Settings", "name", "summary") if name not in dir(thing)]
+  return [] if _defines(type(thing), "measure", Proxy) else ["measure"]
+
+
+def _defines(kind: type, name: str, contract: type) -> bool:
+  return name in dir(kind) and getattr(kind, name) is not getattr(contract, name, None)
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
   """The message for a name that is not among those known, with what was probably meant."""
   known = tuple(known)
@@ -139,19 +180,24 @@ def load_plugins(plugins: Iterable[str]) -> None:
     ConfigError: there is none, or importing it fails; says which and why.
   """
   for plugin in plugins:
-    path = user_path(plugin, "--plugins")
-    try:
-      if plugin.endswith(".py"):
-        _import_file(path)
-      else:
-        importlib.import_module(plugin)
-    except FileNotFoundError as error:
-      raise ConfigError(f"--plugins={plugin}: there is no such file; give the path of a Python file") from error
-    except ConfigError as error:
-      raise ConfigError(f"--plugins={plugin}: {error}") from error
-    except Exception as error:  # a user's code may raise anything
-      hint = "" if plugin.endswith(".py") else "; a file's path ends in .py"
-      raise ConfigError(f"--plugins={plugin}: importing it raises {type(error).__name__}: {error}{hint}") from error
+    _load(plugin, f"--plugins={plugin}")
+
+
+def _load(plugin: str, called: str) -> None:
+  """Imports a file or module; `called` is what messages call it."""
+  path = user_path(plugin, "--plugins")
+  try:
+    if plugin.endswith(".py"):
+      _import_file(path)
+    else:
+      importlib.import_module(plugin)
+  except FileNotFoundError as error:
+    raise ConfigError(f"{called}: there is no such file; give the path of a Python file") from error
+  except ConfigError as error:
+    raise ConfigError(f"{called}: {error}") from error
+  except Exception as error:  # a user's code may raise anything
+    hint = "" if plugin.endswith(".py") else "; a file's path ends in .py"
+    raise ConfigError(f"{called}: importing it raises {type(error).__name__}: {error}{hint}") from error
 
 
 def _import_file(path: pathlib.Path) -> None:
@@ -174,16 +220,21 @@ def _import_file(path: pathlib.Path) -> None:
 
 
 def _open(kind: str) -> None:
+  """Imports what the package has of a kind, and, once the package's own imports are over, installed plugins."""
   if kind not in _made:
     raise ConfigError(f"kind={kind!r} must be one of {', '.join(KINDS)}")
-  if kind in _opened:
-    return
-  _opened.add(kind)
-  for module in BUILT_IN[kind]:
-    importlib.import_module(module)
-  if GROUP not in _opened:  # once, whatever kinds the modules of this one opened
-    _opened.add(GROUP)
-    load_plugins(point.value for point in importlib.metadata.entry_points(group=GROUP))
+  if kind not in _opened and kind not in _opening:
+    _opening.append(kind)
+    try:
+      for module in BUILT_IN[kind]:
+        importlib.import_module(module)
+    finally:
+      _opening.remove(kind)
+    _opened.add(kind)
+  if not _opening and GROUP not in _opened:
+    _opened.add(GROUP)  # once, whatever kinds the modules of this one open
+    for point in importlib.metadata.entry_points(group=GROUP):
+      _load(point.value, f"the installed plugin {point.name} ({point.dist.name if point.dist else point.value})")
 
 
 def _origin(make: Any) -> str:

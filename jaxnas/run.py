@@ -83,6 +83,8 @@ def run(
       outcomes = []
       for seed in seeds:
         outcomes.append(algorithm.search(context, seed))
+        if not outcomes[-1].rows:
+          raise ConfigError(f"--algorithm={algorithm.name} gave no rows for seed {seed}: an Outcome has one at least")
         log.info("seed %d: %s", seed, outcomes[-1].rows[-1])
     wall = time.perf_counter() - begin
     seconds = {"wall": wall, "compile": engine.seconds.compile, "score": engine.seconds.score}
@@ -105,8 +107,8 @@ def refuse_space(algorithm: Algorithm, space: Space) -> None:
   lacks = {need.__name__: members for need in algorithm.requires if (members := lacking(space, need))}
   if not lacks:
     return
-  spaces = [name for name in registry.names("space") if _fits(algorithm, registry.get("space", name)())]
-  others = [name for name in registry.names("algorithm") if _fits(registry.get("algorithm", name)(), space)]
+  spaces = [name for name in registry.names("space") if _fits(algorithm, registry.make("space", name))]
+  others = [name for name in registry.names("algorithm") if _fits(registry.make("algorithm", name), space)]
   fixes = [f"--{flag}={' or '.join(found)}" for flag, found in (("space", spaces), ("algorithm", others)) if found]
   why = "; ".join(f"it is not {name}: no {', '.join(members)}" for name, members in lacks.items())
   raise ConfigError(

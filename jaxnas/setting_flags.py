@@ -53,7 +53,8 @@ class SettingFlags:
           f"the setting {field.name!r} of {reader} ({part.__module__}.{part.__qualname__}) has the name of a flag of "
           f"{whose}; choose another name"
         )
-      _define_flag(self.values, field.name, kinds[field.name], field.default, field.metadata["help"])
+      text: Any = field.metadata["help"]
+      _define_flag(self.values, field.name, kinds[field.name], field.default, text() if callable(text) else text)
       self._owner[field.name] = part
 
   def read(self, config: type) -> Any:

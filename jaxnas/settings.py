@@ -2,14 +2,14 @@
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 C = TypeVar("C")  # a configuration
 
 
-def setting(default: Any, text: str, *, later: bool = False) -> Any:
-  """A dataclass field whose `text` is also the help of its flag.
+def setting(default: Any, text: str | Callable[[], str], *, later: bool = False) -> Any:
+  """A dataclass field whose `text` is also the help of its flag; a function where that is not known before imports end.
 
   With `later` the setting is not recorded at its default, so that runs continue that began before there was one.
   """

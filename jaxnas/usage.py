@@ -1,4 +1,4 @@
-"""What --help shows: the program on one page, or everything that one algorithm reads."""
+"""What --help shows: the program on one page, or what one algorithm reads."""
 
 import textwrap
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def page(head: str) -> str:
 
 
 def of_algorithm(name: str, values: flags.FlagValues) -> str:
-  """Every flag that an algorithm reads, with its default.
+  """The flags of an algorithm and of the proxies that it measures by default, with their defaults.
 
   Args:
     values: where the flags are defined.
@@ -48,7 +48,7 @@ def of_algorithm(name: str, values: flags.FlagValues) -> str:
   Raises:
     ConfigError: there is no such algorithm.
   """
-  algorithm = registry.get("algorithm", name, "--algorithm")()
+  algorithm = registry.make("algorithm", name, "--algorithm")
   lines = [f"--algorithm={name}: {algorithm.summary}", ""]
   lines += _flags(algorithm.Settings, values)
   proxies: dict[type, list[str]] = {}
@@ -57,15 +57,16 @@ def of_algorithm(name: str, values: flags.FlagValues) -> str:
       proxies.setdefault(proxy.Settings, []).append(proxy.name)
   for config, names in proxies.items():
     lines += ["", f"Of {' and '.join(names)}:", *_flags(config, values)]
-  return "\n".join([*lines, "", "Flags of every run: --help without --algorithm; all flags: --helpfull."])
+  lines += ["", "Flags of every run: --help without --algorithm. Those of other proxies: --helpfull."]
+  return "\n".join(lines)
 
 
 def _proxies(algorithm) -> Sequence:
-  """Those that the algorithm measures, or may be told to measure."""
+  """Those that the algorithm measures by default; all where its settings have no defaults."""
   try:
     return algorithm.proxies(algorithm.Settings())
   except ConfigError:  # some setting has no default
-    return [registry.get("proxy", name)() for name in registry.names("proxy")]
+    return [registry.make("proxy", name) for name in registry.names("proxy")]
 
 
 def _flags(config: type, values: flags.FlagValues) -> list[str]:

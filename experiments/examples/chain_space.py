@@ -204,7 +204,7 @@ class ChainSpace:
   def costs(self, code, config=None, image_size=None):
     size = self.network(dataclasses.replace(config or NetworkConfig(), shape=self.shape(code)))
     found = jax.device_get(size.costs(jnp.asarray(size.encode(code[None])[0]), image_size or 32))
-    return Costs(*(int(value) for value in found))  # exact: they are far below 2^24
+    return Costs(*(int(value) for value in found))  # float32, so rounded above 2^24
 
   def network(self, config):
     own = config.filled(self.default_config)

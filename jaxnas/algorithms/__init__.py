@@ -12,7 +12,7 @@ def get(name: str) -> Algorithm:
   Raises:
     ConfigError: there is none; the message has the nearest ones.
   """
-  return registry.get("algorithm", name, "--algorithm")()
+  return registry.make("algorithm", name, "--algorithm")
 
 
 def names() -> tuple[str, ...]:

@@ -113,7 +113,7 @@ class KNAS(Algorithm[KNASConfig]):
   Settings: ClassVar[type] = KNASConfig
 
   def proxies(self, settings: KNASConfig) -> tuple[Proxy, ...]:
-    return (registry.get("proxy", settings.knas_score, "--knas_score")(),)
+    return (registry.make("proxy", settings.knas_score, "--knas_score"),)
 
   def work(self, context: Context[KNASConfig]) -> Work:
     settings = context.settings

@@ -52,7 +52,7 @@ def passes(proxies: Sequence[Proxy]) -> int:
 
 def unable(context: Context, proxy: Proxy, inputs: UsualInputs) -> str:
   """Why a proxy cannot be measured in this context, "" if it can."""
-  if inputs.score_batch < proxy.least_inputs:
+  if proxy.Settings is None and inputs.score_batch < proxy.least_inputs:
     return f"needs --score_batch={proxy.least_inputs}"
   try:
     if proxy.Settings is not None:

@@ -67,7 +67,7 @@ class RandomSearch(Algorithm[RandomSearchConfig]):
   Settings: ClassVar[type] = RandomSearchConfig
 
   def proxies(self, settings: RandomSearchConfig) -> tuple[Proxy, ...]:
-    return () if settings.criterion in OTHERS else (registry.get("proxy", settings.criterion, "--criterion")(),)
+    return () if settings.criterion in OTHERS else (registry.make("proxy", settings.criterion, "--criterion"),)
 
   def work(self, context: Context[RandomSearchConfig]) -> Work:
     settings = context.settings

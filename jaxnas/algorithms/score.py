@@ -32,7 +32,9 @@ class ScoreConfig:
   )
   proxies: tuple[str, ...] = setting(
     ("naswot", "mgm", "ntk_condition_number_frozen", "linear_regions", "params"),
-    f"what to score with, comma-separated, out of {', '.join(registry.names('proxy'))}; or 'all' that can be measured",
+    lambda: (
+      f"what to score with, comma-separated, out of {', '.join(registry.names('proxy'))}; or 'all' that can be measured"
+    ),
   )
   repeats_per_seed: int = setting(1, "initialisations and batches per seed; the table has their mean rank")
   share_weights: bool = setting(
@@ -69,7 +71,7 @@ class Scoring(Algorithm[ScoreConfig]):
   extends: ClassVar[tuple[str, ...]] = ("seeds", "archs", "proxies", "repeats_per_seed")
 
   def proxies(self, settings: ScoreConfig) -> tuple[Proxy, ...]:
-    return tuple(registry.get("proxy", name, "--proxies")() for name in settings.names)
+    return tuple(registry.make("proxy", name, "--proxies") for name in settings.names)
 
   def work(self, context: Context[ScoreConfig]) -> Work:
     settings = context.settings

@@ -18,7 +18,7 @@ Indicate = Callable[[int, np.ndarray, np.ndarray, list[Candidate]], Indicators]
 is the NTK's parent for condition numbers and `active` for regions. The two differ in groups of `variant="code"`."""
 
 
-class Step(NamedTuple):
+class PruningStep(NamedTuple):
   """A round of pruning operations, or (`group`: cell type and edges) the choice of a node's edges."""
 
   number: int
@@ -36,7 +36,7 @@ def initial_active(space: Prunable) -> Active:
 
 def prune(
   space: Prunable, indicate: Indicate, *, prune_number: int, precision: int, variant: Variant
-) -> tuple[Active, list[Step]]:
+) -> tuple[Active, list[PruningStep]]:
   """Algorithm 1, given the indicators: the one operation left on each edge, and every round.
 
   Candidates are listed in the official code's order of operations, which decides ties in `variant="code"`.
@@ -53,13 +53,13 @@ def prune(
     )
     for candidate in decision.pruned:
       active[candidate] = False
-    steps.append(Step(len(steps) + 1, measured, decision))
+    steps.append(PruningStep(len(steps) + 1, measured, decision))
   return active, steps
 
 
 def choose_edges(
   space: Prunable, active: Active, indicate: Indicate, *, first: int, precision: int, variant: Variant
-) -> tuple[Active, list[Step]]:
+) -> tuple[Active, list[PruningStep]]:
   """Switches off edges until every node has `space.edges_kept`, given the indicators.
 
   A node is decided before the next one is measured. In `variant="code"` the supernet without a candidate is always
@@ -77,7 +77,7 @@ def choose_edges(
     decision = decide_group(measured, keep=space.edges_kept, precision=precision, variant=variant)
     for candidate in decision.pruned:
       active[candidate] = False
-    steps.append(Step(first + len(steps), measured, decision, (cell, edges)))
+    steps.append(PruningStep(first + len(steps), measured, decision, (cell, edges)))
   return active, steps
 
 
@@ -97,7 +97,7 @@ def evaluations(space: Prunable, prune_number: int) -> int:
   return total + sum(len(group) + 1 for _, group in _groups(space))
 
 
-def as_dict(step: Step) -> dict[str, Any]:
+def as_dict(step: PruningStep) -> dict[str, Any]:
   """A step for the history, JSON-able."""
   measured, decision = step.measured, step.decision
   group = {} if step.group is None else {"group": {"cell": step.group[0], "edges": list(step.group[1])}}

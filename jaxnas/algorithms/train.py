@@ -69,7 +69,7 @@ class TrainedArchitecture:
 
 
 @registry.register("algorithm", "train")
-class Training(Algorithm[TrainingConfig]):
+class Train(Algorithm[TrainingConfig]):
   """The training; see the head of this file."""
 
   name: ClassVar[str] = "train"

@@ -46,8 +46,9 @@ class Outcome:
   """What one seed of an algorithm gives.
 
   Attributes:
-    rows: of the table; a row's "arch" is an architecture in text form, which is then looked up in the benchmark. Where
-      the trained network is another than the space's usual one, "params" and "macs" are its own.
+    rows: of the table, one at least, of text, numbers or None (shown as -); a row's "arch" is an architecture in text
+      form, which is then looked up in the benchmark. Where the trained network is another than the space's usual one,
+      "params" and "macs" are its own.
     columns: which further fields of a row the table shows.
     artefacts: pictures and files.
     scores: lines of `scoring.score` as dicts, from which the comparison with the benchmark is made.

@@ -31,7 +31,7 @@ class NetworkConfig:
     channels: C of the first stage; None: as published for the space (`Space.default_config`).
     cells: per stage (nb201, nb101) or in all (darts); None: as published for the space.
     classes: K, outputs of the classifier.
-    init: how parameters are drawn.
+    init: how parameters are drawn, where the space has a choice (NAS-Bench-101 and GenNAS's backbones have none).
     stem: "cifar" (images keep their size) or "imagenet" (an eighth of it enters the cells).
     auxiliary: whether there is an auxiliary head, which only training uses.
     shape: what of the architectures cannot be data, see `Space.shape`.

@@ -25,7 +25,7 @@ Choices = tuple[int, ...] | Int[Array, " _"] | Float[Array, "_ O"]
 
 
 @runtime_checkable
-class Operations(Protocol):
+class Choosable(Protocol):
   """The operations of a space in one pass."""
 
   @property
@@ -39,7 +39,7 @@ class Operations(Protocol):
 
 
 def node(
-  operations: Operations, sources: Sequence[Any], choices: Choices, given: Sequence[PyTree]
+  operations: Choosable, sources: Sequence[Any], choices: Choices, given: Sequence[PyTree]
 ) -> tuple[Array, list[Any]]:
   """The sum over the sources, each through the operation that its edge chose, and what each edge shows.
 
@@ -68,7 +68,7 @@ def node(
 
 
 def pull_node(
-  operations: Operations,
+  operations: Choosable,
   sources: Sequence[Array],
   choices: Choices,
   given: Sequence[PyTree],

@@ -10,7 +10,7 @@ from jaxnas.ntk._gram import per_sample_gradients as per_sample_gradients
 from jaxnas.ntk._products import ntk_vector_product as ntk_vector_product
 from jaxnas.ntk._products import trace as trace
 from jaxnas.ntk._spectrum import ConditionNumber as ConditionNumber
+from jaxnas.ntk._spectrum import KernelStatus as KernelStatus
 from jaxnas.ntk._spectrum import Spectrum as Spectrum
-from jaxnas.ntk._spectrum import Status as Status
 from jaxnas.ntk._spectrum import condition_number as condition_number
 from jaxnas.ntk._spectrum import spectrum as spectrum

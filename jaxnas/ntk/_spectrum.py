@@ -11,7 +11,7 @@ from jaxtyping import Real
 from jaxnas.errors import ConfigError
 
 
-class Status(enum.IntEnum):
+class KernelStatus(enum.IntEnum):
   """What a kernel's eigenvalues are like, from good to bad; the numbers fill batched arrays."""
 
   OK = 0
@@ -26,7 +26,7 @@ class Spectrum:
 
   Attributes:
     eigenvalues: [..., N] float64, ascending; NaN for a non-finite kernel.
-    status: a `Status`; int8 array [...] of its values for a batch.
+    status: a `KernelStatus`; int8 array [...] of its values for a batch.
   """
 
   eigenvalues: np.ndarray
@@ -39,7 +39,7 @@ class ConditionNumber:
 
   Attributes:
     value: at least 1 where the status is OK; else inf, the worst (see `negative`).
-    status: a `Status`; int8 array [...] of its values for a batch.
+    status: a `KernelStatus`; int8 array [...] of its values for a batch.
     lambda_min: smallest eigenvalue; NaN for a non-finite kernel.
     lambda_max: largest eigenvalue; NaN for a non-finite kernel.
     ratio: lambda_max / lambda_min by IEEE rules, whatever the status: it may be negative, infinite,
@@ -102,9 +102,9 @@ def condition_number(
   lowest, highest = eigenvalues[..., 0], eigenvalues[..., -1]
   with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
     ratio = np.float64(1) * highest / lowest
-  trusted = status == Status.OK
+  trusted = status == KernelStatus.OK
   if negative == "keep":
-    trusted |= (lowest < 0) & (status != Status.NON_FINITE)
+    trusted |= (lowest < 0) & (status != KernelStatus.NON_FINITE)
   value = np.where(trusted, ratio, np.inf)[()]
   return ConditionNumber(value, _scalar_status(status), lowest, highest, ratio)
 
@@ -140,14 +140,14 @@ def _eigenvalues(kernels: np.ndarray) -> np.ndarray:
 
 
 def _classify(eigenvalues: np.ndarray, tolerance: float) -> np.ndarray:
-  """`Status` values, int8 [...]."""
+  """`KernelStatus` values, int8 [...]."""
   lowest, highest = eigenvalues[..., 0], eigenvalues[..., -1]
   finite = np.isfinite(eigenvalues).all(-1)
   largest = np.maximum(np.abs(lowest), np.abs(highest))
-  status = np.where(lowest > tolerance * largest, Status.OK, Status.SINGULAR)
-  status = np.where(lowest < -tolerance * largest, Status.NEGATIVE, status)
-  return np.where(finite, status, Status.NON_FINITE).astype(np.int8)
+  status = np.where(lowest > tolerance * largest, KernelStatus.OK, KernelStatus.SINGULAR)
+  status = np.where(lowest < -tolerance * largest, KernelStatus.NEGATIVE, status)
+  return np.where(finite, status, KernelStatus.NON_FINITE).astype(np.int8)
 
 
 def _scalar_status(status: np.ndarray) -> Any:
-  return Status(int(status)) if status.ndim == 0 else status
+  return KernelStatus(int(status)) if status.ndim == 0 else status

@@ -12,7 +12,7 @@ def get(name: str) -> Proxy:
   Raises:
     ConfigError: there is none of that name; the message has the nearest ones.
   """
-  return registry.get("proxy", name)()
+  return registry.make("proxy", name)
 
 
 def names() -> tuple[str, ...]:

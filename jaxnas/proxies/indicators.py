@@ -66,5 +66,8 @@ def supernets_of(space: Space, proxy: str) -> Prunable:
     ConfigError: it has none.
   """
   if lacking(space, Prunable):
-    raise ConfigError(f"--proxies={proxy}: --space={space.name} has no supernet to measure it on; drop it")
+    raise ConfigError(
+      f"proxy {proxy!r} is measured on supernets, which --space={space.name} has not; take another proxy, such as "
+      "ntk_condition_number_frozen"
+    )
   return cast(Prunable, space)

@@ -24,10 +24,10 @@ from jaxnas.proxies.indicators import IndicatorConfig, supernets_of
 
 WORST = 1e5  # the official code's value for a kernel that is not a number
 _STATUS = {
-  ntk.Status.OK: Status.OK,
-  ntk.Status.SINGULAR: Status.SINGULAR,
-  ntk.Status.NEGATIVE: Status.NEGATIVE,
-  ntk.Status.NON_FINITE: Status.NON_FINITE,
+  ntk.KernelStatus.OK: Status.OK,
+  ntk.KernelStatus.SINGULAR: Status.SINGULAR,
+  ntk.KernelStatus.NEGATIVE: Status.NEGATIVE,
+  ntk.KernelStatus.NON_FINITE: Status.NON_FINITE,
 }
 
 
@@ -83,7 +83,7 @@ class NTKConditionNumber(Proxy[IndicatorConfig]):
 
   def finish(self, measured: np.ndarray) -> Reading:
     condition = ntk.condition_number(measured)
-    return Reading(float(condition.ratio), _STATUS[ntk.Status(condition.status)])
+    return Reading(float(condition.ratio), _STATUS[ntk.KernelStatus(condition.status)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +99,11 @@ class SupernetConditionNumber(NTKConditionNumber):
     The images take the second of the two keys that `key` splits into; the first is for the weights.
     """
     _, batch_key = jax.random.split(key)
+    supernets = supernets_of(space, self.name)
     own = settings.published(space, source)
     assert own.ntk_batch is not None
     config = NetworkConfig(own.ntk_channels, own.ntk_cells, source.classes, own.drawn("kaiming_fan_out"))
-    network = supernets_of(space, self.name).supernet(config)
+    network = supernets.supernet(config)
     return Inputs(network, Batch(augmented_batch(source, batch_key, own.ntk_batch, "--ntk_batch")))
 
 

@@ -168,7 +168,7 @@ def table(
 
   Rows without an architecture show their seed and the columns alone.
   """
-  shown = [column for column in columns if column.key in rows[0]]
+  shown = [column for column in columns if any(column.key in row for row in rows)]
   header = ["seed", *(column.title for column in shown)]
   if "arch" not in rows[0]:
     return header, [[row["seed"], *(_cell(row, column) for column in shown)] for row in rows]
@@ -187,11 +187,11 @@ def table(
 
 
 def _cell(row: Mapping[str, Any], column: Column) -> str:
-  return shown(row[column.key], row.get(column.status, "ok"))
+  return shown(row.get(column.key), row.get(column.status, "ok"))
 
 
 def shown(value: Any, status: Any) -> str:
-  text = str(value) if isinstance(value, str | int) else f"{value:.5g}"
+  text = "-" if value is None else str(value) if isinstance(value, str | int) else f"{value:.5g}"
   return text + ("" if status == "ok" else f" ({status})")
 
 

@@ -13,7 +13,7 @@ def get(name: str) -> Space:
   Raises:
     ConfigError: there is none; the message has the names that there are.
   """
-  return registry.get("space", name, "--space")()
+  return registry.make("space", name, "--space")
 
 
 def names() -> tuple[str, ...]:

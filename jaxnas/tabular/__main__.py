@@ -65,7 +65,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
   source, out, overwrite = arguments.source, arguments.out, arguments.overwrite
   check_out(out, overwrite=overwrite)
-  read = registry.get("space", arguments.space, "--space")().read_benchmark
+  read = registry.make("space", arguments.space, "--space").read_benchmark
   start = time.monotonic()
   console = Console(stderr=True)
   with console.status("opening SOURCE (minutes for a single file of 2 GB)"):

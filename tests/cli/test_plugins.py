@@ -132,6 +132,23 @@ def test_help_and_flagfiles_know_plugins(jaxnas, tmp_path):
       ["proxy 'naswot' is registered already"],
     ),
     (
+      "from jaxnas import registry\nfrom jaxnas.base import Proxy\n"
+      "class Mine(Proxy): ...\nregistry.register('proxy', 'mine', Mine)",
+      ["proxy 'mine' (", "Mine) cannot be made: TypeError", "name"],
+    ),
+    (
+      "import dataclasses\nfrom jaxnas import registry\nfrom jaxnas.base import Proxy\n"
+      "@dataclasses.dataclass(frozen=True)\nclass Mine(Proxy):\n  name: str = 'mine'\n"
+      "  def measure(self, evaluation): ...\n"
+      "registry.register('proxy', 'mine', Mine)\nregistry.register('proxy', 'mine3', lambda: Mine())",
+      ["proxy 'mine3'", "calls itself 'mine'"],
+    ),
+    (
+      "from jaxnas import registry\nfrom jaxnas.base import Algorithm\n"
+      "class Bare(Algorithm): name = 'bare'\nregistry.register('algorithm', 'bare', Bare)",
+      ["algorithm 'bare'", "lacks work, search, Settings, summary"],
+    ),
+    (
       "from jaxnas import registry\nregistry.register('kernel', 'mine', object)",
       ["kind='kernel' must be one of proxy"],
     ),

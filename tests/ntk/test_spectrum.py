@@ -7,7 +7,7 @@ import pytest
 
 from jaxnas import ntk
 from jaxnas.errors import ConfigError
-from jaxnas.ntk import Status
+from jaxnas.ntk import KernelStatus
 
 
 def kernel_of(eigenvalues, dtype=np.float64, seed=0):
@@ -25,17 +25,17 @@ def test_reference_condition_numbers(fixtures, init, case):
     theta, eigenvalues = data[f"{case}/ntk"], data[f"{case}/eigvals"]
     condition, condition32 = data[f"{case}/cond"], data[f"{case}/cond_float32"]
   got = ntk.spectrum(theta)
-  assert got.status is Status.OK
+  assert got.status is KernelStatus.OK
   np.testing.assert_allclose(got.eigenvalues, np.sort(eigenvalues), rtol=1e-10)
   number = ntk.condition_number(theta)
-  assert number.status is Status.OK
+  assert number.status is KernelStatus.OK
   np.testing.assert_allclose(number.value, condition, rtol=1e-10)
   np.testing.assert_allclose(ntk.condition_number(jnp.asarray(theta)).value, condition32, rtol=1e-4)
 
 
 def test_well_conditioned():
   number = ntk.condition_number(kernel_of([1, 2, 8]))
-  assert number.status is Status.OK
+  assert number.status is KernelStatus.OK
   np.testing.assert_allclose([number.value, number.ratio], [8, 8])
   np.testing.assert_allclose([number.lambda_min, number.lambda_max], [1, 8])
   assert all(np.asarray(v).dtype == np.float64 for v in (number.value, number.lambda_min))
@@ -48,8 +48,8 @@ def test_host_float64_whatever_the_input():
   got = ntk.spectrum(jnp.asarray(theta)).eigenvalues
   assert got.dtype == np.float64
   np.testing.assert_allclose(got, expected, rtol=1e-12)
-  assert ntk.spectrum(jnp.eye(3, dtype=jnp.bfloat16)).status is Status.OK
-  assert ntk.spectrum(np.eye(3, dtype=np.int32)).status is Status.OK
+  assert ntk.spectrum(jnp.eye(3, dtype=jnp.bfloat16)).status is KernelStatus.OK
+  assert ntk.spectrum(np.eye(3, dtype=np.int32)).status is KernelStatus.OK
 
 
 def test_upper_triangle_is_read():
@@ -60,10 +60,10 @@ def test_upper_triangle_is_read():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_singular_by_the_rounding_of_the_input(dtype):
   bound = 4 * float(np.finfo(dtype).eps)
-  for smallest, status in [(0.5 * bound, Status.SINGULAR), (8 * bound, Status.OK)]:
+  for smallest, status in [(0.5 * bound, KernelStatus.SINGULAR), (8 * bound, KernelStatus.OK)]:
     number = ntk.condition_number(np.diag([smallest, 1, 1, 1]).astype(dtype))
     assert number.status is status
-    assert number.value == (np.inf if status is Status.SINGULAR else number.ratio)
+    assert number.value == (np.inf if status is KernelStatus.SINGULAR else number.ratio)
     np.testing.assert_allclose(number.ratio, 1 / smallest, rtol=1e-5)
 
 
@@ -71,33 +71,33 @@ def test_duplicated_sample_is_singular():
   rows = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float32)
   rows[3] = rows[2]
   number = ntk.condition_number(ntk.gram({"rows": jnp.asarray(rows)}))
-  assert number.status is Status.SINGULAR
+  assert number.status is KernelStatus.SINGULAR
   assert number.value == np.inf
   assert np.abs(number.ratio) > 1e6
 
 
 def test_rtol_overrides_the_bound():
   theta = np.diag([1e-3, 1.0])
-  assert ntk.condition_number(theta, rtol=1e-2).status is Status.SINGULAR
-  assert ntk.condition_number(np.diag([1e-20, 1.0]), rtol=0).status is Status.OK
-  assert ntk.spectrum(theta, rtol=1e-2).status is Status.SINGULAR
+  assert ntk.condition_number(theta, rtol=1e-2).status is KernelStatus.SINGULAR
+  assert ntk.condition_number(np.diag([1e-20, 1.0]), rtol=0).status is KernelStatus.OK
+  assert ntk.spectrum(theta, rtol=1e-2).status is KernelStatus.SINGULAR
 
 
 def test_negative():
   theta = np.diag([-0.5, 1, 2])
   number = ntk.condition_number(theta)
-  assert (number.status, number.value, number.ratio) == (Status.NEGATIVE, np.inf, -4)
+  assert (number.status, number.value, number.ratio) == (KernelStatus.NEGATIVE, np.inf, -4)
   kept = ntk.condition_number(theta, negative="keep")
-  assert (kept.status, kept.value) == (Status.NEGATIVE, -4)
+  assert (kept.status, kept.value) == (KernelStatus.NEGATIVE, -4)
   # Within rounding of zero: singular, and still kept as it is on demand.
   tiny = ntk.condition_number(np.diag([-1e-18, 1, 2]), negative="keep")
-  assert (tiny.status, tiny.value) == (Status.SINGULAR, 2 / -1e-18)
-  assert ntk.condition_number(-np.eye(2)).status is Status.NEGATIVE
+  assert (tiny.status, tiny.value) == (KernelStatus.SINGULAR, 2 / -1e-18)
+  assert ntk.condition_number(-np.eye(2)).status is KernelStatus.NEGATIVE
 
 
 def test_zero_matrix():
   number = ntk.condition_number(np.zeros((3, 3), np.float32))
-  assert (number.status, number.value) == (Status.SINGULAR, np.inf)
+  assert (number.status, number.value) == (KernelStatus.SINGULAR, np.inf)
   assert np.isnan(number.ratio)
   assert ntk.condition_number(np.zeros((3, 3)), negative="keep").value == np.inf
 
@@ -108,7 +108,7 @@ def test_non_finite(bad, negative):
   theta = np.eye(3, dtype=np.float32)
   theta[1, 2] = theta[2, 1] = bad
   number = ntk.condition_number(theta, negative=negative)
-  assert (number.status, number.value) == (Status.NON_FINITE, np.inf)
+  assert (number.status, number.value) == (KernelStatus.NON_FINITE, np.inf)
   assert np.isnan(number.lambda_min)
   assert np.isnan(number.lambda_max)
   assert np.isnan(number.ratio)
@@ -127,13 +127,13 @@ def test_batch_equals_one_by_one():
   batch[4] = 0
   number, spectrum = ntk.condition_number(batch), ntk.spectrum(batch)
   one_by_one = [ntk.condition_number(theta) for theta in batch]
-  assert [Status(s) for s in number.status] == [one.status for one in one_by_one]
-  assert list(Status(s) for s in number.status) == [
-    Status.OK,
-    Status.SINGULAR,
-    Status.NEGATIVE,
-    Status.NON_FINITE,
-    Status.SINGULAR,
+  assert [KernelStatus(s) for s in number.status] == [one.status for one in one_by_one]
+  assert list(KernelStatus(s) for s in number.status) == [
+    KernelStatus.OK,
+    KernelStatus.SINGULAR,
+    KernelStatus.NEGATIVE,
+    KernelStatus.NON_FINITE,
+    KernelStatus.SINGULAR,
   ]
   for field in ("value", "lambda_min", "lambda_max", "ratio"):
     np.testing.assert_array_equal(getattr(number, field), [getattr(one, field) for one in one_by_one])

@@ -6,7 +6,7 @@ import pytest
 
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.spaces.darts import costs, encoding, genotypes
-from jaxnas.spaces.darts.costs import CIFAR10, CIFAR100, IMAGENET, CellShape, Cost, Evaluation
+from jaxnas.spaces.darts.costs import CIFAR10, CIFAR100, IMAGENET, CellShape, Cost, EvaluationNetwork
 
 V2 = genotypes.get("DARTS_V2")
 
@@ -128,11 +128,11 @@ def test_auxiliary_heads_by_hand():
   assert costs.auxiliary_cost().macs == 576 * 128 * 4 + 128 * 768 * 4 + 7690
   assert costs.auxiliary_cost(IMAGENET).params == 768 * 128 + 256 + 128 * 768 * 4 + 769_000
   with pytest.raises(ConfigError, match="auxiliary head 4x4"):
-    costs.auxiliary_cost(Evaluation(image_size=16))
+    costs.auxiliary_cost(EvaluationNetwork(image_size=16))
 
 
 def test_macs_scale_with_the_area_and_params_do_not():
-  small, large = Evaluation(image_size=16), Evaluation(image_size=32)
+  small, large = EvaluationNetwork(image_size=16), EvaluationNetwork(image_size=32)
   assert costs.params(V2, small) == costs.params(V2, large)
   assert 4 * (costs.macs(V2, small) - 5770) == costs.macs(V2, large) - 5770
 
@@ -200,7 +200,7 @@ def test_ops_and_preprocessing_have_the_parameters_of_tenas_supernet(fixtures):
 )
 def test_bad_networks_are_refused(unchecked, fields, message):
   with pytest.raises(ConfigError, match=message):
-    Evaluation(**fields)
+    EvaluationNetwork(**fields)
 
 
 def test_bad_architectures_are_refused():

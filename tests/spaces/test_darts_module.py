@@ -95,7 +95,7 @@ def test_parameters_are_those_that_costs_count(name):
   small = dataclasses.replace(costs.IMAGENET, channels=8, cells=5)
   assert number_of_params(DARTSModule(name, 8, 5, 1000, stem="imagenet"), 32) == costs.params(arch, small)
   heads = [number_of_params(DARTSModule(name, 8, 5, auxiliary=auxiliary), 32) for auxiliary in (False, True)]
-  assert heads[1] - heads[0] == costs.auxiliary_cost(costs.Evaluation(8, 5, 10, 32, "cifar")).params
+  assert heads[1] - heads[0] == costs.auxiliary_cost(costs.EvaluationNetwork(8, 5, 10, 32, "cifar")).params
 
 
 def test_drop_path_leaves_out_operations_but_not_identities():

@@ -15,7 +15,7 @@ from tiny_trainable import ALPHAS, CODE, TinyTrainable, toy
 
 from jaxnas import main, registry, spaces
 from jaxnas.algorithms import train as algorithm
-from jaxnas.algorithms.train import Training, TrainingConfig
+from jaxnas.algorithms.train import Train, TrainingConfig
 from jaxnas.algorithms.training_plots import plot_training
 from jaxnas.base import Context
 from jaxnas.errors import ArchitectureError, ConfigError, DatasetError, WorkdirError
@@ -395,7 +395,7 @@ def test_a_network_above_the_mobile_limit_is_told(channels, warned, caplog):
   config = TrainingConfig(training=recipe, genotype="DARTS_V2")
   large = dataclasses.replace(TRAIN, image_shape=(256, 256, 3), classes=1000)
   context = Context(spaces.get("darts"), large, config, open_split=lambda name: large)
-  assert Training().work(context) == (recipe.train_epochs * (len(large) // 8), "steps")
+  assert Train().work(context) == (recipe.train_epochs * (len(large) // 8), "steps")
   assert ("--train_channels=50 keeps it" in caplog.text) == ("600 M" in caplog.text) == warned
 
 
@@ -457,7 +457,7 @@ def test_flagfiles(name):
   recipe = settings.training
   network = trained_network(darts, recipe, 10, darts.parse(settings.genotype))
   assert network.auxiliary == (recipe.auxiliary > 0) and not recipe.nesterov
-  assert Training().image_size(settings) == (256 if recipe.image_size == 224 else 0)
+  assert Train().image_size(settings) == (256 if recipe.image_size == 224 else 0)
   side = recipe.image_size or 32
   low, high = {"cifar10": (3.349, 3.35), "imagenet": (4.718, 4.719), "subset": (0.01, 0.1)}[name]
   classes = 1000 if name == "imagenet" else 10

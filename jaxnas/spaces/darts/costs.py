@@ -45,7 +45,7 @@ def _check_size(name: str, value: Any) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class EvaluationNetwork:
   """An evaluation network; the default is that of CIFAR-10."""
 
   channels: int = setting(36, "C, channels of the first cell")
@@ -67,9 +67,9 @@ class Evaluation:
       raise ConfigError(f"channels={self.channels} must be even: the imagenet stem begins with half of them")
 
 
-CIFAR10: Final = Evaluation()
-CIFAR100: Final = Evaluation(classes=100)
-IMAGENET: Final = Evaluation(channels=48, cells=14, classes=1000, image_size=224, stem="imagenet")
+CIFAR10: Final = EvaluationNetwork()
+CIFAR100: Final = EvaluationNetwork(classes=100)
+IMAGENET: Final = EvaluationNetwork(channels=48, cells=14, classes=1000, image_size=224, stem="imagenet")
 
 
 class Cost(NamedTuple):
@@ -121,13 +121,13 @@ def count(code: Any, config: NetworkConfig | None = None, image_size: int | None
   assert config.channels is not None and config.cells is not None
   default = {"cifar": CIFAR10, "imagenet": IMAGENET}[config.stem].image_size
   side = default if image_size is None else image_size
-  network = Evaluation(config.channels, config.cells, config.classes, side, config.stem)
+  network = EvaluationNetwork(config.channels, config.cells, config.classes, side, config.stem)
   if config.auxiliary:
     auxiliary_cost(network)  # refuses sizes that its pooling cannot take
   return Costs(params(code, network), macs(code, network))
 
 
-def params(code: Any, network: Evaluation = CIFAR10) -> int:
+def params(code: Any, network: EvaluationNetwork = CIFAR10) -> int:
   """Number of trainable parameters, without the auxiliary head.
 
   Raises:
@@ -136,7 +136,7 @@ def params(code: Any, network: Evaluation = CIFAR10) -> int:
   return total([cost for _, cost in breakdown(code, network)]).params
 
 
-def macs(code: Any, network: Evaluation = CIFAR10) -> int:
+def macs(code: Any, network: EvaluationNetwork = CIFAR10) -> int:
   """Multiply-adds of one image's forward pass: convolutions, linear layer and its bias; no auxiliary head.
 
   Raises:
@@ -145,7 +145,7 @@ def macs(code: Any, network: Evaluation = CIFAR10) -> int:
   return total([cost for _, cost in breakdown(code, network)]).macs
 
 
-def operations(code: Any, network: Evaluation = CIFAR10) -> int:
+def operations(code: Any, network: EvaluationNetwork = CIFAR10) -> int:
   """`macs` plus BN, ReLU and pooling (see `Cost`): what part of the literature publishes as multiply-adds.
 
   Raises:
@@ -155,7 +155,7 @@ def operations(code: Any, network: Evaluation = CIFAR10) -> int:
   return cost.macs + cost.elementwise
 
 
-def breakdown(code: Any, network: Evaluation = CIFAR10) -> list[tuple[str, Cost]]:
+def breakdown(code: Any, network: EvaluationNetwork = CIFAR10) -> list[tuple[str, Cost]]:
   """(name, cost) of the stem, every cell in order and the classifier; the auxiliary head is not in it.
 
   Raises:
@@ -168,7 +168,7 @@ def breakdown(code: Any, network: Evaluation = CIFAR10) -> list[tuple[str, Cost]
   return [*rows, ("classifier", _classifier(network))]
 
 
-def cell_shapes(network: Evaluation = CIFAR10) -> list[CellShape]:
+def cell_shapes(network: EvaluationNetwork = CIFAR10) -> list[CellShape]:
   """The shapes of every cell of the network, in order."""
   mobile, width = network.stem == "imagenet", network.channels
   side = network.image_size // (8 if mobile else 1)
@@ -182,7 +182,7 @@ def cell_shapes(network: Evaluation = CIFAR10) -> list[CellShape]:
   return shapes
 
 
-def stem_cost(network: Evaluation = CIFAR10) -> Cost:
+def stem_cost(network: EvaluationNetwork = CIFAR10) -> Cost:
   """All layers before the first cell."""
   side, width = network.image_size, network.channels
   if network.stem == "cifar":
@@ -241,7 +241,7 @@ def factorised_reduction(channels_in: int, channels_out: int, side: int) -> Cost
   return total([_relu(channels_in, side), _conv_norm(1, channels_in, channels_out, -(-side // 2))])
 
 
-def auxiliary_cost(network: Evaluation = CIFAR10) -> Cost:
+def auxiliary_cost(network: EvaluationNetwork = CIFAR10) -> Cost:
   """The auxiliary head: ReLU, 5x5 average pool, 1x1 to 128, BN, ReLU, 2x2 to 768, BN, ReLU, linear layer.
 
   The pool has stride 3 on CIFAR and 2 on ImageNet, and must leave 2x2. On ImageNet the second BN is missing, as in the
@@ -265,7 +265,7 @@ def total(parts: list[Cost]) -> Cost:
   return Cost(*(sum(column) for column in zip(*parts, strict=True)))
 
 
-def _classifier(network: Evaluation) -> Cost:
+def _classifier(network: EvaluationNetwork) -> Cost:
   last = cell_shapes(network)[-1]
   width, side = encoding.NUM_NODES * last.channels, last.side // (1 + last.cell_type)
   return total([Cost(elementwise=width * side * side), _linear(width, network.classes)])

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from jaxnas.base import NetworkConfig
 from jaxnas.nets.parameters import bn_shapes, stacked
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding
-from jaxnas.spaces.darts.costs import CellShape, Evaluation
+from jaxnas.spaces.darts.costs import CellShape, EvaluationNetwork
 
 STAGE, REDUCE = "stage_", "reduce_"  # beginnings of the parts' names
 SLOTS = tuple(f"node{node}_input{i}" for node in encoding.NODES for i in range(2))
@@ -23,7 +23,7 @@ INPUTS = ("input_0", "input_1")
 Genotype = tuple[int, ...]  # an architecture as 32 integers, see `encoding`
 
 
-def evaluation(config: NetworkConfig, image_size: int | None = None) -> Evaluation:
+def evaluation(config: NetworkConfig, image_size: int | None = None) -> EvaluationNetwork:
   """What `costs` takes; `image_size` is 32, or 224 with the ImageNet stem, if not given.
 
   Raises:
@@ -31,7 +31,7 @@ def evaluation(config: NetworkConfig, image_size: int | None = None) -> Evaluati
   """
   channels, cells = config.size
   size = (224 if config.stem == "imagenet" else 32) if image_size is None else image_size
-  return Evaluation(channels, cells, config.classes, size, config.stem)
+  return EvaluationNetwork(channels, cells, config.classes, size, config.stem)
 
 
 def slots(genotype: Genotype, cell_type: int) -> list[tuple[int, int]]:
@@ -40,7 +40,7 @@ def slots(genotype: Genotype, cell_type: int) -> list[tuple[int, int]]:
   return [(op, source) for op, source in rows]
 
 
-class Part(NamedTuple):
+class CellGroup(NamedTuple):
   """A stage (normal cells, at least one) or a reduction cell.
 
   Attributes:
@@ -59,18 +59,18 @@ class Part(NamedTuple):
     return self.shapes[0].cell_type
 
 
-def parts(network: Evaluation) -> list[Part]:
+def parts(network: EvaluationNetwork) -> list[CellGroup]:
   """The network's parts in order."""
-  found: list[Part] = []
+  found: list[CellGroup] = []
   reductions = 0
   for i, shape in enumerate(costs.cell_shapes(network)):
     if shape.cell_type:
       reductions += 1
-      found.append(Part(f"{REDUCE}{reductions}", i, (shape,)))
+      found.append(CellGroup(f"{REDUCE}{reductions}", i, (shape,)))
     elif found and found[-1].name.startswith(STAGE):
       found[-1] = found[-1]._replace(shapes=(*found[-1].shapes, shape))
     else:
-      found.append(Part(f"{STAGE}{reductions}", i, (shape,)))
+      found.append(CellGroup(f"{STAGE}{reductions}", i, (shape,)))
   return found
 
 
@@ -79,7 +79,7 @@ def is_stacked(path: list[str]) -> bool:
   return path[0].startswith(STAGE)
 
 
-def shapes(network: Evaluation, genotype: Genotype | None, with_auxiliary: bool) -> PyTree:
+def shapes(network: EvaluationNetwork, genotype: Genotype | None, with_auxiliary: bool) -> PyTree:
   """Shapes of all parameters, as `parameters.draw` takes them.
 
   Args:
@@ -98,7 +98,7 @@ def shapes(network: Evaluation, genotype: Genotype | None, with_auxiliary: bool)
   return {**tree, "classifier": {"kernel": (width, network.classes), "bias": (network.classes,)}}
 
 
-def groups(part: Part, place: int) -> list[tuple[str, range]]:
+def groups(part: CellGroup, place: int) -> list[tuple[str, range]]:
   """Cells of a stage whose kernels for this input (0 or 1) have one shape: (name, their places in the stage)."""
   found: list[tuple[str, range]] = []
   kinds = [_input(shape, place) for shape in part.shapes]
@@ -117,7 +117,7 @@ def _input(shape: CellShape, place: int) -> PyTree:
   return blocks.relu_conv_bn_shapes(shape.channels_1 if place else shape.channels_0, shape.channels)
 
 
-def _stage(genotype: Genotype | None, part: Part) -> PyTree:
+def _stage(genotype: Genotype | None, part: CellGroup) -> PyTree:
   count, channels = len(part.shapes), part.shapes[0].channels
   tree = {}
   for place, name in enumerate(INPUTS):
@@ -128,12 +128,12 @@ def _stage(genotype: Genotype | None, part: Part) -> PyTree:
   return {**tree, **stacked(_slots(genotype, part), count)}
 
 
-def _reduction(genotype: Genotype | None, part: Part) -> PyTree:
+def _reduction(genotype: Genotype | None, part: CellGroup) -> PyTree:
   inputs = {name: _input(part.shapes[0], place) for place, name in enumerate(INPUTS)}
   return {**inputs, **_slots(genotype, part)}
 
 
-def _slots(genotype: Genotype | None, part: Part) -> PyTree:
+def _slots(genotype: Genotype | None, part: CellGroup) -> PyTree:
   """The operations of each slot that have parameters."""
   channels, chosen = part.shapes[0].channels, None if genotype is None else slots(genotype, part.cell_type)
   tree = {}
@@ -153,7 +153,7 @@ def stride_of(cell_type: int, source: int) -> int:
   return 2 if cell_type and source < encoding.FIRST_NODE else 1
 
 
-def _stem(network: Evaluation) -> PyTree:
+def _stem(network: EvaluationNetwork) -> PyTree:
   c = network.channels
 
   def layer(channels_in, channels_out):

@@ -67,28 +67,28 @@ def _auxiliary_norms(module: DARTSModule) -> tuple[str, ...]:
   return ("a", "b") if module.stem == "cifar" else ("a",)
 
 
-def _cells(module: DARTSModule) -> Iterator[tuple[str, layout.Part, int]]:
+def _cells(module: DARTSModule) -> Iterator[tuple[str, layout.CellGroup, int]]:
   """(name, part of the fast network, its number in it) of every cell."""
   side = {"cifar": 32, "imagenet": 224}[module.stem]
-  network = costs.Evaluation(module.channels, module.cells, module.classes, side, module.stem)
+  network = costs.EvaluationNetwork(module.channels, module.cells, module.classes, side, module.stem)
   for part in layout.parts(network):
     for i in range(len(part.shapes)):
       yield f"cell_{part.first + i}", part, i
 
 
-def _at(part: layout.Part, i: int) -> Where:
+def _at(part: layout.CellGroup, i: int) -> Where:
   """Where the cell is in what its part stacks."""
   return () if part.cell_type else (i,)
 
 
-def _group(part: layout.Part, place: int, i: int) -> tuple[tuple[str, ...], Where]:
+def _group(part: layout.CellGroup, place: int, i: int) -> tuple[tuple[str, ...], Where]:
   """(name of the group of kernels that the cell's is in, its place there); both empty in a reduction cell."""
   if part.cell_type:
     return (), ()
   return next(((name,), (i - cells.start,)) for name, cells in layout.groups(part, place) if i in cells)
 
 
-def _slots(module: DARTSModule, part: layout.Part) -> list[tuple[int, str, str, int]]:
+def _slots(module: DARTSModule, part: layout.CellGroup) -> list[tuple[int, str, str, int]]:
   """(number, name, operation, stride) of the eight slots of a cell."""
   pairs = encoding.to_cells(genotypes.lookup(module.arch))[part.cell_type]
   rows = enumerate(zip(layout.SLOTS, pairs, strict=True))

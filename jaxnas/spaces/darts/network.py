@@ -25,7 +25,7 @@ from jaxnas.nets import parameters
 from jaxnas.nets.choose import by_layer
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, gated, linear, together, unit_moments, with_gates
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding, layout, operations
-from jaxnas.spaces.darts.costs import Evaluation
+from jaxnas.spaces.darts.costs import EvaluationNetwork
 from jaxnas.spaces.darts.layout import SLOTS, STAGE
 from jaxnas.spaces.darts.stages import Chosen, Given, reduction, stage
 
@@ -266,7 +266,7 @@ class DARTSNetwork:
     eighth = layer("c", blocks.relu(quarter), params["c"], 2)
     return (quarter, eighth), blocks.seen_of(run, found, x, (half, quarter))
 
-  def _cost(self, arch, kind: str, evaluation: Evaluation) -> Float[Array, ""]:
+  def _cost(self, arch, kind: str, evaluation: EvaluationNetwork) -> Float[Array, ""]:
     """What every architecture has, and for each slot the sum of its operation's cost over the cells of its type."""
     skips = encoding.from_cells(*2 * ([("skip_connect", i) for _ in encoding.NODES for i in range(2)],))
     table = np.zeros((2, 2, encoding.NUM_OPS), np.int64)  # cell type, whether from an input, op

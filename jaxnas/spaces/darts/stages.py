@@ -21,7 +21,7 @@ from jaxnas.nets.choose import choose, take
 from jaxnas.nets.passes import Pass, Seen, together
 from jaxnas.spaces.darts import blocks, operations
 from jaxnas.spaces.darts.encoding import FIRST_NODE, NUM_NODES, NUM_OPS, OPS
-from jaxnas.spaces.darts.layout import INPUTS, SLOTS, TARGETS, Part, groups, stride_of
+from jaxnas.spaces.darts.layout import INPUTS, SLOTS, TARGETS, CellGroup, groups, stride_of
 from jaxnas.spaces.darts.operations import Convolved, Maps
 
 _SKIP = OPS.index("skip_connect")
@@ -48,7 +48,7 @@ class Given(NamedTuple):
   drop: Float[Array, "cells 8 N"] | None
 
 
-def stage(part: Part, given: Given, inputs: tuple[Array, Array], chosen: Chosen, run: Pass) -> tuple[tuple, Seen]:
+def stage(part: CellGroup, given: Given, inputs: tuple[Array, Array], chosen: Chosen, run: Pass) -> tuple[tuple, Seen]:
   """The normal cells of a stage: (the last two outputs, what they show; statistics are [cells, ...])."""
   width, count = NUM_NODES * part.shapes[0].channels, len(part.shapes)
   alike = tuple(_alike(x, part.shapes[0].halve_0 and i == 0, width) for i, x in enumerate(inputs))
@@ -69,7 +69,9 @@ def stage(part: Part, given: Given, inputs: tuple[Array, Array], chosen: Chosen,
   return (before if count > 1 else inputs[1], last), seen
 
 
-def reduction(part: Part, given: Given, inputs: tuple[Array, Array], chosen: Chosen, run: Pass) -> tuple[tuple, Seen]:
+def reduction(
+  part: CellGroup, given: Given, inputs: tuple[Array, Array], chosen: Chosen, run: Pass
+) -> tuple[tuple, Seen]:
   """A reduction cell: (its second input and its output, what it shows)."""
   static = isinstance(chosen.ops, tuple)
   slots = {name: given.params[name] for name in SLOTS}
@@ -176,7 +178,7 @@ def _unlike(x: Maps, alike: Convolved, readers: int, run: Pass) -> Seen:
   return Seen(None, (readers * (run.agreement(x) - run.agreement(alike)), jnp.zeros((), x.dtype)))
 
 
-def _joined(part: Part, place: int, params: PyTree, width: int) -> PyTree:
+def _joined(part: CellGroup, place: int, params: PyTree, width: int) -> PyTree:
   """The parameters of an input of all cells of a stage, as those of ReLU-conv-BN on `width` channels, stacked."""
   kernels, gates = [], []
   for name, _ in groups(part, place):

@@ -78,8 +78,8 @@ class NB101:
     return {}
 
   def network(self, config: NetworkConfig) -> NB101Network:
-    """The network of single architectures; `config.init` is for spaces that have a choice."""
-    return NB101Network(config.filled(self.default_config))
+    """The network of single architectures, of which there is one initialisation, whatever `config.init` says."""
+    return NB101Network(dataclasses.replace(config.filled(self.default_config), init=_DEFAULT.init))
 
   def module(self, code: base.Code, config: NetworkConfig) -> NB101Module:
     """See `nb101.module`."""

@@ -30,7 +30,7 @@ Read = Float[Array, "N H1 W1 Cin"]  # what a convolution reads
 NONE, SKIP, POOL = (OPS.index(name) for name in ("none", "skip_connect", "avg_pool_3x3"))
 
 
-class Source(NamedTuple):
+class NodeOutput(NamedTuple):
   """A node as the edges of a mixture read it: as it is, after the ReLU, and pooled."""
 
   x: Maps
@@ -40,7 +40,7 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Operations:
-  """`nets.choose.Operations` of one pass. An edge is given {"params": its own, "stats": those of its BN or None}.
+  """`nets.choose.Choosable` of one pass. An edge is given {"params": its own, "stats": those of its BN or None}.
 
   Attributes:
     run: how BN normalises, and what is collected.
@@ -52,11 +52,13 @@ class Operations:
 
   @functools.cached_property
   def branches(self) -> Sequence[Branch]:
-    """As `nets.choose.Operations`: maps -> maps."""
+    """As `nets.choose.Choosable`: maps -> maps."""
     return [functools.partial(self._edge, op) for op in range(len(OPS))]
 
-  def mix(self, sources: Sequence[Source], weights: Float[Array, "e 5"], given: Sequence[PyTree]) -> tuple[Maps, list]:
-    """As `nets.choose.Operations`, of nodes as `Source`."""
+  def mix(
+    self, sources: Sequence[NodeOutput], weights: Float[Array, "e 5"], given: Sequence[PyTree]
+  ) -> tuple[Maps, list]:
+    """As `nets.choose.Choosable`, of nodes as `NodeOutput`."""
     mixed = self._fused if self.form == "many" else self._apart
     y, stats = mixed(sources, weights, given)
     for source, row in zip(sources, weights, strict=True):
@@ -150,9 +152,9 @@ class Operations:
     return given if self.run.mode == "running" and given else (jnp.zeros_like(bn["bias"]), jnp.ones_like(bn["scale"]))
 
 
-def source_of(x: Maps) -> Source:
+def source_of(x: Maps) -> NodeOutput:
   """A node for the edges of a mixture, which share its ReLU and its pooling."""
-  return Source(x, jax.nn.relu(x), layers.avg_pool(x))
+  return NodeOutput(x, jax.nn.relu(x), layers.avg_pool(x))
 
 
 def _branch(layer: PyTree, weight: Float[Array, " C"]) -> layers.Branch:
