@@ -54,7 +54,7 @@ class SettingFlags:
           f"{whose}; choose another name"
         )
       text: Any = field.metadata["help"]
-      _define_flag(self.values, field.name, kinds[field.name], field.default, text() if callable(text) else text)
+      _define_flag(self.values, field.name, kinds[field.name], field.default, text if isinstance(text, str) else text())
       self._owner[field.name] = part
 
   def read(self, config: type) -> Any:

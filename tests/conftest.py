@@ -16,6 +16,8 @@ os.environ.setdefault(
   "--xla_cpu_parallel_codegen_split_count=1",
 )
 
+os.environ["COLUMNS"] = "400"  # tables whose titles are not broken
+
 import jax
 import jaxtyping
 import pytest

@@ -288,7 +288,7 @@ def test_notes_on_a_terminal(monkeypatch):
     bar.note("training 3/20")
     bar.note("epoch 2/12", 1)
     bar._bar.refresh()
-  assert "0/4 archs, training 3/20, epoch 2/12" in out.getvalue()
+  assert "0/4 archs, estimating, training 3/20, epoch 2/12" in out.getvalue()
 
 
 def test_progress_from_several_threads():

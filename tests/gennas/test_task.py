@@ -141,8 +141,8 @@ def test_a_drawn_task_that_is_out_of_range_can_be_read_unchecked():
 
 def test_not_a_task(tmp_path):
   for get, name, message in (
-    (tasks.get, "CONF_NB102", "task 'CONF_NB102': neither a readable file .* nor one of CONF_NB101, "),
-    (tasks.get, str(tmp_path), "neither a readable file"),
+    (tasks.get, "CONF_NB102", "task 'CONF_NB102', which is no readable file .*did you mean CONF_NB101"),
+    (tasks.get, str(tmp_path), "no readable file"),
     (tasks.get, "CONF_NLP", "CONF_NLP: got a task of sequences"),
     (tasks.get_sequence, "CONF_COMBO", "CONF_COMBO: got a task of images"),
   ):

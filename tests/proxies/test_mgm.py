@@ -11,7 +11,7 @@ import pytest
 from tiny_network import CONV, SKIP, Tiny, contents, evaluation, program, raw
 
 from jaxnas import ntk, spaces
-from jaxnas.base import NetworkConfig, Output, Parametrised, Reading, Status
+from jaxnas.base import Batch, NetworkConfig, Output, Parametrised, Reading, Status
 from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation, cross_entropy
 from jaxnas.proxies.mgm import (
@@ -26,6 +26,7 @@ from jaxnas.proxies.mgm import (
   output_gradient,
 )
 from jaxnas.proxies.trace_norm import TraceNorm
+from jaxnas.scoring.checks import checked
 
 NETWORK = Tiny()
 MODES = ("batch", "batch_frozen", "batch1")
@@ -315,13 +316,18 @@ def test_values_that_are_no_numbers():
     (MGM(), False, "labels"),
     (MGM(batch_norm="batch1"), False, "labels"),
     (MGMCode(samples=4), False, "labels"),
-    (MGMCode(), True, "6 images.*needs 50"),
   ],
 )
 def test_batches_that_do_not_do(proxy, labels, message):
   e = evaluation(NETWORK, labels=labels)
   with pytest.raises(ConfigError, match=message):
     jax.eval_shape(program((proxy,), NETWORK), *contents(e))
+
+
+def test_the_codes_score_needs_50_images():
+  e = evaluation(NETWORK)
+  with pytest.raises(ConfigError, match="proxy 'mgm_code' needs 50 inputs or more and the batch has 6"):
+    checked(Batch(e.inputs, e.labels), NETWORK, [MGMCode()])
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -128,8 +128,8 @@ def test_two_processes_continue_it(one_run):
 
 def test_an_error_of_the_first_ends_both(one_run):
   folder, *_ = one_run
-  for code, out, error in hosts_of(folder, "--seeds=1"):
-    assert (code, out) == (2, "") and "seeds" in error and "another --workdir" in error
+  for code, out, error in hosts_of(folder, "--score_cells=2"):
+    assert (code, out) == (2, "") and "score_cells" in error and "another --workdir" in error
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,15 @@ CELLS = {
 }
 
 
-SLOW = ("one vertex", "three, unevenly", "four, unevenly", "two and the input", "wider into narrower", "pools in a row")
+SLOW = (
+  "one vertex",
+  "three, unevenly",
+  "four, unevenly",
+  "two and the input",
+  "wider into narrower",
+  "pools in a row",
+  "vertices on no path",
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CELLS])
