@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar, get_args, overload
 
-from jaxnas.base import Algorithm, Proxy, Space
 from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.files import user_path
 
@@ -152,6 +151,8 @@ def make(kind: Kind, name: str, flag: str = "") -> Any:
 
 def _missing(kind: str, thing: Any) -> list[str]:
   """What a user's own thing does not define of what every one of its kind must have."""
+  from jaxnas.base import Algorithm, Proxy, Space  # here: names of benchmarks are looked up without JAX
+
   if kind == "space":
     return [name for name in dir(Space) if not name.startswith("_") and not _defines(type(thing), name, Space)]
   if kind == "algorithm":

@@ -57,7 +57,7 @@ def of_algorithm(name: str, values: flags.FlagValues) -> str:
       proxies.setdefault(proxy.Settings, []).append(proxy.name)
   for config, names in proxies.items():
     lines += ["", f"Of {' and '.join(names)}:", *_flags(config, values)]
-  lines += ["", "Flags of every run: --help without --algorithm. Those of other proxies: --helpfull."]
+  lines += ["", "Flags of every run: --help without --algorithm. Of other proxies: --helpfull."]
   return "\n".join(lines)
 
 

@@ -166,6 +166,9 @@ class Mine:
 @registry.register("algorithm", "mine")
 class Mine2(Algorithm):
   name, summary, Settings = "mine", "mine", Mine
+
+  def work(self, context): ...
+  def search(self, context, seed): ...
 """,
       ["'repeats'", "--algorithm=mine", "--algorithm=tenas", "choose another name"],
     ),
