@@ -45,7 +45,9 @@ def _receive(coordinator: str, port: int, processes: int, deadline: float, timeo
   come: dict[int, socket.socket] = {}
   with contextlib.ExitStack() as stack:
     try:
-      server = stack.enter_context(socket.create_server(("", port)))
+      both = socket.has_dualstack_ipv6()
+      family = socket.AF_INET6 if both else socket.AF_INET
+      server = stack.enter_context(socket.create_server(("", port), family=family, dualstack_ipv6=both))
     except OSError as error:
       raise ConfigError(
         f"--coordinator={coordinator}: process 0 cannot listen there ({error.strerror}); give another port to all"
@@ -65,7 +67,7 @@ def _receive(coordinator: str, port: int, processes: int, deadline: float, timeo
         continue
       connection = stack.enter_context(server.accept()[0])
       number = _hello(connection, processes)
-      if number in come:
+      if number in come and not select.select([come[number]], [], [], 0)[0]:  # else that one has left meanwhile
         raise ConfigError(f"--process_id={number}: two processes have this number; give each its own")
       if number is not None:
         come[number] = connection

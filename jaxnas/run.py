@@ -60,7 +60,10 @@ def run(
       nonlocal folder
       if workdir is None:
         return []
-      folder = stack.enter_context(Workdir.open(workdir, config, ignore=(*MAY_DIFFER, *algorithm.extends)))
+      extends = algorithm.extends
+      folder = stack.enter_context(
+        Workdir.open(workdir, config, ignore=(*MAY_DIFFER, *extends), may_lack="proxies" in extends)
+      )
       stack.enter_context(stopping.last_words(lambda: f"the same command continues in {workdir}"))
       _log_to(folder.log, stack)
       return folder.records()

@@ -75,6 +75,7 @@ class Workdir:
     config: dict[str, Any],
     *,
     ignore: Sequence[str] = ("workdir",),
+    may_lack: bool = False,
   ) -> "Workdir":
     """Creates the folder or continues in it.
 
@@ -82,6 +83,8 @@ class Workdir:
       path: the folder; parents are made too.
       config: every setting of the run, JSON-able; kept in config.json beside `provenance()`.
       ignore: keys of `config` that may differ between a run and its continuation.
+      may_lack: whether either may also lack keys of the other, such as the settings of proxies that it does not
+        measure; config.json keeps them, so that they bind a later continuation.
 
     Raises:
       WorkdirError: the folder cannot be written, is in use by another process, holds a run with
@@ -94,7 +97,7 @@ class Workdir:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
         remove_parts(self.path)
-        self.resumed = _claim(self.path, config, ignore)
+        self.resumed = _claim(self.path, config, ignore, may_lack)
         self._scores = open_here(self.path / "scores.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT)
         self.log = _LogHandler(self.path / "log", encoding="utf-8")
       self.log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -215,7 +218,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
   return value if isinstance(value, dict) else None
 
 
-def _claim(path: pathlib.Path, config: dict[str, Any], ignore: Sequence[str]) -> bool:
+def _claim(path: pathlib.Path, config: dict[str, Any], ignore: Sequence[str], may_lack: bool) -> bool:
   """Writes config.json, or compares with it; returns whether a run had begun here.
 
   The settings of a run that has computed nothing yet, refused or stopped before, bind nobody.
@@ -233,6 +236,9 @@ def _claim(path: pathlib.Path, config: dict[str, Any], ignore: Sequence[str]) ->
   if not _has_begun(path):
     write_atomically(path / "config.json", _config(config))
     return False
+  if may_lack:
+    config = {**saved["config"], **config}
+    saved["config"] = {**config, **saved["config"]}
   differing = list(_differences(saved["config"], config))
   refused = "; ".join(
     f"--{key}: was {was}, now {now}" for key, was, now in differing if key.split(".")[0] not in ignore

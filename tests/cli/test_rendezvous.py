@@ -63,6 +63,26 @@ def test_processes_that_disagree():
   assert "--process_id=1: two processes have this number" in found[0]
 
 
+def test_a_process_that_left_may_come_again():
+  port, done = free_port(), []
+  lead = threading.Thread(target=lambda: done.append(rendezvous.meet(f"127.0.0.1:{port}", 3, 0, 20.0)))
+  lead.start()
+  for _ in range(100):
+    try:
+      with socket.create_connection(("127.0.0.1", port), timeout=2) as dying:
+        dying.sendall(b"jaxnas 1 of 3\n")
+      break
+    except ConnectionRefusedError:
+      time.sleep(0.05)
+  time.sleep(0.5)
+  others = [threading.Thread(target=rendezvous.meet, args=(f"127.0.0.1:{port}", 3, i, 20.0)) for i in (1, 2)]
+  for thread in others:
+    thread.start()
+  for thread in (*others, lead):
+    thread.join(30)
+  assert done == [None]
+
+
 def test_strangers_are_ignored():
   port, done = free_port(), []
   lead = threading.Thread(target=lambda: done.append(rendezvous.meet(f"127.0.0.1:{port}", 2, 0, 20.0)))

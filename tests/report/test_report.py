@@ -144,6 +144,18 @@ def test_settings_of_a_run_that_computed_nothing_bind_nobody(tmp_path):
     assert extended.resumed and extended.read_json("config.json")["config"]["seed"] == 0
 
 
+def test_settings_that_a_run_lacks_bind_a_later_one(tmp_path):
+  """A run of proxies with settings of their own, extended by others and by them again."""
+  with Workdir.open(tmp_path, {"proxies": ["a"]}) as folder:
+    folder.append({"i": 0})
+  how = {"ignore": ("proxies",), "may_lack": True}
+  Workdir.open(tmp_path, {"proxies": ["a", "b"], "b_size": 3}, **how).close()
+  Workdir.open(tmp_path, {"proxies": ["a"]}, **how).close()
+  with pytest.raises(WorkdirError, match="--b_size: was 3, now 5"):
+    Workdir.open(tmp_path, {"proxies": ["b"], "b_size": 5}, **how)
+  Workdir.open(tmp_path, {"proxies": ["b"], "b_size": 3}, **how).close()
+
+
 def test_a_folder_that_is_removed_while_running(tmp_path):
   with Workdir.open(tmp_path / "run", CONFIG) as folder:
     folder.append({"i": 0})

@@ -47,9 +47,8 @@ def read_nats(path: pathlib.Path) -> Benchmark:
   once with `python -m jaxnas.tabular`.
 
   Raises:
-    BenchmarkError: truncated, no NATS-Bench file, or its size search space.
+    BenchmarkError: truncated, no NATS-Bench file, or its size search space; `check_folder` says more of a folder.
   """
-  check_folder(path)
   folder = path.is_dir()
   api = _create(path / "meta.pickle.pbz2" if folder else path, path)
   archs = check_archs(path, api.meta_archs)
