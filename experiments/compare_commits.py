@@ -4,8 +4,9 @@
   python experiments/compare_commits.py --before=../before --out=FILE.md -- "benchmark_steps.py" "benchmark_darts.py"
 
 Each argument is a script of this folder with its flags; both checkouts run their own copy of it. Of the tables that it
-prints, the figures are those whose row or column says "CPU s", "wall s" or "ms". Quote figures of an idle machine
-only.
+prints, the figures are those whose row or column says "CPU s", "wall s" or "ms". With --compilation_cache a first run
+of either side, which is not counted, keeps its programs there: the rest is quick, and says nothing of compilation.
+Quote figures of an idle machine only.
 """
 
 import os
@@ -24,6 +25,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("before", None, "root of the checkout to compare with", required=True)
 flags.DEFINE_integer("rounds", 5, "runs of each side", lower_bound=1)
 flags.DEFINE_float("allowed", 1.1, "mark ratios above this")
+flags.DEFINE_string("compilation_cache", None, "folder for compiled programs; compilation is then not compared")
 flags.DEFINE_string("out", None, "Markdown file for the report")
 
 HERE = pathlib.Path(__file__).resolve().parents[1]
@@ -52,7 +54,10 @@ def figures(text: str) -> Figures:
 def run(root: pathlib.Path, command: str) -> Figures:
   """Runs a script of a checkout on its own package."""
   script, *args = shlex.split(command)
-  env = {**os.environ, "PYTHONPATH": str(root), "JAX_ENABLE_COMPILATION_CACHE": "false"}
+  cache = FLAGS.compilation_cache
+  env = {**os.environ, "PYTHONPATH": str(root), "JAX_ENABLE_COMPILATION_CACHE": "true" if cache else "false"}
+  if cache:
+    env |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
   done = subprocess.run(
     [sys.executable, str(root / "experiments" / script), *args], cwd=root, env=env, stdout=subprocess.PIPE, text=True
   )
@@ -65,7 +70,11 @@ def main(argv: list[str]) -> None:
   """Prints and writes the tables."""
   before = pathlib.Path(FLAGS.before).resolve()
   text = f"Medians of {FLAGS.rounds} runs, alternating; load average before {os.getloadavg()[0]:.1f}\n"
+  if FLAGS.compilation_cache:
+    text += "\nPrograms were read from a cache: figures of compilation are of reading them.\n"
   for command in argv[1:]:
+    for root in (before, HERE) if FLAGS.compilation_cache else ():
+      run(root, command)
     sides: tuple[list[Figures], list[Figures]] = ([], [])
     for i in range(FLAGS.rounds):
       for side, root in zip(sides, (before, HERE), strict=True):
