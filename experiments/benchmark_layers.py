@@ -38,7 +38,7 @@ def folded(fold: int):
     n, height, width, channels = x.shape
     x = x.reshape(n, height, width // fold, fold * channels)
     if fold > 1:
-      kernel = layers._folded_kernel(kernel, fold)
+      kernel = layers._transposed_kernel(layers._flipped(kernel), 1, fold, fold)[0]
     y = lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return y.reshape(n, height, width, -1)
 

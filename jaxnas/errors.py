@@ -26,3 +26,8 @@ class BenchmarkError(JaxnasError):
 
 class WorkdirError(JaxnasError):
   """A work directory that cannot be written, is in use, or holds another run."""
+
+
+def quoted(text: str, limit: int = 100) -> str:
+  """A user's text as a message shows it: escaped, and cut where it is long."""
+  return repr(text if len(text) <= limit else text[:limit] + "...")

@@ -90,9 +90,8 @@ def run(
           raise ConfigError(f"--algorithm={algorithm.name} gave no rows for seed {seed}: an Outcome has one at least")
         log.info("seed %d: %s", seed, outcomes[-1].rows[-1])
     wall = time.perf_counter() - begin
-    seconds = {"wall": wall, "compile": engine.seconds.compile, "score": engine.seconds.score}
-    seconds["other"] = wall - engine.seconds.compile - engine.seconds.score
-    finished = summary.Finished(context.space, context.benchmark, config, tuple(seeds), tuple(outcomes), seconds)
+    times = summary.Times(wall, engine.seconds.compile, engine.seconds.score)
+    finished = summary.Finished(context.space, context.benchmark, config, tuple(seeds), tuple(outcomes), times)
     written = page.write(finished, folder) if folder else None
     if hosts.leads():
       say(finished.text())

@@ -171,10 +171,6 @@ class Workdir:
     """As `write_bytes`, for a JSON-able value; numpy and JAX arrays become lists."""
     return self.write_text(name, encode(value, indent=2) + "\n")
 
-  def read_json(self, name: str) -> Any:
-    """Reads what `write_json` wrote; None if there is no such file."""
-    return read_json(self.path / name)
-
   def close(self) -> None:
     """Closes the files and lets go of the lock (the end of the process does so too)."""
     if hasattr(self, "log"):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -42,6 +43,13 @@ def nested(flat, prefix, dtype=np.float64):
         node = node.setdefault(part, {})
       node[leaf] = jnp.asarray(value, dtype)
   return tree
+
+
+def free_port():
+  """A port of this machine that nothing listened on a moment ago."""
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
 
 
 def png_size(file):

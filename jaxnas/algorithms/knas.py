@@ -59,15 +59,18 @@ class KNASConfig:
   )
   knas_batch: int = setting(32, "images n of the Gram matrix (the released code's variants use 50)")
   knas_channels: int = setting(16, "channels C of the scored networks in their first stage")
-  knas_cells: int = setting(5, "cells N of the scored networks: per stage on nb201, in all on darts")
+  knas_cells: int | None = setting(
+    None, "cells N of the scored networks (default: as the space's networks have, nb201 5 per stage, darts 8 in all)"
+  )
 
   def __post_init__(self):
     for name, allowed in (("knas_score", COARSE), ("knas_fine", FINE)):
       if getattr(self, name) not in allowed:
         raise ConfigError(f"--{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
     for name in ("knas_candidates", "knas_shortlist", "knas_channels", "knas_cells"):
-      if getattr(self, name) < 1:
-        raise ConfigError(f"--{name}={getattr(self, name)} must be at least 1")
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ConfigError(f"--{name}={value} must be at least 1")
     if self.knas_batch < 2:
       raise ConfigError(f"--knas_batch={self.knas_batch} must be at least 2: the Gram matrix compares samples")
     if self.knas_shortlist > self.knas_candidates:

@@ -54,7 +54,8 @@ class TENASConfig:
   )
   repeats: int = setting(3, "repeats R of each indicator, with fresh weights and images")
   prune_number: int | None = setting(
-    None, "operations to prune on each edge in a round (default: as published for the space, nb201 1, darts 3)"
+    None,
+    "operations to prune on each edge in a round (default: as published for the space, nb201 1, darts 3, ImageNet 2)",
   )
   precision: int = setting(3, "decimals of the relative changes, and significant digits of their ranking")
   variant: Literal["stable", "code"] = setting(

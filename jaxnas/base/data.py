@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, UInt8
+from jaxtyping import Array, Float32, Float64, Int32, UInt8
 
 
 class Batch(NamedTuple):
@@ -19,6 +20,11 @@ class Batch(NamedTuple):
   inputs: Any
   labels: Any = None
   problem: Any = None
+
+
+def host_generator(key: Array) -> np.random.Generator:
+  """NumPy's generator that a JAX key seeds, for what is drawn on the host."""
+  return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
 
 
 @runtime_checkable

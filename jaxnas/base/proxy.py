@@ -127,6 +127,7 @@ class Proxy(Generic[S]):
     name: as in tables and in --proxies.
     higher_is_better: the direction.
     worst: the score that a degenerate network (disconnected, singular, not finite) is given in rankings.
+    control: whether it is a simple figure that every score must beat, such as the number of parameters.
     needs: what the network must be.
     needs_labels: whether it cannot do without the classes of the inputs.
     Settings: a dataclass of `settings.setting` fields, which become flags, of a proxy that prepares its own inputs;
@@ -136,6 +137,7 @@ class Proxy(Generic[S]):
   name: str
   higher_is_better: ClassVar[bool] = True
   worst: ClassVar[float] = -float("inf")
+  control: ClassVar[bool] = False
   needs: ClassVar[type] = Single
   needs_labels: ClassVar[bool] = False
   Settings: ClassVar[type | None] = None

@@ -1,10 +1,9 @@
 """Batches of normalised images and crops, drawn from a JAX key; the same key gives the same batch."""
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float32, Int32
 
-from jaxnas.base import Source
+from jaxnas.base import Source, host_generator
 from jaxnas.errors import ConfigError
 
 
@@ -20,7 +19,7 @@ def plain_batch(
     ConfigError: `size` is not in [1, len(source)].
     DatasetError: an image cannot be read.
   """
-  images, labels = source.examples(_choose(source, _generator(key), size, called))
+  images, labels = source.examples(_choose(source, host_generator(key), size, called))
   return _normalise(source, images), labels
 
 
@@ -30,7 +29,7 @@ def augmented_batch(source: Source, key: Array, size: int, called: str = "size")
   The padding is 4 pixels for images of 32 and 2 for images of 16, an eighth of the width, as usual for training on
   them. Arguments and errors as of `plain_batch`.
   """
-  generator = _generator(key)
+  generator = host_generator(key)
   images, _ = source.examples(_choose(source, generator, size, called))
   flips = generator.random(size) < 0.5
   images = np.where(flips[:, None, None, None], images[:, :, ::-1], images)
@@ -67,7 +66,7 @@ def region_crops(
       raise ConfigError(f"{name}={value} must be at least 1")
   if size > min(height, width):
     raise ConfigError(f"size={size} is larger than the {height}x{width} images of {source.name!r}")
-  generator, count = _generator(key), batches * batch_size
+  generator, count = host_generator(key), batches * batch_size
   images, _ = source.examples(generator.integers(0, len(source), count))
   rows = generator.integers(0, height - size + 1, count)
   columns = generator.integers(0, width - size + 1, count)
@@ -75,10 +74,6 @@ def region_crops(
   crops = _crops(images, rows, columns, size, size)[np.arange(count), :, :, colour]
   normal = (crops / np.float32(255) - source.mean[colour, None, None]) / source.std[colour, None, None]
   return np.repeat(normal.reshape(batches, batch_size, size, size, 1), channels, axis=-1)
-
-
-def _generator(key: Array) -> np.random.Generator:
-  return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
 
 
 def _choose(source: Source, generator: np.random.Generator, size: int, called: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxnas.base import Costs, TappedNetwork
 from jaxnas.errors import ConfigError
 from jaxnas.nets import layers
+from jaxnas.nets.initialise import torch_uniform
 
 SIDE = 8  # pixels of a target's side
 MOMENTUM = 0.1  # of running statistics: the new batch's share
@@ -47,8 +48,8 @@ class SignalNetwork:
     own, *keys = jax.random.split(key, 1 + 2 * len(self.widths))
     heads = []
     for i, (channels, width) in enumerate(zip(self.backbone.tap_channels, self.widths, strict=True)):
-      kernel = _uniform(keys[2 * i], (channels, width), fan_in=channels)
-      bias = _uniform(keys[2 * i + 1], (width,), fan_in=channels)
+      kernel = torch_uniform(keys[2 * i], (channels, width), fan_in=channels)
+      bias = torch_uniform(keys[2 * i + 1], (width,), fan_in=channels)
       norm = {"scale": jnp.ones((channels,), jnp.float32), "bias": jnp.zeros((channels,), jnp.float32)}
       heads.append({"bn": norm, "conv": {"kernel": kernel, "bias": bias}})
     return {"backbone": self.backbone.init(own), "heads": heads}
@@ -125,9 +126,3 @@ def _normalised(x: Array, bn: PyTree, stats: PyTree, train: bool) -> tuple[Array
 
 def _moved(old: PyTree, seen: PyTree) -> PyTree:
   return jax.tree.map(lambda running, now: (1 - MOMENTUM) * running + MOMENTUM * now, old, seen)
-
-
-def _uniform(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
-  """Values of PyTorch's default initialisation, uniform within 1 / sqrt(fan in)."""
-  bound = fan_in**-0.5
-  return jax.random.uniform(key, shape, jnp.float32, -bound, bound)

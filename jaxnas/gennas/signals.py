@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int32
 
+from jaxnas.base import host_generator
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import tasks
 from jaxnas.gennas.tasks import GRID, ORDER, Dots, Signals, SignalTask, Sines
@@ -122,7 +123,7 @@ def draw_waves(
 
   `blocks` is F for `sin1d` and F * F for `sin2d`; the bank has 64 maps a block.
   """
-  generator = _generator(key)
+  generator = host_generator(key)
   phases = 2 * math.pi * generator.random((samples, blocks, PHASES))
   return phases.astype(np.float32), _permutations(generator, samples, 2 * PHASES * blocks)[:, :channels]
 
@@ -131,7 +132,7 @@ def draw_dots(
   key: Array, samples: int, channels: int, count: int, cells: int = math.prod(GRID)
 ) -> tuple[Int32[np.ndarray, "G C n"], Float32[np.ndarray, "G C n"]]:
   """Random cells and signs for each sample and channel: n = `cells` of them, all different, signs 0 after `count`."""
-  generator = _generator(key)
+  generator = host_generator(key)
   order = _permutations(generator, samples * channels, cells).reshape(samples, channels, cells)
   signs = generator.choice(np.array([-1, 1], np.float32), order.shape)
   signs[:, :, count:] = 0
@@ -140,7 +141,7 @@ def draw_dots(
 
 def draw_colours(key: Array, channels: int) -> Int32[np.ndarray, " C"]:
   """`channels` different numbers below 1000 in random order, for `resize`."""
-  return _permutations(_generator(key), 1, _COLOURS)[0, :channels]
+  return _permutations(host_generator(key), 1, _COLOURS)[0, :channels]
 
 
 def targets(
@@ -224,10 +225,6 @@ def _blur(n: int) -> np.ndarray:
   taps = np.exp(-0.5 * np.arange(-_RADIUS, _RADIUS + 1) ** 2)
   padded = np.pad(np.eye(n), ((_RADIUS, _RADIUS), (0, 0)), mode="symmetric")
   return np.stack([taps / taps.sum() @ padded[i : i + len(taps)] for i in range(n)])
-
-
-def _generator(key: Array) -> np.random.Generator:
-  return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
 
 
 def _permutations(generator: np.random.Generator, rows: int, n: int) -> Int32[np.ndarray, "rows n"]:

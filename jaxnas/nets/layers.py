@@ -75,11 +75,6 @@ def _flipped(kernel: Array) -> Array:
   return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
-def _folded_kernel(kernel: Array, fold: int) -> Array:
-  """HWIO kernel of odd width k -> kernel over blocks of `fold` pixels, [k, 3 or more, fold*Cin, fold*Cout]."""
-  return _transposed_kernel(_flipped(kernel), 1, fold, fold)[0]
-
-
 def _transposes(dy: Array, kernels: Sequence[Array], stride: int) -> list[Array]:
   """The transposes, in their inputs, of convolutions whose outputs have the same cotangent, as one convolution.
 

@@ -24,6 +24,7 @@ class Flops(Proxy):
 
   name: str = "flops"
   worst: ClassVar[float] = 0.0
+  control: ClassVar[bool] = True
 
   def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
     return evaluation.network.costs(evaluation.arch, evaluation.inputs.shape[1]).macs

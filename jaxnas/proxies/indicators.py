@@ -16,7 +16,7 @@ class IndicatorConfig:
   """
 
   ntk_batch: int | None = setting(
-    None, "images in the NTK's batch (default: as published for the space, nb201 72, darts 14)"
+    None, "images in the NTK's batch (default: as published for the space, nb201 72, darts 14, on ImageNet 24)"
   )
   ntk_channels: int | None = setting(
     None, "channels C of the NTK's network in its first stage (default: as published, nb201 3, darts 1)"

@@ -24,6 +24,7 @@ class L2Norm(Proxy):
 
   name: str = "l2_norm"
   worst: ClassVar[float] = 0.0
+  control: ClassVar[bool] = True
 
   def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
     network = evaluation.network

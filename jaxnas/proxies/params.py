@@ -21,6 +21,7 @@ class Params(Proxy):
 
   name: str = "params"
   worst: ClassVar[float] = 0.0
+  control: ClassVar[bool] = True
 
   def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
     return evaluation.network.costs(evaluation.arch).params

@@ -9,13 +9,13 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxnas import figures
+from jaxnas import figures, registry
 from jaxnas.base import Artefact
 from jaxnas.errors import JaxnasError
 from jaxnas.report import comparison as comparing
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
 from jaxnas.report.html import Image, Section, write_report
-from jaxnas.report.summary import Finished, accuracy, shown, table, times
+from jaxnas.report.summary import Finished, accuracy, shown, table
 from jaxnas.workdir import Workdir, provenance
 
 _SCORES = 1000  # architectures of which the page lists the scores
@@ -42,12 +42,12 @@ def write(finished: Finished, folder: Workdir) -> pathlib.Path:
     summary=[
       *_found(finished),
       ("data set", finished.config["dataset"]),
-      ("time", times(finished.seconds)),
+      ("time", str(finished.times)),
       ("made", f"{made['date']}, jaxnas {made['jaxnas']} ({made['revision'] or 'released'}), jax {made['jax']}"),
       ("device", f"{made['device_count']} x {made['device_kind']}"),
     ],
     sections=[
-      Section("Result", *_accuracies_first(*table(finished.rows, finished.columns, finished.benchmark))),
+      Section("Result", *table(finished.rows, finished.columns, finished.benchmark, accuracies_first=True)),
       *([Section("Pictures", images=images)] if images else []),
       *([Section("Missing pictures", text="\n".join(failed))] if failed else []),
       *_comparison(finished),
@@ -68,12 +68,6 @@ def _found(finished: Finished) -> list[tuple[str, str]]:
     rank = f" of {row[f'{name}_known']:,}" if row.get(f"{name}_rank") else ""
     found.append((f"{name} %", accuracy(row, name, finished.benchmark.split if finished.benchmark else "") + rank))
   return found
-
-
-def _accuracies_first(header: list[str], body: list[list[Any]]) -> tuple[list[str], list[list[Any]]]:
-  """The table with the columns of accuracies behind the seed."""
-  order = sorted(range(len(header)), key=lambda i: (i > 0 and "%" not in header[i], i))
-  return [header[i] for i in order], [[row[i] for i in order] for row in body]
 
 
 def _comparison(finished: Finished) -> list[Section]:
@@ -172,7 +166,11 @@ def _draw_comparison(finished: Finished, folder: pathlib.Path) -> list[Image]:
   """The scatter and rank plots."""
   lines, benchmark = finished.comparison, finished.benchmark
   assert benchmark is not None
-  plot_ranks(comparing.spearman_by_dataset(lines), folder / "spearman.png", controls=("params", "flops"))
+  known = registry.names("proxy")
+  controls = [
+    name for name in {line["proxy"]: None for line in lines} if name in known and registry.make("proxy", name).control
+  ]
+  plot_ranks(comparing.spearman_by_dataset(lines), folder / "spearman.png", controls=controls)
   dataset = benchmark.datasets[0]
   panels = comparing.panels(finished.scores, lines, benchmark)
   plot_scatter(panels, folder / "scatter.png", dataset=dataset, title="Score against accuracy")

@@ -18,6 +18,25 @@ _LONG = 24  # characters of an architecture that no longer stands in the termina
 _SLOW_LOOKUP = 1000  # unread rows of a NATS folder beyond which a rank would take minutes
 
 
+@dataclasses.dataclass(frozen=True)
+class Times:
+  """Wall seconds of a run, and those that its engine spent compiling and scoring."""
+
+  wall: float
+  compile: float
+  score: float
+
+  def as_json(self) -> dict[str, float]:
+    """The seconds, and what is left of the whole as "other"."""
+    return {**dataclasses.asdict(self), "other": self.wall - self.compile - self.score}
+
+  def __str__(self) -> str:
+    """Those parts that take a second or more, behind the whole."""
+    parts = {name: value for name, value in self.as_json().items() if name != "wall" and value >= 1}
+    text = ", ".join(f"{name} {value:.1f} s" for name, value in parts.items())
+    return f"wall time {format_duration(self.wall)}{': ' if parts else ''}{text}"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Finished:
   """A finished run.
@@ -25,7 +44,7 @@ class Finished:
   Attributes:
     space, benchmark, config, seeds: what was run; the settings are those of config.json.
     outcomes: what the algorithm gave, one a seed.
-    seconds: "wall", and what of it was "compile", "score" and "other".
+    times: what the run took.
   """
 
   space: Space
@@ -33,7 +52,7 @@ class Finished:
   config: Mapping[str, Any]
   seeds: tuple[int, ...]
   outcomes: tuple[Outcome, ...]
-  seconds: Mapping[str, float]
+  times: Times
 
   @property
   def columns(self) -> Sequence[Column]:
@@ -81,7 +100,7 @@ class Finished:
       "benchmark": None if self.benchmark is None else self.benchmark.name,
       "results": self.rows,
       "comparison": self.comparison,
-      "seconds": self.seconds,
+      "seconds": self.times.as_json(),
       "records": [{"seed": seed, **one.record} for seed, one in zip(self.seeds, self.outcomes, strict=True)],
     }
 
@@ -99,7 +118,7 @@ class Finished:
       lines.append("no benchmark: give --benchmark (or JAXNAS_BENCHMARK) to look the result up")
     elif len(self.benchmark.unread) >= _SLOW_LOOKUP:
       lines.append("no ranks: they need every row; convert once with `python -m jaxnas.tabular SOURCE OUT.csv.gz`")
-    lines.append(times(self.seconds))
+    lines.append(str(self.times))
     return "\n".join(lines)
 
 
@@ -155,14 +174,12 @@ def _noted(
   return rows, [f"{number} {known.get(text, '')}{text}" for text, number in numbers.items()]
 
 
-def times(seconds: Mapping[str, float]) -> str:
-  """Wall time and those of its parts that take a second or more."""
-  parts = ", ".join(f"{name} {seconds[name]:.1f} s" for name in ("compile", "score", "other") if seconds[name] >= 1)
-  return f"wall time {format_duration(seconds['wall'])}{': ' if parts else ''}{parts}"
-
-
 def table(
-  rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], benchmark: Accuracies | None
+  rows: Sequence[Mapping[str, Any]],
+  columns: Sequence[Column],
+  benchmark: Accuracies | None,
+  *,
+  accuracies_first: bool = False,
 ) -> tuple[list[str], list[list[Any]]]:
   """Header and one row per architecture; several seeds end with mean ± standard deviation.
 
@@ -183,6 +200,8 @@ def table(
   if len({row["seed"] for row in rows}) > 1 and datasets:
     means = [mean_std([row[f"{dataset}_{split}"] for row in rows], digits=2) for dataset in datasets]
     body.append(["all", "mean ± std", *("" for _ in shown), "", "", *means])
+  if accuracies_first and datasets:
+    header, *body = ([line[0], *line[-len(datasets) :], *line[1 : -len(datasets)]] for line in (header, *body))
   return header, body
 
 

@@ -67,13 +67,15 @@ class TrainConfig:
     "cifar", "first layers of the trained network; 'imagenet' (--space=darts) has stride 8"
   )
   train_channels: int = setting(16, "channels C of the trained network in its first stage")
-  train_cells: int = setting(5, "cells N of the trained network: per stage in nb201, in all in darts")
+  train_cells: int | None = setting(
+    None, "cells N of the trained network (default: as the space's networks have, nb201 5 per stage, darts 8 in all)"
+  )
   eval_batch: int = setting(500, "images in a batch of evaluation")
   checkpoint_every: int = setting(1, "epochs from one checkpoint of a training to the next; the last has one always")
 
   def __post_init__(self):
     for name in ("train_epochs", "train_batch", "train_channels", "train_cells", "eval_batch", "checkpoint_every"):
-      self._refuse(name, getattr(self, name) >= 1, "at least 1")
+      self._refuse(name, (getattr(self, name) or 1) >= 1, "at least 1")
     self._refuse("learning_rate", 0 < self.learning_rate < math.inf, "positive and finite")
     for name in ("weight_decay", "clip_norm", "auxiliary"):
       self._refuse(name, 0 <= getattr(self, name) < math.inf, "finite and not negative")

@@ -5,15 +5,10 @@ import threading
 import time
 
 import pytest
+from helpers import free_port
 
 from jaxnas import rendezvous
 from jaxnas.errors import ConfigError
-
-
-def free_port():
-  with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    return probe.getsockname()[1]
 
 
 def met(own, timeout=5.0):

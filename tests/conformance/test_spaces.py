@@ -16,21 +16,12 @@ from conformance.tiny import images, network_of, samples, several
 from jaxnas import base, registry, spaces
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError, DatasetError
 
-# Members that a space still lacks; it may lack no others, and those that it has by now go.
-NOT_YET: dict[str, set[str]] = {}
 SPACES = [pytest.param(spaces.get(name), id=name) for name in spaces.names()]
 
 
 @pytest.fixture(params=SPACES)
 def space(request):
   return request.param
-
-
-def needs(space, *members):
-  """Skips the test while the space lacks one of them, see `NOT_YET`."""
-  for member in members:
-    if member in NOT_YET.get(space.name, ()) and not hasattr(space, member):
-      pytest.skip(f"{space.name} has no {member} yet")
 
 
 def rows(codes):
@@ -43,7 +34,7 @@ def rows(codes):
 def test_is_a_value(space):
   again = registry.get("space", space.name)()
   lacking = {member for member in vars(base.Space) if not member.startswith("_") and not hasattr(space, member)}
-  assert lacking <= NOT_YET.get(space.name, set())
+  assert not lacking
   assert again == space and hash(again) == hash(space) and space.name in spaces.names()
   assert len(set(space.ops)) == len(space.ops) and len(space) > 0
 
@@ -204,7 +195,6 @@ def test_drawings_are_pictures(space, tmp_path):
 
 
 def test_costs_are_those_of_the_module_and_of_the_network(space):
-  needs(space, "module")
   for code in samples(space, 2):
     network, config = network_of(space, code)
     module, x = space.module(code, config), jnp.zeros((1, 8, 8, 3))

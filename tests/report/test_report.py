@@ -23,6 +23,7 @@ from helpers import png_size, python
 from jaxnas import report
 from jaxnas.algorithms import tenas_plots
 from jaxnas.errors import ArchitectureError, WorkdirError
+from jaxnas.files import read_json
 from jaxnas.spaces import cell_drawing
 from jaxnas.workdir import Workdir, provenance
 
@@ -136,12 +137,12 @@ def test_settings_of_a_run_that_computed_nothing_bind_nobody(tmp_path):
   Workdir.open(tmp_path, CONFIG).close()
   other = {**CONFIG, "seed": 1}
   with Workdir.open(tmp_path, other) as again:
-    assert not again.resumed and again.read_json("config.json")["config"]["seed"] == 1
+    assert not again.resumed and read_json(again.path / "config.json")["config"]["seed"] == 1
     again.append({"i": 0})
   with pytest.raises(WorkdirError, match="--seed: was 1, now 0"):
     Workdir.open(tmp_path, CONFIG)
   with Workdir.open(tmp_path, CONFIG, ignore=("seed",)) as extended:
-    assert extended.resumed and extended.read_json("config.json")["config"]["seed"] == 0
+    assert extended.resumed and read_json(extended.path / "config.json")["config"]["seed"] == 0
 
 
 def test_settings_that_a_run_lacks_bind_a_later_one(tmp_path):
@@ -260,7 +261,7 @@ def test_a_full_disk_leaves_no_half_line_and_no_half_file(workdir, small_disk):
   small_disk(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
   one_line(failed_append)
   assert (workdir.path / "scores.jsonl").stat().st_size == size
-  assert workdir.read_json("result.json") == {"old": True}
+  assert read_json(workdir.path / "result.json") == {"old": True}
   assert not list(workdir.path.glob(".*.part"))
   workdir.append({"i": 2})
   assert workdir.records() == [{"i": 0}, {"i": 2}]
@@ -284,12 +285,11 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
   one_line(error)
 
 
-def test_log_and_read_json(workdir):
+def test_log(workdir):
   logger = logging.Logger("search")
   logger.addHandler(workdir.log)
   logger.warning("κ is large")
   assert "WARNING search: κ is large" in (workdir.path / "log").read_text(encoding="utf-8")
-  assert workdir.read_json("absent.json") is None
 
 
 # Progress.

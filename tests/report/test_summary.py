@@ -12,7 +12,7 @@ from jaxnas.report import page, summary
 from jaxnas.workdir import Workdir
 
 CONFIG = {"algorithm": "made_up", "space": "letters", "dataset": "synthetic"}
-SECONDS = {"wall": 61.0, "compile": 1.0, "score": 2.0, "other": 58.0}
+TIMES = summary.Times(61.0, 1.0, 2.0)
 
 
 class Letters(Space):
@@ -53,7 +53,7 @@ class Table(Accuracies):
 
 
 def finished(*outcomes, benchmark=None):
-  return summary.Finished(Letters(), benchmark, CONFIG, tuple(range(len(outcomes))), outcomes, SECONDS)
+  return summary.Finished(Letters(), benchmark, CONFIG, tuple(range(len(outcomes))), outcomes, TIMES)
 
 
 def outcome(arch, score=1.5, **more):

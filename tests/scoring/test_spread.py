@@ -2,12 +2,11 @@
 
 import json
 import re
-import socket
 import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, environment
+from helpers import ROOT, environment, free_port
 
 DEVICES = """
 import json, sys
@@ -46,12 +45,6 @@ def finished(process):
   out, error = process.communicate(timeout=300)
   assert process.returncode == 0, error
   return out
-
-
-def free_port():
-  with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

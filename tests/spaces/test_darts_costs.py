@@ -6,7 +6,7 @@ import pytest
 
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.spaces.darts import costs, encoding, genotypes
-from jaxnas.spaces.darts.costs import CIFAR10, CIFAR100, IMAGENET, CellShape, Cost, EvaluationNetwork
+from jaxnas.spaces.darts.costs import CIFAR10, IMAGENET, CellShape, Cost, EvaluationNetwork
 
 V2 = genotypes.get("DARTS_V2")
 
@@ -14,7 +14,7 @@ V2 = genotypes.get("DARTS_V2")
 def test_darts_v2_has_the_parameters_of_the_released_code():
   assert costs.params(V2) == 3_349_342
   assert costs.params(V2, IMAGENET) == 4_718_752
-  assert costs.params(encoding.format(V2), CIFAR100) == 3_349_342 + 90 * (16 * 36 + 1)
+  assert costs.params(encoding.format(V2), EvaluationNetwork(classes=100)) == 3_349_342 + 90 * (16 * 36 + 1)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from darts_oracle import Oracle
+from nb201_trees import shapes_of
 
 from jaxnas import proxies, spaces
 from jaxnas.base import Batch, NetworkConfig, Single, TappedNetwork, TrainableNetwork
@@ -39,10 +40,6 @@ def images_of(side=8, samples=3, seed=0):
 
 
 @functools.cache
-def shapes_of(network):
-  return jax.eval_shape(network.init, jax.random.key(0))
-
-
 def random_like(shapes, seed=0):
   """Float64 arrays, BN scales and biases not 1 and 0."""
   rng = np.random.default_rng(seed)

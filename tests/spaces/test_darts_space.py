@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import struct
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import Counted
+from helpers import Counted, png_size
 
 from jaxnas import algorithms, data, setting_flags, spaces, tabular
 from jaxnas.algorithms import tenas_plots
@@ -300,10 +299,6 @@ def test_tables_of_fractions_and_of_other_spaces(tmp_path, shared):
 # The drawing.
 
 
-def png_size(path):
-  return struct.unpack(">II", path.read_bytes()[16:24])
-
-
 def test_cells_are_drawn(tmp_path):
   normal, reduction = SPACE.to_cells(V2)
   one = drawing.draw_genotype_cell(normal, tmp_path / "1.png", title="normal")
@@ -324,9 +319,9 @@ def test_genotypes_stand_below_the_terminal_s_table():
   from jaxnas.report import summary
 
   text = SPACE.format(V2)
-  seconds = {"wall": 1.0, "compile": 0.0, "score": 0.0, "other": 1.0}
+  times = summary.Times(1.0, 0.0, 0.0)
   outcomes = (Outcome([{"arch": text}]), Outcome([{"arch": text}]))
-  lines = summary.Finished(SPACE, None, {}, (0, 1), outcomes, seconds).text().splitlines()
+  lines = summary.Finished(SPACE, None, {}, (0, 1), outcomes, times).text().splitlines()
   assert lines.count(f"[1] {text}") == 1
   assert sum(line.startswith("   0  [1]") or line.startswith("   1  [1]") for line in lines) == 2
   assert "3.349" in lines[3]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import nested
+from helpers import draw, nested
 from jax import lax
 
 from jaxnas.nets import layers, passes
@@ -29,10 +29,6 @@ DARTS_KINDS = (
   "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "max_pool_3x3",
   "skip_connect.s2", "avg_pool_3x3.s2", "none.s2",
 )  # fmt: skip
-
-
-def draw(seed, *shape, dtype=np.float64):
-  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
 def plain_conv(x, kernel, stride):

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 from helpers import Counted
+from tiny_trainable import toy
 
 from jaxnas import data, spaces
 from jaxnas.base import NetworkConfig
-from jaxnas.data import ImageSource
 from jaxnas.errors import ArchitectureError, ConfigError, WorkdirError
 from jaxnas.spaces.nb201 import Supernet
 from jaxnas.train import TrainConfig, checkpoint, evaluate, total_steps, train, trained_network, trainer
@@ -26,19 +26,6 @@ ARCH = np.array([1, 1, 0, 4, 1, 2], np.int8)
 OTHER = np.array([3, 1, 0, 2, 4, 1], np.int8)
 CLASSES = 3
 CONFIG = TrainConfig(train_epochs=3, train_batch=8, learning_rate=0.05, eval_batch=8)
-
-
-def toy(size, seed, name="toy"):
-  """Images of 8x8 whose colour tells the label, under noise."""
-  rng = np.random.default_rng(seed)
-  labels = rng.integers(0, CLASSES, size)
-  images = rng.integers(0, 120, (size, 8, 8, 3))
-  images[np.arange(size), :, :, labels] += 100
-
-  def read(indices):
-    return images[indices].astype(np.uint8), labels[indices]
-
-  return ImageSource(name, CLASSES, (8, 8, 3), size, np.full(3, 0.4), np.full(3, 0.2), read)
 
 
 TRAIN, VALID = toy(45, 0), toy(21, 1)

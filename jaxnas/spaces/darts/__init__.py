@@ -25,7 +25,8 @@ from jaxnas.tabular import Benchmark
 __all__ = ["DARTS", "DARTSNetwork", "DARTSSupernet", "costs", "encoding", "genotypes"]
 
 _GROUPS = tuple(tuple(e for e, (target, _) in enumerate(encoding.EDGES) if target == node) for node in encoding.NODES)
-_PUBLISHED = {"tenas": {"ntk_batch": 14, "ntk_channels": 1, "ntk_cells": 2, "prune_number": 3}}
+_TENAS = {"ntk_batch": 14, "ntk_channels": 1, "ntk_cells": 2, "prune_number": 3}
+_TENAS_IMAGENET = _TENAS | {"ntk_batch": 24, "prune_number": 2}
 
 
 _DEFAULT = NetworkConfig(16, 8, init="kaiming_fan_out")
@@ -40,7 +41,6 @@ class DARTS:
   literature's genotype. `params` and `macs` are those of the CIFAR-10 evaluation network (20 cells, C = 36).
 
   Attributes:
-    cells: of the network that single architectures are scored on; DARTS searches with 8.
     edge_groups: edges of which TE-NAS keeps `edges_kept` in the end: those into one node.
   """
 
@@ -49,7 +49,6 @@ class DARTS:
   edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
   cell_types: int = len(encoding.CELLS)
   cell_names: tuple[str, ...] = ("normal", "reduction")
-  cells: int = 8
   default_config: NetworkConfig = _DEFAULT
   none_op: int = encoding.NONE
   edge_groups: tuple[tuple[int, ...], ...] = _GROUPS
@@ -107,9 +106,10 @@ class DARTS:
     del code
 
   def published(self, method: str, dataset: str) -> Mapping[str, Any]:
-    """See `base.Space.published`; the same for all data sets."""
-    del dataset
-    return _PUBLISHED.get(method, {})
+    """See `base.Space.published`; ImageNet's are for that, CIFAR-10's for every other data set."""
+    if method != "tenas":
+      return {}
+    return _TENAS_IMAGENET if dataset == "imagenet2012" else _TENAS
 
   def network(self, config: NetworkConfig) -> DARTSNetwork:
     """The network of single architectures, the architecture being data."""

@@ -68,7 +68,6 @@ class EvaluationNetwork:
 
 
 CIFAR10: Final = EvaluationNetwork()
-CIFAR100: Final = EvaluationNetwork(classes=100)
 IMAGENET: Final = EvaluationNetwork(channels=48, cells=14, classes=1000, image_size=224, stem="imagenet")
 
 

@@ -24,7 +24,8 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int8
 
-from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.base import host_generator
+from jaxnas.errors import ArchitectureError, ConfigError, quoted
 from jaxnas.spaces import arrays
 
 OPS: Final = (
@@ -189,9 +190,9 @@ def parse(text: str) -> Int8[np.ndarray, "32"]:
   except SyntaxError as error:
     before = len(whole) - len(whole.lstrip()) if text == whole.strip() else whole.index(text)
     place = f"line {error.lineno}, character {(error.offset or 0) + (before if error.lineno == 1 else 0)}: {error.msg}"
-    raise ArchitectureError(f"genotype {_quote(text)}, {place}; use {_FORM}") from error
+    raise ArchitectureError(f"genotype {quoted(text)}, {place}; use {_FORM}") from error
   except (ValueError, RecursionError, MemoryError) as error:
-    raise ArchitectureError(f"genotype {_quote(text)} cannot be read ({error}); use {_FORM}") from error
+    raise ArchitectureError(f"genotype {quoted(text)} cannot be read ({error}); use {_FORM}") from error
   if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id != "Genotype":
     _fail(text, "it does not begin with Genotype(...)")
   if len(call.args) > len(_FIELDS):
@@ -206,7 +207,7 @@ def parse(text: str) -> Int8[np.ndarray, "32"]:
     if name not in values:
       _fail(text, f"field {name!r} is missing")
     if name.endswith("concat") and values[name] not in (range(2, 6), [*NODES], NODES):
-      _fail(text, f"{name} is {_quote(repr(values[name]))}; the DARTS cell concatenates {list(NODES)} or range(2, 6)")
+      _fail(text, f"{name} is {quoted(repr(values[name]))}; the DARTS cell concatenates {list(NODES)} or range(2, 6)")
   return from_cells(values["normal"], values["reduce"])
 
 
@@ -230,7 +231,7 @@ def _value(text: str, name: str, node: ast.expr) -> Any:
       case _:
         return _literal(node)
   except (ValueError, TypeError, RecursionError, MemoryError, SyntaxError):
-    _fail(text, f"{name} is {_quote(ast.get_source_segment(text, node) or '?')}, no list and no range")
+    _fail(text, f"{name} is {quoted(ast.get_source_segment(text, node) or '?')}, no list and no range")
 
 
 def _literal(node: ast.expr) -> Any:
@@ -251,11 +252,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _fail(text: str, problem: str) -> NoReturn:
-  raise ArchitectureError(f"genotype {_quote(text)}: {problem}; use {_FORM}")
-
-
-def _quote(text: str, limit: int = 80) -> str:
-  return repr(text if len(text) <= limit else text[:limit] + "...")
+  raise ArchitectureError(f"genotype {quoted(text)}: {problem}; use {_FORM}")
 
 
 def format(code: Any) -> str:
@@ -305,7 +302,7 @@ def sample(key: jax.Array, n: int, unique: bool = True, reduced: bool = False) -
   """
   if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
     raise ConfigError(f"n is {n!r}; use an integer >= 0")
-  generator = _generator(key)
+  generator = host_generator(key)
   choices = [len(p) for p in PAIRS] * len(CELLS)
   limits = np.array([*choices, *[NUM_OPS - 1] * 2 * len(choices)])
   found: dict[bytes, np.ndarray] = {}
@@ -350,11 +347,7 @@ def mutate(key: jax.Array, code: Any, reduced: bool = False) -> Int8[np.ndarray,
     ArchitectureError: not one architecture.
   """
   candidates = neighbours(code, reduced)
-  return candidates[int(_generator(key).integers(len(candidates)))]
-
-
-def _generator(key: jax.Array) -> np.random.Generator:
-  return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+  return candidates[int(host_generator(key).integers(len(candidates)))]
 
 
 def alphas(codes: Any) -> Float32[np.ndarray, "*A 2 14 8"]:

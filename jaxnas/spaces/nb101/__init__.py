@@ -33,7 +33,6 @@ class NB101:
   ops: tuple[str, ...] = encoding.OPS
   edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
   cell_types: int = 1
-  cells: int = 3  # modules per stack, in the benchmark
   default_config: NetworkConfig = _DEFAULT  # the benchmark trains C=128
 
   as_codes = staticmethod(encoding.as_codes)

@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 from jaxtyping import Float32, Int8
 
-from jaxnas.errors import ArchitectureError
+from jaxnas.errors import ArchitectureError, quoted
 from jaxnas.spaces import arrays
 from jaxnas.spaces.nb101 import channels
 
@@ -125,7 +125,7 @@ def parse(text: str) -> Int8[np.ndarray, "28"]:
   groups = text.strip().split("|")
   vertices = len(groups) + 1
   if vertices > MAX_VERTICES:
-    raise ArchitectureError(f"architecture {_quote(text)} has {vertices} vertices; a cell has 2 to {MAX_VERTICES}")
+    raise ArchitectureError(f"architecture {quoted(text)} has {vertices} vertices; a cell has 2 to {MAX_VERTICES}")
   matrix, ops = np.zeros((vertices, vertices), np.int8), [INPUT]
   for v, group in enumerate(groups, start=1):
     name, colon, sources = group.partition(":")
@@ -136,7 +136,7 @@ def parse(text: str) -> Int8[np.ndarray, "28"]:
       _fail(text, v, group, f"after ':' give the vertices before {v} that lead to it, ascending digits")
     ops.append(_NAMES[name])
     matrix[[int(s) for s in sources], v] = 1
-  _check_valid(matrix, f"architecture {_quote(text)}")
+  _check_valid(matrix, f"architecture {quoted(text)}")
   return pack(matrix, ops)
 
 
@@ -273,8 +273,4 @@ def _check_valid(matrix: np.ndarray, where: str) -> None:
 
 
 def _fail(text: str, vertex: int, group: str, problem: str) -> NoReturn:
-  raise ArchitectureError(f"architecture {_quote(text)}, vertex {vertex}, {_quote(group)}: {problem}")
-
-
-def _quote(text: str, limit: int = 100) -> str:
-  return repr(text if len(text) <= limit else text[:limit] + "...")
+  raise ArchitectureError(f"architecture {quoted(text)}, vertex {vertex}, {quoted(group)}: {problem}")

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Int8
 
+from jaxnas.base import host_generator
 from jaxnas.errors import ConfigError
 from jaxnas.spaces.nb101 import isomorphism
 from jaxnas.spaces.nb101.encoding import (
@@ -42,7 +43,7 @@ def sample(key: jax.Array, n: int, unique: bool = True) -> Int8[np.ndarray, "n 2
     raise ConfigError(f"n is {n!r}; use an integer >= 0")
   if unique and n > isomorphism.NUM_UNIQUE:
     raise ConfigError(f"n is {n}, but there are {isomorphism.NUM_UNIQUE} architectures; lower n or use unique=False")
-  generator, found, seen = _generator(key), [], set()
+  generator, found, seen = host_generator(key), [], set()
   while len(found) < n:
     edges, inner = generator.integers(0, 2, len(EDGES)), generator.integers(CONV3, POOL + 1, MAX_VERTICES - 2)
     code = np.array([*edges, INPUT, *inner, OUTPUT], np.int8)
@@ -86,7 +87,7 @@ def mutate(key: jax.Array, code: Any) -> Int8[np.ndarray, "28"]:
     ArchitectureError: not one architecture.
   """
   candidates = neighbours(code)
-  return candidates[int(_generator(key).integers(len(candidates)))]
+  return candidates[int(host_generator(key).integers(len(candidates)))]
 
 
 def resample(key: jax.Array, code: Any, changes: float = 1.0) -> Int8[np.ndarray, "28"]:
@@ -102,7 +103,7 @@ def resample(key: jax.Array, code: Any, changes: float = 1.0) -> Int8[np.ndarray
   if not 0 < changes <= MAX_VERTICES - 2:
     raise ConfigError(f"changes={changes} must be above 0 and at most {MAX_VERTICES - 2}")
   matrix, ops = unpack(as_code(code), "arch")
-  generator = _generator(key)
+  generator = host_generator(key)
   missing = MAX_VERTICES - len(ops)
   packed = _whole(matrix, ops, generator.integers(CONV3, POOL + 1, missing).tolist())
   edges, inner = packed[: len(EDGES)], packed[len(EDGES) + 1 : -1]
@@ -122,7 +123,3 @@ def _whole(matrix: np.ndarray, ops: list[int], missing: list[int]) -> Int8[np.nd
   whole = np.zeros((MAX_VERTICES, MAX_VERTICES), np.int8)
   whole[np.ix_(places, places)] = matrix
   return pack(whole, [*ops[:-1], *missing, OUTPUT])
-
-
-def _generator(key: jax.Array) -> np.random.Generator:
-  return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())

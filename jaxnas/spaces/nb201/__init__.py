@@ -46,7 +46,6 @@ class NB201:
   edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
   cell_types: int = 1
   cell_names: tuple[str, ...] = ("cell",)
-  cells: int = 5  # per stage, in the benchmark
   default_config: base.NetworkConfig = _DEFAULT
   none_op: int = encoding.OPS.index("none")
   edge_groups: tuple[tuple[int, ...], ...] = ()  # TE-NAS keeps every edge

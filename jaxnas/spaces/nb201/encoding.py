@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int8, Int32
 
-from jaxnas.errors import ArchitectureError, ConfigError
+from jaxnas.errors import ArchitectureError, ConfigError, quoted
 from jaxnas.spaces import arrays
 
 OPS: Final = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -74,7 +74,7 @@ def parse(text: str) -> Int8[np.ndarray, "6"]:
   nodes = text.strip().split("+")
   if len(nodes) != NUM_NODES - 1:
     raise ArchitectureError(
-      f"architecture {_quote(text)} has {len(nodes)} node group(s) joined by '+'; a cell has {NUM_NODES - 1}: {_FORM}"
+      f"architecture {quoted(text)} has {len(nodes)} node group(s) joined by '+'; a cell has {NUM_NODES - 1}: {_FORM}"
     )
   columns = []
   for target, node in enumerate(nodes, start=1):
@@ -105,12 +105,8 @@ def _parse_node(text: str, node: str, start: int, target: int) -> list[int]:
 
 
 def _fail(text: str, segment: str, start: int, problem: str) -> NoReturn:
-  place = f"at character {start}, {_quote(segment)}" if segment else f"at character {start}"
-  raise ArchitectureError(f"architecture {_quote(text)}, {place}: {problem}")
-
-
-def _quote(text: str, limit: int = 120) -> str:
-  return repr(text if len(text) <= limit else text[:limit] + "...")
+  place = f"at character {start}, {quoted(segment)}" if segment else f"at character {start}"
+  raise ArchitectureError(f"architecture {quoted(text)}, {place}: {problem}")
 
 
 def format(code: Any) -> str:

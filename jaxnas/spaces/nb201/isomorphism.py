@@ -70,8 +70,3 @@ def canonical_index() -> Int32[np.ndarray, "15625"]:
   result = np.array(labels, np.int32)
   result.flags.writeable = False
   return result
-
-
-def unique_indices() -> Int32[np.ndarray, "6466"]:
-  """The lowest benchmark index of every class, ascending; int32 [6466]."""
-  return np.unique(canonical_index())
