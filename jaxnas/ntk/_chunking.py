@@ -1,4 +1,4 @@
-"""The one batching helper: `jax.vmap` over a leading axis, a bounded number at a time."""
+"""The one batching helper: a function over a leading axis, a bounded number at a time."""
 
 import operator
 from collections.abc import Callable
@@ -23,11 +23,11 @@ def check_chunk_size(chunk_size: int | None) -> None:
     raise ConfigError(f"chunk_size={chunk_size!r}: expected an integer of at least 1, or None for a single chunk.")
 
 
-def chunked_vmap(fn: Callable[[PyTree], PyTree], xs: PyTree, chunk_size: int | None) -> PyTree:
-  """`jax.vmap(fn)(xs)` with at most `chunk_size` elements in memory at a time.
+def chunked(fn: Callable[[PyTree], PyTree], xs: PyTree, chunk_size: int | None) -> PyTree:
+  """`fn(xs)` with at most `chunk_size` elements in memory at a time.
 
   Args:
-    fn: function of one slice of `xs`; what it closes over is not batched.
+    fn: function of any number of slices of `xs`, stacked, that treats them independently, such as `jax.vmap` makes.
     xs: pytree of arrays with one common leading axis.
     chunk_size: elements a chunk; None: all of them, without a loop.
 
@@ -37,13 +37,18 @@ def chunked_vmap(fn: Callable[[PyTree], PyTree], xs: PyTree, chunk_size: int | N
   xs = jax.tree.map(jnp.asarray, xs)
   size = jax.tree.leaves(xs)[0].shape[0]
   if chunk_size is None or chunk_size >= size:
-    return jax.vmap(fn)(xs)
+    return fn(xs)
   chunks = -(-size // chunk_size)
   # A short last chunk repeats the last element: unlike zeros, it is surely in fn's domain.
   index = np.minimum(np.arange(chunks * chunk_size), size - 1).reshape(chunks, chunk_size)
 
   def one_chunk(rows):
-    return jax.vmap(fn)(jax.tree.map(lambda a: a[rows], xs))
+    return fn(jax.tree.map(lambda a: a[rows], xs))
 
   out = jax.lax.map(one_chunk, jnp.asarray(index))
   return jax.tree.map(lambda a: a.reshape((chunks * chunk_size, *a.shape[2:]))[:size], out)
+
+
+def chunked_vmap(fn: Callable[[PyTree], PyTree], xs: PyTree, chunk_size: int | None) -> PyTree:
+  """As `chunked`, of a function of one slice."""
+  return chunked(jax.vmap(fn), xs, chunk_size)

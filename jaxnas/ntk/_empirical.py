@@ -1,35 +1,60 @@
 """The empirical neural tangent kernel of any function, after neural_tangents' interface."""
 
+import enum
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import leaf_axes, output_axes, split_kwargs, split_vmap_axes
-from jaxnas.ntk._chunking import check_chunk_size, chunked_vmap
+from jaxnas.ntk._arguments import output_axes, split_kwargs
+from jaxnas.ntk._blocks import blocked, check_batch_size
+from jaxnas.ntk._chunking import check_chunk_size
 from jaxnas.ntk._jacobian import contract, jacobian, matmul_precision, select_leaves
+from jaxnas.ntk._sides import Side
+
+_structured: Any
+try:
+  from jaxnas.ntk import _structured
+except ImportError:  # a JAX without `jax.extend.core`
+  _structured = None
+
+Axes = SupportsIndex | Sequence[SupportsIndex]
+
+
+class NtkImplementation(enum.IntEnum):
+  """How a kernel is computed; all agree (Novak et al., ICML 2022, arXiv 2206.08720)."""
+
+  AUTO = 0  # layer by layer whichever of the other forms takes the fewest operations
+  JACOBIAN_CONTRACTION = 1  # the Jacobians of both inputs, by reverse mode, and their product
+  NTK_VECTOR_PRODUCTS = 2  # for every pair of samples and every output one reverse and one forward pass
+  STRUCTURED_DERIVATIVES = 3  # of every product with a parameter its factors, whatever they cost
 
 
 def empirical_ntk_fn(
   f: Callable[..., PyTree],
-  trace_axes: SupportsIndex | Sequence[SupportsIndex] = (-1,),
-  diagonal_axes: SupportsIndex | Sequence[SupportsIndex] = (),
+  trace_axes: Axes = (-1,),
+  diagonal_axes: Axes = (),
   vmap_axes: Any = None,
-  implementation: int = 1,
+  implementation: NtkImplementation | int | Literal["auto"] = NtkImplementation.AUTO,
+  _j_rules: bool = True,
+  _s_rules: bool = True,
+  _fwd: bool | None = None,
   *,
   select: Callable[[str], bool] | None = None,
   chunk_size: int | None = None,
+  batch_size: int | None = None,
   precision: jax.lax.Precision | None = jax.lax.Precision.HIGHEST,
+  explain: bool = False,
 ) -> Callable[..., PyTree]:
   """The function that computes `J(x1) J(x2)^T`, J = d f(params, x) / d params.
 
   Names, argument order, output shapes and normalisation are those of
   `neural_tangents.empirical_ntk_fn` (Novak et al., "Fast Finite Width Neural Tangent Kernel",
-  ICML 2022, arXiv 2206.08720); the method is its Jacobian contraction.
+  ICML 2022, arXiv 2206.08720).
 
   Args:
     f: `f(params, x, **kwargs)`; params, x and the output may be pytrees. Output leaves are treated
@@ -39,17 +64,24 @@ def empirical_ntk_fn(
     diagonal_axes: output axes of which only the diagonal is computed.
     vmap_axes: None: f sees the whole batch, which may couple the samples (BatchNorm in batch mode).
       An int: f treats the slices along that axis of inputs and outputs independently, and
-      Jacobians are taken one slice at a time by `vmap`. Or a triple (input axes, output axes,
-      dict of keyword argument axes); axes of a pytree may be one int or a tree of ints.
-    implementation: 0 to 3, neural_tangents' choice of method; they agree, so it has no effect.
+      derivatives are taken one slice at a time by `vmap`; much faster. Or a triple (input axes,
+      output axes, dict of keyword argument axes); axes of a pytree may be one int or a tree of ints.
+      Whether f may be taken so, `check_independence` tells.
+    implementation: see `NtkImplementation`; its number or "auto".
+    _j_rules, _s_rules, _fwd: neural_tangents' switches of its rules; without effect.
     select: which parameter leaves enter, by path ("cells_0/conv/kernel"); None: all. The others may be of any type.
     chunk_size: how many samples (with `vmap_axes`) or output elements (without) are
-      differentiated at a time; None: all. Bounds the activations, not the Jacobian.
+      differentiated at a time; None: all. Bounds the activations, not the derivatives.
+    batch_size: with `vmap_axes`, how many samples of x1 and of x2 have their derivatives in memory at a time;
+      None: all. Samples on the diagonal, or traced, go by once. Where all other axes are traced, the outputs go by one
+      after the other instead, each with all samples. Else rows go by in blocks and the columns once for each of them.
     precision: of the contraction, and of the products inside f that name none; None: JAX's default.
+    explain: the function returned gives a table, as text, of how each parameter enters the kernel
+      and what each way would cost, in place of the kernel.
 
   Returns:
-    `kernel_fn(x1, x2, params, **kwargs)`; `x2=None` means x1. A keyword argument that is a tuple
-    of two is split between x1 and x2, and `rng` is folded so that equal inputs share a key.
+    `kernel_fn(x1, x2, params, **kwargs)`; `x2=None`, or a tree of Nones, means x1. A keyword argument
+    that is a tuple of two is split between x1 and x2, and `rng` is folded so that equal inputs share a key.
     Its result interleaves the axes of f(x1) and f(x2), without the traced ones and with the
     diagonal ones once: outputs [N1, K] and [N2, K] give [N1, N2] by default and [N1, N2, K, K]
     with `trace_axes=()`. float32, or float64 where params are.
@@ -57,89 +89,148 @@ def empirical_ntk_fn(
   Raises:
     ConfigError: axes out of range, shared between trace and diagonal, or of unequal size in f(x1)
       and f(x2); nothing selected; complex or integer outputs, or params that are selected; a bad
-      `chunk_size`. The ones that depend on data are raised by `kernel_fn`.
+      `chunk_size`; structured derivatives on a JAX that lacks what they need. The ones that depend
+      on data are raised by `kernel_fn`.
   """
+  del _j_rules, _s_rules, _fwd
   check_chunk_size(chunk_size)
-  if implementation not in (0, 1, 2, 3):
-    raise ConfigError(f"implementation={implementation!r}: expected 0, 1, 2 or 3.")
+  check_batch_size(batch_size, vmap_axes)
+  method = _method(implementation)
 
   def kernel_fn(x1: PyTree, x2: PyTree, params: PyTree, **apply_fn_kwargs: Any) -> PyTree:
+    x2 = x2 if jax.tree.leaves(x2) else None
     parameters = select_leaves(params, select)
     kwargs1, kwargs2 = split_kwargs(apply_fn_kwargs, x1, x2)
-
-    def rows(x, kwargs):
-      def at(leaves):
-        return f(parameters.rebuild(leaves), x, **kwargs)
-
-      shapes = jax.eval_shape(at, parameters.leaves)
-      if vmap_axes is None:
-        return shapes, jacobian(at, parameters.leaves, chunk_size)
-      return shapes, _sliced_jacobian(f, parameters, x, kwargs, shapes, vmap_axes, chunk_size)
-
     with matmul_precision(precision):
-      shapes1, rows1 = rows(x1, kwargs1)
-      shapes2, rows2 = (shapes1, rows1) if x2 is None else rows(x2, kwargs2)
+      first = Side(f, parameters, x1, kwargs1, vmap_axes)
+      sides = [first] if x2 is None else [first, Side(f, parameters, x2, kwargs2, vmap_axes)]
+      second, leaves = sides[-1], parameters.leaves
+      axes = [_checked(*shapes, trace_axes, diagonal_axes) for shapes in zip(first.shapes, second.shapes, strict=True)]
+      if explain:
+        return _explanation(sides, leaves, axes, method, parameters.paths)
 
-      outputs1, treedef = jax.tree.flatten(shapes1)
-      outputs2 = jax.tree.leaves(shapes2)
-      kernels = [
-        _kernel(a, b, j1, j2, trace_axes, diagonal_axes, precision)
-        for a, b, j1, j2 in zip(outputs1, outputs2, rows1, rows2, strict=True)
-      ]
-    return jax.tree.unflatten(treedef, kernels)
+      def kernels(one: Side, other: Side, own: Sequence[tuple]) -> list[Array]:
+        return _kernels(one, other, leaves, own, method, chunk_size, precision)
+
+      if batch_size is None:
+        found = kernels(first, second, axes)
+      else:
+        found = blocked(kernels, first, second, axes, batch_size)
+    means = [math.prod(shape[i] for i in traced) for shape, (traced, _) in zip(first.shapes, axes, strict=True)]
+    return jax.tree.unflatten(first.treedef, [kernel / mean for kernel, mean in zip(found, means, strict=True)])
 
   return kernel_fn
 
 
-def _kernel(out1, out2, rows1, rows2, trace_axes, diagonal_axes, precision) -> Array:
-  ndim = len(out1.shape)
-  traced = output_axes(trace_axes, ndim, "trace_axes")
-  diagonal = output_axes(diagonal_axes, ndim, "diagonal_axes")
+def _method(implementation: Any) -> NtkImplementation:
+  try:
+    method = NtkImplementation.AUTO if implementation == "auto" else NtkImplementation(implementation)
+  except ValueError as error:
+    raise ConfigError(f"implementation={implementation!r}: expected 'auto', 0, 1, 2 or 3.") from error
+  if method == NtkImplementation.STRUCTURED_DERIVATIVES and _structured is None:
+    raise ConfigError("implementation=3: this JAX has no `jax.extend.core`; use 1, or 'auto', which does without.")
+  return method
+
+
+def _checked(shape1, shape2, trace_axes: Axes, diagonal_axes: Axes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Traced and diagonal axes of an output, non-negative."""
+  traced = output_axes(trace_axes, len(shape1), "trace_axes")
+  diagonal = output_axes(diagonal_axes, len(shape1), "diagonal_axes")
   if set(traced) & set(diagonal):
     raise ConfigError(f"diagonal_axes={diagonal_axes!r}: shares an axis with trace_axes={trace_axes!r}.")
-  if any(out1.shape[i] != out2.shape[i] for i in (*traced, *diagonal)):
-    raise ConfigError(
-      f"x2: f(x1) has shape {out1.shape}, f(x2) {out2.shape}; they must agree on traced and diagonal axes."
-    )
-  kernel = contract(rows1, rows2, ndim, trace_axes=traced, diagonal_axes=diagonal, precision=precision)
-  return kernel / math.prod(out1.shape[i] for i in traced)
+  if len(shape1) != len(shape2) or any(shape1[i] != shape2[i] for i in (*traced, *diagonal)):
+    raise ConfigError(f"x2: f(x1) has shape {shape1}, f(x2) {shape2}; they must agree on traced and diagonal axes.")
+  return traced, diagonal
 
 
-def _sliced_jacobian(f, parameters, x, kwargs, shapes, vmap_axes, chunk_size) -> list[list[Array]]:
-  """Jacobians as `jacobian` returns them, computed slice by slice along `vmap_axes`."""
-  x_axes, out_axes, kwarg_axes = split_vmap_axes(vmap_axes)
-  if isinstance(kwarg_axes, int):
-    kwarg_axes = dict.fromkeys(kwargs, kwarg_axes)
-  mapped_kwargs = {name: kwargs[name] for name in kwarg_axes if name in kwargs}
-  leaves, treedef = jax.tree.flatten((x, mapped_kwargs))
-  axes = leaf_axes(x_axes, x, "vmap_axes")
-  for name in sorted(mapped_kwargs):  # the order in which a dict is flattened
-    axes += leaf_axes(kwarg_axes[name], mapped_kwargs[name], f"vmap_axes[2][{name!r}]")
-  in_axes = {i: axis for i, axis in enumerate(axes) if axis is not None}
-  outputs = [axis for axis in leaf_axes(out_axes, shapes, "vmap_axes") if axis is not None]
-  slices = {i: jnp.moveaxis(leaves[i], axis, 0) for i, axis in in_axes.items()}
-  sizes = sorted({array.shape[0] for array in slices.values()})
-  if len(sizes) != 1 or len(outputs) != len(jax.tree.leaves(shapes)):
-    raise ConfigError(
-      f"vmap_axes={vmap_axes!r}: inputs must share one mapped axis (sizes {sizes}) and every "
-      "output must have one; use vmap_axes=None for a network without a batch axis."
-    )
+def _kernels(first: Side, second: Side, leaves, axes, method: int, chunk_size, precision) -> list[Array]:
+  """The kernel of every output, undivided; the inputs are the same where `first is second`."""
+  if method == NtkImplementation.NTK_VECTOR_PRODUCTS:
+    return _by_products(first, second, leaves, axes, chunk_size)
+  sides = [first] if second is first else [first, second]
+  plan = None if _structured is None else _structured.plan(sides, leaves, axes, method)
+  parts = [_parts(side, leaves, None if plan is None else plan[i], chunk_size) for i, side in enumerate(sides)]
+  return [
+    _contracted(one, other, len(shape), axis, *own, precision)
+    for one, other, shape, axis, own in zip(parts[0], parts[-1], first.shapes, first.sample_axes, axes, strict=True)
+  ]
 
-  def slice_jacobian(one):
-    filled = [jnp.expand_dims(one[i], in_axes[i]) if i in in_axes else leaf for i, leaf in enumerate(leaves)]
-    one_x, one_kwargs = jax.tree.unflatten(treedef, filled)
 
-    def at(values):
-      out = jax.tree.leaves(f(parameters.rebuild(values), one_x, **(kwargs | one_kwargs)))
-      for value, axis in zip(out, outputs, strict=True):
-        if value.shape[axis] != 1:
-          raise ConfigError(
-            f"vmap_axes={vmap_axes!r}: one slice of x gives an output of shape {value.shape}, "
-            f"expected size 1 on axis {axis}."
-          )
-      return [jnp.squeeze(value, axis) for value, axis in zip(out, outputs, strict=True)]
+def _parts(side: Side, leaves: list[Array], plan: Any, chunk_size: int | None) -> list[list]:
+  """Of every output leaf and parameter the Jacobian, or its factors (`_structured.Factors`)."""
+  whole = None if side.sliced else chunk_size
 
-    return jacobian(at, parameters.leaves)
+  def of_one(one: Any) -> list[list]:
+    if plan is None:
+      return jacobian(lambda values: side.at(values, one), leaves, whole)
+    return _structured.derivatives(plan, leaves, one, whole)
 
-  rows = chunked_vmap(slice_jacobian, slices, chunk_size)
-  return [[jnp.moveaxis(jac, 0, axis) for jac in jacs] for jacs, axis in zip(rows, outputs, strict=True)]
+  stacked = side.map(of_one, chunk_size)
+  return [[_placed(part, axis) for part in parts] for parts, axis in zip(stacked, side.sample_axes, strict=True)]
+
+
+def _placed(part: Any, axis: int | None) -> Any:
+  """A part whose leading axis is the samples', if there is one, with that axis among the output's."""
+  if axis is None:
+    return part
+  if isinstance(part, jax.Array):
+    return jnp.moveaxis(part, 0, axis)
+  if isinstance(part, _structured.Factors):
+    return part._replace(cotangents=jnp.moveaxis(part.cotangents, 0, axis))
+  return part
+
+
+def _contracted(parts1, parts2, ndim: int, sample_axis: int | None, traced, diagonal, precision) -> Array:
+  """The sum over the parameters of what their parts give, undivided."""
+  axes: dict[str, Any] = {"trace_axes": traced, "diagonal_axes": diagonal, "precision": precision}
+  pairs = list(zip(parts1, parts2, strict=True))
+  rows = [pair for pair in pairs if isinstance(pair[0], jax.Array)]
+  terms = [contract([a for a, _ in rows], [b for _, b in rows], ndim, **axes)] if rows else []
+  for one, other in pairs:
+    if isinstance(one, jax.Array):
+      continue
+    if isinstance(one, _structured.Factors):
+      terms.append(_structured.contract_factors(one, other, ndim, sample_axis, **axes))
+    else:
+      own = {name: (0,) if sample_axis in axes[name] else () for name in ("trace_axes", "diagonal_axes")}
+      samples = int(sample_axis is not None)
+      terms.append(contract([one.jacobian], [other.jacobian], samples, **own, precision=precision))
+  return sum(terms[1:], start=terms[0])
+
+
+def _by_products(first: Side, second: Side, leaves: list[Array], axes, chunk_size: int | None) -> list[Array]:
+  """Kernels by products with unit vectors, undivided: forward mode of what reverse mode gives for each of them."""
+
+  def pair(one: Any, other: Any) -> list[Array]:
+    out, pullback = jax.vjp(lambda values: second.at(values, other), leaves)
+
+    def columns(position: int) -> Array:
+      shape, dtype = out[position].shape, out[position].dtype
+
+      def column(unit: Array) -> Array:
+        cotangents = [jnp.zeros_like(value) for value in out]
+        cotangents[position] = unit.astype(dtype).reshape(shape)
+        (direction,) = pullback(cotangents)
+        return jax.jvp(lambda values: first.at(values, one), (leaves,), (direction,))[1][position]
+
+      size = math.prod(shape)
+      found = jax.vmap(column, out_axes=-1)(jnp.eye(size))
+      return found.reshape(found.shape[:-1] + shape)
+
+    return [columns(position) for position in range(len(out))]
+
+  full = first.map(lambda one: second.map(lambda other: pair(one, other), None), chunk_size)
+  kernels = []
+  for theta, shape, axis, (traced, diagonal) in zip(full, first.shapes, first.sample_axes, axes, strict=True):
+    ndim = len(shape)
+    others = [i for i in range(ndim) if i != axis]
+    labels = [[i if i in (*traced, *diagonal) else ndim + i for i in range(ndim)][i] for i in range(ndim)]
+    samples = [] if axis is None else [axis, labels[axis]]
+    wanted = [b for i in range(ndim) if i not in traced for b in ([i] if i in diagonal else [i, ndim + i])]
+    kernels.append(jnp.einsum(theta, [*samples, *others, *(labels[i] for i in others)], wanted))
+  return kernels
+
+
+def _explanation(sides: Sequence[Side], leaves, axes, method: int, paths: list[str]) -> str:
+  plan = None if _structured is None else _structured.plan(sides, leaves, axes, method)
+  return "every parameter: its Jacobian by reverse mode" if plan is None else _structured.table(plan, paths)

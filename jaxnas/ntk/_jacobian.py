@@ -18,6 +18,7 @@ class Selection(NamedTuple):
 
   leaves: list[Array]
   rebuild: Callable[[list], PyTree]  # selected leaves -> all parameters, the others as they were
+  paths: list[str]  # of the leaves
   pack: Callable[[list], PyTree]  # one value a selected leaf -> tree like the parameters, else None
 
 
@@ -49,6 +50,7 @@ def select_leaves(params: PyTree, select: Callable[[str], bool] | None = None) -
   return Selection(
     leaves=[jnp.asarray(values[i]) for i in chosen],
     rebuild=lambda new: fill(values, new),
+    paths=[paths[i] for i in chosen],
     pack=lambda new: fill([None] * len(values), new),
   )
 
@@ -119,24 +121,37 @@ def contract(
     The axes of the two outputs interleaved: (N1, N2, K, K) for outputs (N1, K), (N2, K); traced
     axes absent, diagonal axes once. float32, or float64 where a leaf is.
   """
-  with jax.numpy_dtype_promotion("standard"):
-    dtype = jnp.result_type(jnp.float32, *rows1, *rows2)
-  shared = {*trace_axes, *diagonal_axes}
-  axes1 = list(range(ndim))
-  axes2 = [i if i in shared else ndim + i for i in range(ndim)]
-  out_axes = []
+  dtype = accumulator(*rows1, *rows2)
+  free = [i for i in range(ndim) if i not in (*trace_axes, *diagonal_axes)]
+  order = [*diagonal_axes, *free, *trace_axes]
+
+  def matrices(rows: Array) -> Array:
+    """[diagonal, free, traced and parameter]: one contracted axis is quicker than several."""
+    moved = rows.astype(dtype).transpose(*order, *range(ndim, rows.ndim))
+    sizes = [math.prod(rows.shape[i] for i in axes) for axes in (diagonal_axes, free)]
+    return moved.reshape(*sizes, math.prod(moved.shape[len(diagonal_axes) + len(free) :]))
+
+  numbers = (((2,), (2,)), ((0,), (0,))) if diagonal_axes else (((1,), (1,)), ((), ()))
+  terms = []
+  for rows in zip(rows1, rows2, strict=True):
+    a, b = (matrices(r) if diagonal_axes else matrices(r)[0] for r in rows)
+    terms.append(jax.lax.dot_general(a, b, numbers, precision=precision))
+  kernel = sum(terms[1:], start=terms[0])
+  shapes = [[rows.shape[i] for i in free] for rows in (rows1[0], rows2[0])]
+  kernel = kernel.reshape([rows1[0].shape[i] for i in diagonal_axes] + shapes[0] + shapes[1])
+  # Axes are now the diagonal ones, the free ones of the first, those of the second.
+  at = {axis: position for position, axis in enumerate(diagonal_axes)}
+  behind = len(diagonal_axes)
+  final = []
   for i in range(ndim):
-    if i in diagonal_axes:
-      out_axes.append(i)
-    elif i not in trace_axes:
-      out_axes += [i, ndim + i]
-  parameter = 2 * ndim
+    if i in at:
+      final.append(at[i])
+    elif i in free:
+      final += [behind + free.index(i), behind + len(free) + free.index(i)]
+  return kernel.transpose(final)
 
-  def flat(rows):
-    return rows.reshape((*rows.shape[:ndim], math.prod(rows.shape[ndim:]))).astype(dtype)
 
-  terms = [
-    jnp.einsum(flat(a), [*axes1, parameter], flat(b), [*axes2, parameter], out_axes, precision=precision)
-    for a, b in zip(rows1, rows2, strict=True)
-  ]
-  return sum(terms[1:], start=terms[0])
+def accumulator(*arrays: Array) -> jnp.dtype:
+  """float32, or float64 where an array is."""
+  with jax.numpy_dtype_promotion("standard"):
+    return jnp.result_type(jnp.float32, *arrays)

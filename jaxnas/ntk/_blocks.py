@@ -1,0 +1,125 @@
+"""A kernel block by block: what is held at a time does not grow with the number of samples, or only by one output's."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from jaxnas.errors import ConfigError
+from jaxnas.ntk._sides import Side
+
+Kernels = Callable[[Side, Side, Sequence[tuple]], list[Array]]  # of two sides and the axes of their outputs
+
+
+def check_batch_size(batch_size: Any, vmap_axes: Any) -> None:
+  """ConfigError unless it is None, or an integer of at least 1 beside `vmap_axes`."""
+  if batch_size is None:
+    return
+  if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    raise ConfigError(f"batch_size={batch_size!r}: expected an integer of at least 1, or None for all samples at once.")
+  if vmap_axes is None:
+    raise ConfigError(f"batch_size={batch_size}: f is taken by samples only with `vmap_axes`; give both, or neither.")
+
+
+def blocked(kernels: Kernels, first: Side, second: Side, axes: Sequence[tuple], batch_size: int) -> list[Array]:
+  """The kernels of every output, undivided.
+
+  Samples that are on the diagonal, or traced, go by in blocks. Else, outputs that are summed over go by one at a time,
+  with the derivatives of all samples at once. Else rows go by in blocks, and for each of them the columns do.
+
+  Args:
+    kernels: computes them for any samples; called with `first is second` where the inputs are the same.
+    axes: for every output its traced and its diagonal axes.
+  """
+  found = []
+  for position, (traced, diagonal) in enumerate(axes):
+    one, other = (side.only(position) for side in (first, second))
+    other = one if second is first else other
+    sample, shape = first.sample_axes[position], first.shapes[position]
+    assert sample is not None
+    if sample in (*traced, *diagonal):
+      found.append(_streamed(kernels, one, other, traced, diagonal, batch_size))
+    elif len(traced) == len(shape) - 1:
+      found.append(_by_outputs(kernels, one, other, math.prod(shape) // shape[sample]))
+    else:
+      found.append(_by_rows(kernels, one, other, traced, diagonal, batch_size))
+  return found
+
+
+def _streamed(kernels: Kernels, first: Side, second: Side, traced, diagonal, size: int) -> Array:
+  """Blocks of pairs of a sample with itself."""
+  axis = first.sample_axes[0]
+
+  def block(slices: tuple) -> Array:
+    one = first.block(slices[0])
+    other = one if second is first else second.block(slices[1])
+    return kernels(one, other, [(traced, diagonal)])[0]
+
+  slices = (first.slices, first.slices if second is first else second.slices)
+  if axis in traced:
+    return _sum_of_blocks(block, slices, size)
+  return _joined(block, slices, size, _place(axis, traced, diagonal))
+
+
+def _by_outputs(kernels: Kernels, first: Side, second: Side, count: int) -> Array:
+  """The sum over the outputs of their kernels."""
+
+  def add(total: Array, index: Array) -> tuple[Array, None]:
+    one = first.element(index)
+    other = one if second is first else second.element(index)
+    return total + kernels(one, other, [((), ())])[0], None
+
+  shape = jax.eval_shape(lambda: add(jnp.zeros(()), jnp.zeros((), jnp.int32))[0])
+  return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), jnp.arange(count))[0]
+
+
+def _by_rows(kernels: Kernels, first: Side, second: Side, traced, diagonal, size: int) -> Array:
+  """Blocks of rows, and of columns for each of them."""
+  row = _place(first.sample_axes[0], traced, diagonal)
+
+  def rows(slices: PyTree) -> Array:
+    one = first.block(slices)
+    return _joined(
+      lambda columns: kernels(one, second.block(columns), [(traced, diagonal)])[0], second.slices, size, row + 1
+    )
+
+  return _joined(rows, first.slices, size, row)
+
+
+def _place(axis: int | None, traced: Sequence[int], diagonal: Sequence[int]) -> int:
+  """Where an output axis, not a traced one, stands among the kernel's."""
+  assert axis is not None
+  return sum(1 if i in diagonal else 2 for i in range(axis) if i not in traced)
+
+
+def _joined(fn: Callable[[PyTree], Array], xs: PyTree, size: int, axis: int) -> Array:
+  """`fn` of blocks of `xs` along the leading axis, its results side by side along `axis`."""
+  whole, rest = _blocks(fn, xs, size)
+  parts = [] if rest is None else [rest]
+  if whole is not None:
+    moved = jnp.moveaxis(whole, 0, axis)
+    parts.insert(0, moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :]))
+  return jnp.concatenate(parts, axis)
+
+
+def _sum_of_blocks(fn: Callable[[PyTree], Array], xs: PyTree, size: int) -> Array:
+  whole, rest = _blocks(fn, xs, size)
+  return sum(
+    [part for part in (None if whole is None else whole.sum(0), rest) if part is not None], start=jnp.zeros(())
+  )
+
+
+def _blocks(fn: Callable[[PyTree], Array], xs: PyTree, size: int) -> tuple[Array | None, Array | None]:
+  """`fn` of the whole blocks, stacked, and of what is left; None where there is none."""
+  count = jax.tree.leaves(xs)[0].shape[0]
+  blocks, left = divmod(count, size)
+  whole = rest = None
+  if blocks:
+    cut = jax.tree.map(lambda a: a[: blocks * size].reshape(blocks, size, *a.shape[1:]), xs)
+    whole = jax.lax.map(fn, cut)
+  if left:
+    rest = fn(jax.tree.map(lambda a: a[blocks * size :], xs))
+  return whole, rest

@@ -1,0 +1,111 @@
+"""One of the two inputs of a kernel: f there, of the parameters alone, whole or by samples."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import leaf_axes, split_vmap_axes
+from jaxnas.ntk._chunking import chunked_vmap
+from jaxnas.ntk._jacobian import Selection
+
+
+class Side:
+  """f at one input.
+
+  Attributes:
+    sliced: whether f is taken by samples.
+    shapes: of f's output leaves, the whole batch's.
+    treedef: of f's output.
+    sample_axes: for each output leaf the axis along which f is taken by samples; None where it is taken whole.
+    samples: how many there are; 1 where f is taken whole.
+    slices: what `at` takes beside the parameters, stacked along a leading axis; a tree without leaves where f is whole.
+  """
+
+  def __init__(
+    self, f: Callable[..., PyTree], parameters: Selection, x: PyTree, kwargs: dict[str, Any], vmap_axes: Any
+  ):
+    self._f, self._parameters, self._kwargs = f, parameters, kwargs
+
+    def whole(leaves: list[Array]) -> PyTree:
+      return jax.tree.map(jnp.asarray, f(parameters.rebuild(leaves), x, **kwargs))
+
+    shapes = jax.eval_shape(whole, parameters.leaves)
+    outputs, self.treedef = jax.tree.flatten(shapes)
+    self.shapes = [output.shape for output in outputs]
+    self.sliced = vmap_axes is not None
+    self.samples, self.slices = 1, ()
+    self.sample_axes: list[int | None] = [None] * len(self.shapes)
+    self._whole = whole
+    if self.sliced:
+      self._slice(x, shapes, vmap_axes)
+
+  def _slice(self, x: PyTree, shapes: PyTree, vmap_axes: Any) -> None:
+    x_axes, out_axes, kwarg_axes = split_vmap_axes(vmap_axes)
+    if isinstance(kwarg_axes, int):
+      kwarg_axes = dict.fromkeys(self._kwargs, kwarg_axes)
+    mapped = {name: self._kwargs[name] for name in kwarg_axes if name in self._kwargs}
+    self._leaves, self._treedef = jax.tree.flatten((x, mapped))
+    axes = leaf_axes(x_axes, x, "vmap_axes")
+    for name in sorted(mapped):  # the order in which a dict is flattened
+      axes += leaf_axes(kwarg_axes[name], mapped[name], f"vmap_axes[2][{name!r}]")
+    self._in_axes = {i: axis for i, axis in enumerate(axes) if axis is not None}
+    self.sample_axes = leaf_axes(out_axes, shapes, "vmap_axes")
+    self.slices = {i: jnp.moveaxis(self._leaves[i], axis, 0) for i, axis in self._in_axes.items()}
+    sizes = sorted({array.shape[0] for array in self.slices.values()})
+    if len(sizes) != 1 or None in self.sample_axes:
+      raise ConfigError(
+        f"vmap_axes={vmap_axes!r}: inputs must share one mapped axis (sizes {sizes}) and every "
+        "output must have one; use vmap_axes=None for a network without a batch axis."
+      )
+    self.samples, self._vmap_axes = sizes[0], vmap_axes
+
+  def block(self, slices: Any) -> "Side":
+    """f at other samples: some of the `slices`."""
+    other = copy.copy(self)
+    other.slices, other.samples = slices, jax.tree.leaves(slices)[0].shape[0]
+    other.shapes = [
+      tuple(other.samples if i == axis else side for i, side in enumerate(shape))
+      for shape, axis in zip(self.shapes, self.sample_axes, strict=True)
+    ]
+    return other
+
+  def only(self, position: int) -> "Side":
+    """f with one of its output leaves."""
+    other = copy.copy(self)
+    other.shapes, other.sample_axes = [self.shapes[position]], [self.sample_axes[position]]
+    other.at = lambda leaves, one=(): [self.at(leaves, one)[position]]
+    return other
+
+  def element(self, index: Array) -> "Side":
+    """f with one element of its only output leaf, by its number, of every sample."""
+    other = copy.copy(self)
+    other.shapes = [(self.samples,)]
+    other.sample_axes = [0]
+    other.at = lambda leaves, one=(): [self.at(leaves, one)[0].reshape(-1)[index]]
+    return other
+
+  def at(self, leaves: list[Array], one: Any = ()) -> list[Array]:
+    """f's output leaves, without the axis of samples: whole, or at one of the `slices`."""
+    if not self.sliced:
+      return jax.tree.leaves(self._whole(leaves))
+    filled = [
+      jnp.expand_dims(one[i], self._in_axes[i]) if i in self._in_axes else leaf for i, leaf in enumerate(self._leaves)
+    ]
+    x, kwargs = jax.tree.unflatten(self._treedef, filled)
+    out = jax.tree.leaves(self._f(self._parameters.rebuild(leaves), x, **(self._kwargs | kwargs)))
+    for value, axis in zip(out, self.sample_axes, strict=True):
+      if value.shape[axis] != 1:
+        raise ConfigError(
+          f"vmap_axes={self._vmap_axes!r}: one slice of x gives an output of shape {value.shape}, "
+          f"expected size 1 on axis {axis}."
+        )
+    return [jnp.squeeze(value, axis) for value, axis in zip(out, self.sample_axes, strict=True)]
+
+  def map(self, fn: Callable[[Any], PyTree], chunk_size: int | None) -> PyTree:
+    """`fn` of every slice, stacked along a leading axis; `fn(())` where f is whole."""
+    return chunked_vmap(fn, self.slices, chunk_size) if self.sliced else fn(())
