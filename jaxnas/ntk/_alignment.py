@@ -1,5 +1,7 @@
 """Kernel-target alignment: how well a kernel's similarities are those of the targets."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
@@ -9,7 +11,7 @@ from jaxnas.ntk._layout import square
 
 
 def alignment(
-  theta: Real[Array, "..."], targets: Real[Array, "..."], *, centered: bool = False
+  theta: Real[Any, "..."], targets: Real[Any, "..."], *, centered: bool = False
 ) -> Float[Array, ""] | Float[Array, " A"]:
   """The cosine of the angle between a kernel and the kernel of the targets, T = Y Y^T; higher is better.
 

@@ -13,7 +13,8 @@ from jaxtyping import Float, PyTree, Real
 from jaxnas.errors import ConfigError
 from jaxnas.ntk._spectrum import KernelStatus, classify, host, relative_zero
 
-_BASIS = 100  # Lanczos vectors that are kept; up to this size the kernel's columns cost no more products
+_BASIS = 100  # Lanczos vectors that are kept: up to twice as many columns cost no more products than both ends do
+_COLUMNS = 4096  # up to this size all columns may be taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,10 @@ class _NonFinite(Exception):
   """Leaves ARPACK's loop."""
 
 
+class _Exhausted(Exception):
+  """Leaves ARPACK's loop."""
+
+
 def extreme_eigenvalues(
   kernel: Real[Any, "..."] | Callable[[Any], PyTree],
   like: PyTree = None,
@@ -44,7 +49,7 @@ def extreme_eigenvalues(
   count: int = 1,
   tol: float | None = None,
   rtol: float | None = None,
-  max_restarts: int | None = None,
+  max_products: int | None = None,
 ) -> ExtremeEigenvalues:
   """The largest and the smallest eigenvalues of a symmetric kernel by Lanczos' method.
 
@@ -60,14 +65,16 @@ def extreme_eigenvalues(
     tol: of the residual norm |K v - lambda v|, relative to lambda_max; None: the size times the machine
       epsilon of the kernel's dtype, or of v's. Eigenvalues that stand apart are more exact by far.
     rtol: below which, relative to lambda_max, lambda_min counts as zero in the status; None: as in `spectrum`.
-    max_restarts: of ARPACK; None: ten times the size.
+    max_products: after which it gives up; None: the size of the kernel, after which the columns of one up to
+      4,096 are taken instead, one product each (eigenvalues that are close together at the low end take
+      Lanczos longer than that).
 
   Returns:
     ExtremeEigenvalues; the condition number is `largest[-1] / smallest[0]` where the status is OK.
 
   Raises:
     ConfigError: not one kernel; `like` absent with a function or given with an array; no convergence
-      within `max_restarts`; a count that is not in 1 to the size; rtol or tol not in [0, 1).
+      within `max_products`; a count that is not in 1 to the size; rtol or tol not in [0, 1).
 
   Example:
     product = jax.jit(ntk.empirical_ntk_vp_fn(f, x, None, params))
@@ -89,57 +96,64 @@ def extreme_eigenvalues(
   if not 0 <= tol < 1:
     raise ConfigError(f"tol={tol!r}: expected a number in [0, 1).")
   zero = relative_zero(size, dtype, rtol)
-  products = 0
+  budget, products = size if max_products is None else max_products, 0
 
   def product(v):
     nonlocal products
     products += 1
-    result = multiply(v)
+    with np.errstate(invalid="ignore", over="ignore"):
+      result = multiply(v)
     if not np.isfinite(result).all():
       raise _NonFinite
     return result
 
+  def counted(v):
+    if products >= budget:
+      raise _Exhausted
+    return product(v)
+
   try:
-    smallest, largest = _ends(product, size, count, tol, max_restarts)
+    if size <= 2 * max(_BASIS, count):
+      smallest, largest = _by_columns(product, size, count)
+    else:
+      try:
+        smallest, largest = _by_lanczos(counted, size, count, tol, budget)
+      except _Exhausted as error:
+        if max_products is not None or size > _COLUMNS:
+          raise ConfigError(f"max_products={budget}: Lanczos did not converge to tol={tol!r}; raise either.") from error
+        smallest, largest = _by_columns(product, size, count)
   except _NonFinite:
     smallest = largest = np.full(count, np.nan)
   status = classify(np.concatenate([smallest[:1], largest[-1:]]), zero)
   return ExtremeEigenvalues(smallest, largest, KernelStatus(int(status)), products)
 
 
-def _ends(product, size: int, count: int, tol: float, max_restarts: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _by_columns(product: Callable, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+  """The `count` smallest and largest eigenvalues, each ascending, from the whole kernel."""
+  columns = np.stack([product(unit) for unit in np.eye(size)], -1)
+  eigenvalues = np.linalg.eigvalsh((columns + columns.T) / 2)
+  return eigenvalues[:count], eigenvalues[-count:]
+
+
+def _by_lanczos(product: Callable, size: int, count: int, tol: float, most: int) -> tuple[np.ndarray, np.ndarray]:
   """The `count` smallest and largest eigenvalues, each ascending."""
-  if size <= max(_BASIS, 2 * count):
-    columns = np.stack([product(unit) for unit in np.eye(size)], -1)
-    eigenvalues = np.linalg.eigvalsh((columns + columns.T) / 2)
-    return eigenvalues[:count], eigenvalues[-count:]
+  from scipy.sparse import linalg
+
   start = np.random.default_rng(0).normal(size=size)
   scale = np.abs(product(start)).max()  # ARPACK's thresholds are absolute near zero
   if scale == 0:
     return np.zeros(count), np.zeros(count)
-  from scipy.sparse import linalg
+  basis = min(size, max(4 * count, _BASIS))
 
   def largest(shift: float, sign: int) -> np.ndarray:
     """Of `shift I + sign K / scale`; the shift keeps it from being zero, which ARPACK refuses."""
-    operator = linalg.LinearOperator(
-      (size, size), matvec=lambda v: shift * v.ravel() + sign * product(v.ravel()) / scale, dtype=np.float64
-    )
-    try:
-      found = linalg.eigsh(
-        operator,
-        count,
-        which="LA",
-        v0=start,
-        ncv=min(size, max(4 * count, _BASIS)),
-        tol=tol / 2,
-        maxiter=max_restarts,
-        return_eigenvectors=False,
-      )
-    except linalg.ArpackNoConvergence as error:
-      raise ConfigError(
-        f"max_restarts={max_restarts!r}: Lanczos did not converge to tol={tol!r}; raise either."
-      ) from error
-    return np.sort(found)
+
+    def multiply(v):
+      return shift * v.ravel() + sign * product(v.ravel()) / scale
+
+    operator = linalg.LinearOperator((size, size), matvec=multiply, dtype=np.float64)
+    options: dict[str, Any] = dict(v0=start, ncv=basis, tol=tol / 2, maxiter=most, return_eigenvectors=False)
+    return np.sort(linalg.eigsh(operator, count, which="LA", **options))
 
   high = largest(0.0, 1)
   shift = 2 * abs(high[-1])

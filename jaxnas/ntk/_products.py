@@ -72,7 +72,7 @@ def empirical_ntk_vp_fn(
   return product
 
 
-def trace_norm(theta: Real[Array, "..."]) -> Real[Array, "..."]:
+def trace_norm(theta: Real[Any, "..."]) -> Real[Array, "..."]:
   """The trace norm (nuclear norm, the sum of the singular values) of positive semidefinite kernels.
 
   For these, and every empirical kernel of x with itself is one, it is the trace: the sum of the
