@@ -151,7 +151,7 @@ def _by_lanczos(product: Callable, size: int, count: int, tol: float, most: int)
     def multiply(v):
       return shift * v.ravel() + sign * product(v.ravel()) / scale
 
-    operator = linalg.LinearOperator((size, size), matvec=multiply, dtype=np.float64)
+    operator = linalg.LinearOperator((size, size), matvec=multiply, dtype=np.float64)  # pyright: ignore[reportCallIssue]
     options: dict[str, Any] = dict(v0=start, ncv=basis, tol=tol / 2, maxiter=most, return_eigenvectors=False)
     return np.sort(linalg.eigsh(operator, count, which="LA", **options))
 

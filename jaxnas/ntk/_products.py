@@ -25,8 +25,8 @@ def empirical_ntk_vp_fn(
   """The function v -> `J(x1) J(x2)^T v` for the full kernel of f, which is never formed.
 
   Names, argument order and shapes are those of `neural_tangents.empirical_ntk_vp_fn` (Novak et al.,
-  arXiv 2206.08720, section L). f runs once an input, here; a product then is one pull-back and one
-  transposed pull-back, so that f needs no forward-mode rule (`jax.custom_vjp` is enough).
+  arXiv 2206.08720, section L). f runs once an input, here; a product then is one pull-back and the
+  pull-back of another, so that f needs no forward-mode rule (`jax.custom_vjp` is enough).
 
   Args:
     f: `f(params, x, **kwargs)`, which may couple the samples; params, x and the output may be pytrees.
@@ -51,12 +51,13 @@ def empirical_ntk_vp_fn(
   kwargs1, kwargs2 = split_kwargs(apply_fn_kwargs, x1, x2)
 
   def at(x, kwargs):
-    with matmul_precision(precision):
-      return jax.vjp(lambda p: f(p, x, **kwargs), params)
+    return jax.vjp(lambda p: f(p, x, **kwargs), params)
 
-  out1, pullback1 = at(x1, kwargs1)
-  out2, pullback2 = (out1, pullback1) if x2 is None else at(x2, kwargs2)
-  push1 = jax.linear_transpose(lambda u: pullback1(u)[0], out1)
+  with matmul_precision(precision):
+    out1, pullback1 = at(x1, kwargs1)
+    out2, pullback2 = (out1, pullback1) if x2 is None else at(x2, kwargs2)
+    # The pull-back is linear: its own pull-back, at any u, is the transpose.
+    _, push1 = jax.vjp(lambda u: pullback1(u)[0], jax.tree.map(jnp.zeros_like, out1))
 
   def product(v: PyTree) -> PyTree:
     wanted, got = jax.tree.map(jnp.shape, out2), jax.tree.map(jnp.shape, v)

@@ -73,15 +73,16 @@ def solve(theta: Real[Any, "..."], y: Real[Any, "..."], *, ridge: float = 0.0) -
 
 def _cholesky(kernel: np.ndarray, right: Float[np.ndarray, "M R"]) -> tuple[np.ndarray | None, float]:
   """The solution and the reciprocal condition number, or (None, 0) without a factor."""
-  from scipy.linalg import lapack
+  from scipy.linalg import get_lapack_funcs
 
   if not np.isfinite(kernel).all():
     return None, 0.0
-  factor, info = lapack.dpotrf(kernel, lower=False)
+  potrf, pocon, potrs = get_lapack_funcs(("potrf", "pocon", "potrs"), dtype=np.float64)
+  factor, info = potrf(kernel, lower=False)
   if info > 0:
     return None, 0.0
   upper = np.triu(kernel, 1)
   norm = np.abs(upper + upper.T + np.diag(np.diagonal(kernel))).sum(0).max()
-  rcond, _ = lapack.dpocon(factor, norm)
-  solved, _ = lapack.dpotrs(factor, right, lower=False)
+  rcond, _ = pocon(factor, norm)
+  solved, _ = potrs(factor, right, lower=False)
   return solved, float(rcond)

@@ -21,7 +21,7 @@ def case(samples, seed=0):
 
 def rows(params, x):
   """The Jacobian [N * H * K, P]."""
-  jacobians = jax.tree.leaves(jax.jacrev(net)(params, x))
+  jacobians = jax.tree.leaves(jax.jit(jax.jacrev(net))(params, x))
   return np.concatenate([np.reshape(leaf, (x.shape[0] * 8, -1)) for leaf in jacobians], 1)
 
 
