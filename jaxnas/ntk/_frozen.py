@@ -26,7 +26,7 @@ def frozen_statistics(
       statistics and drops nothing: `train=False`, `use_running_average=True`, `deterministic=True`, ...
 
   Returns:
-    `f(params, x, **kwargs)`, kwargs going to `apply` too and before apply_kwargs, and the parameters.
+    `f(params, x, **kwargs)`, whose kwargs go to `apply` and override apply_kwargs, and the parameters.
 
   Raises:
     ConfigError: variables without "params".

@@ -90,6 +90,18 @@ def check_independence(
 
 def _evidence(whole, sliced, leaves, x, x_axes, out_axes) -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
   """The largest mixed derivative, and (difference, size) of the outputs and of the gradients."""
+  dtype = jnp.zeros(()).dtype  # of the sizes: JAX's default
+
+  def largest(values):
+    return jnp.max(jnp.stack([jnp.abs(value).max().astype(dtype) for value in values]))
+
+  def norm(values):
+    scale = jnp.maximum(largest(values), jnp.finfo(dtype).tiny)
+    return scale * jnp.sqrt(sum(jnp.sum(jnp.square(value.astype(dtype) / scale)) for value in values))
+
+  def minus(a, b):
+    return [one - other for one, other in zip(a, b, strict=True)]
+
   inputs, treedef = jax.tree.flatten(x)
   floating = [i for i, leaf in enumerate(inputs) if jnp.issubdtype(leaf.dtype, jnp.floating) and x_axes[i] is not None]
 
@@ -102,29 +114,25 @@ def _evidence(whole, sliced, leaves, x, x_axes, out_axes) -> tuple[Array, tuple[
   out, pullback = jax.vjp(at, leaves, [inputs[i] for i in floating])
   keys = jax.random.split(jax.random.key(0), len(out))
   u = [jax.random.normal(key, value.shape, value.dtype) for key, value in zip(keys, out, strict=True)]
-  halves, mixed = [], jnp.zeros(())
-  for parity in (0, 1):
-    half = [jnp.where(_parity(v, axis) == parity, v, 0) for v, axis in zip(u, out_axes, strict=True)]
-    gradient, moved = pullback(half)
-    halves.append(gradient)
-    for i, value in zip(floating, moved, strict=True):
-      others = jnp.where(_parity(value, x_axes[i]) == parity, 0, value)
-      mixed = jnp.maximum(mixed, jnp.abs(others).max().astype(mixed.dtype))
+
+  def half(parity):
+    """The gradient of one half of u . f in params, and its largest derivative in the other half's inputs."""
+    chosen = [jnp.where(_parity(value, axis) == parity, value, 0) for value, axis in zip(u, out_axes, strict=True)]
+    gradient, moved = pullback(chosen)
+    others = [
+      jnp.where(_parity(value, x_axes[i]) == parity, 0, value) for i, value in zip(floating, moved, strict=True)
+    ]
+    return gradient, largest([jnp.zeros(()), *others])
+
   alone, pullback_alone = jax.vjp(lambda leaves: sliced(leaves, x), leaves)
   (gradient_alone,) = pullback_alone(u)
-  gradient = [even + odd for even, odd in zip(*halves, strict=True)]
-
-  def largest(values):
-    return jnp.max(jnp.stack([jnp.abs(value).max().astype(mixed.dtype) for value in values]))
-
-  def norm(values):
-    scale = jnp.maximum(largest(values), jnp.finfo(mixed.dtype).tiny)
-    return scale * jnp.sqrt(sum(jnp.sum(jnp.square(value.astype(mixed.dtype) / scale)) for value in values))
-
-  def minus(a, b):
-    return [one - other for one, other in zip(a, b, strict=True)]
-
-  return mixed, (largest(minus(alone, out)), largest(out)), (norm(minus(gradient_alone, gradient)), norm(gradient))
+  (even, mixed_even), (odd, mixed_odd) = half(0), half(1)
+  gradient = [one + other for one, other in zip(even, odd, strict=True)]
+  return (
+    jnp.maximum(mixed_even, mixed_odd),
+    (largest(minus(alone, out)), largest(out)),
+    (norm(minus(gradient_alone, gradient)), norm(gradient)),
+  )
 
 
 def _parity(value: Array, axis: int) -> Array:
