@@ -1,59 +1,97 @@
 """What can be had of a kernel without its entries, or from its diagonal alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree, Real
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import split_kwargs
 from jaxnas.ntk._jacobian import matmul_precision
+from jaxnas.ntk._layout import square
 
 
-def ntk_vector_product(
-  f: Callable[[PyTree, PyTree], PyTree],
+def empirical_ntk_vp_fn(
+  f: Callable[..., PyTree],
+  x1: PyTree,
+  x2: PyTree,
   params: PyTree,
-  x: PyTree,
-  v: PyTree,
   *,
   precision: jax.lax.Precision | None = jax.lax.Precision.HIGHEST,
-) -> PyTree:
-  """`J J^T v` for the full kernel of f at x: one VJP, then one JVP (arXiv 2206.08720, section L).
+  **apply_fn_kwargs: Any,
+) -> Callable[[PyTree], PyTree]:
+  """The function v -> `J(x1) J(x2)^T v` for the full kernel of f, which is never formed.
+
+  Names, argument order and shapes are those of `neural_tangents.empirical_ntk_vp_fn` (Novak et al.,
+  arXiv 2206.08720, section L). f runs once an input, here; a product then is one pull-back and the
+  pull-back of another, so that f needs no forward-mode rule (`jax.custom_vjp` is enough).
 
   Args:
-    f: `f(params, x)`, which may couple the samples.
+    f: `f(params, x, **kwargs)`, which may couple the samples; params, x and the output may be pytrees.
+    x1: inputs of the rows.
+    x2: inputs of the columns; None, or a tree of Nones: x1.
     params: pytree of real floating-point arrays.
-    x: inputs.
-    v: shape and structure of `f(params, x)`; real numbers, which are taken in its dtype.
-    precision: of the products inside f that name none.
+    precision: of the products inside f that name none; a keyword of f's of this name is out of reach.
+    apply_fn_kwargs: keyword arguments of f; a tuple of two is split between x1 and x2, and `rng` is
+      folded, as `empirical_ntk_fn` does.
 
   Returns:
-    Shape, dtype and structure of `v`: for f [N, K], sum over j, l of T[i, j, k, l] v[j, l].
+    `fn(v)`, linear, for v of the shape and structure of `f(params, x2)`: the shape, structure and
+    dtype of `f(params, x1)`. For f [N, K] it is the sum over j, l of T[i, j, k, l] v[j, l]. v holds real
+    numbers, which are taken in f's dtype; `fn` raises ConfigError where it does not fit.
 
-  Raises:
-    ConfigError: v is not shaped like f's output.
+  Example:
+    product = jax.jit(ntk.empirical_ntk_vp_fn(f, x, None, params))
+    ntk.extreme_eigenvalues(product, jax.eval_shape(f, params, x))
   """
+  if not jax.tree.leaves(x2):
+    x2 = None
+  kwargs1, kwargs2 = split_kwargs(apply_fn_kwargs, x1, x2)
 
-  def at(p):
-    return f(p, x)
+  def at(x, kwargs):
+    return jax.vjp(lambda p: f(p, x, **kwargs), params)
 
   with matmul_precision(precision):
-    out, pullback = jax.vjp(at, params)
-    wanted, got = jax.tree.map(jnp.shape, out), jax.tree.map(jnp.shape, v)
+    out1, pullback1 = at(x1, kwargs1)
+    out2, pullback2 = (out1, pullback1) if x2 is None else at(x2, kwargs2)
+    # The pull-back is linear: its own pull-back, at any u, is the transpose.
+    _, push1 = jax.vjp(lambda u: pullback1(u)[0], jax.tree.map(jnp.zeros_like, out1))
+
+  def product(v: PyTree) -> PyTree:
+    wanted, got = jax.tree.map(jnp.shape, out2), jax.tree.map(jnp.shape, v)
     if wanted != got:
-      raise ConfigError(f"v: expected the shape of f(params, x), {wanted}, got {got}.")
+      raise ConfigError(f"v: expected the shape of f(params, x2), {wanted}, got {got}.")
     if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(v)):
       raise ConfigError("v: complex; expected real numbers.")
-    (direction,) = pullback(jax.tree.map(lambda o, leaf: jnp.asarray(leaf, o.dtype), out, v))
-    return jax.jvp(at, (params,), (direction,))[1]
+    with matmul_precision(precision):
+      (direction,) = pullback2(jax.tree.map(lambda o, leaf: jnp.asarray(leaf, o.dtype), out2, v))
+      (pushed,) = push1(direction)
+    return pushed
+
+  return product
 
 
-def trace(theta: Float[Array, "*A N N"]) -> Float[Array, "*A"]:
-  """The sum of the diagonal of each kernel [..., N, N].
+def trace_norm(theta: Real[Any, "..."]) -> Real[Array, "..."]:
+  """The trace norm (nuclear norm, the sum of the singular values) of positive semidefinite kernels.
+
+  For these, and every empirical kernel of x with itself is one, it is the trace: the sum of the
+  diagonal, which is what is computed; traceable and differentiable. An indefinite kernel's is
+  `np.abs(ntk.spectrum(theta).eigenvalues).sum()`.
+
+  NASI's score (Shu et al., ICLR 2022; the proxy `trace_norm_exact`) is that of the full kernel by
+  the number of samples: `trace_norm(theta) / N` for [N, N, K, K], and `K / N * trace_norm(theta)` for the mean over
+  classes that `trace_axes=(-1,)` gives. Without the kernel's other entries:
+  `empirical_ntk_fn(f, trace_axes=(0, 1))` is `trace_norm / (N K)` of the full kernel.
+
+  Args:
+    theta: one kernel [N, N] or [N, N, K, K], or several, [A, N, N] or [A, N, N, K, K].
+
+  Returns:
+    A scalar, or [A]; in theta's dtype.
 
   Raises:
-    ConfigError: the last two axes differ in size.
+    ConfigError: rows and columns differ, or theta is complex.
   """
-  if theta.ndim < 2 or theta.shape[-1] != theta.shape[-2]:
-    raise ConfigError(f"theta: expected shape [..., N, N], got {theta.shape}.")
-  return jnp.trace(theta, axis1=-2, axis2=-1)
+  return jnp.trace(square(theta), axis1=-2, axis2=-1)

@@ -1,4 +1,4 @@
-"""Eigenvalues and condition numbers of kernels, on the host in float64, with named failures."""
+"""Eigenvalues, condition numbers and effective ranks of kernels, on the host in float64, with named failures."""
 
 import dataclasses
 import enum
@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Real
+from jaxtyping import Float, Real
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._layout import square
 
 
 class KernelStatus(enum.IntEnum):
@@ -25,8 +26,8 @@ class Spectrum:
   """Eigenvalues of one kernel or of a batch.
 
   Attributes:
-    eigenvalues: [..., N] float64, ascending; NaN for a non-finite kernel.
-    status: a `KernelStatus`; int8 array [...] of its values for a batch.
+    eigenvalues: [M] or [A, M] float64, ascending; NaN for a non-finite kernel.
+    status: a `KernelStatus`; int8 array [A] of its values for a batch.
   """
 
   eigenvalues: np.ndarray
@@ -35,11 +36,11 @@ class Spectrum:
 
 @dataclasses.dataclass(frozen=True)
 class ConditionNumber:
-  """lambda_max / lambda_min of one kernel (float64 scalars) or of a batch (float64 arrays [...]).
+  """lambda_max / lambda_min of one kernel (float64 scalars) or of a batch (float64 arrays [A]).
 
   Attributes:
     value: at least 1 where the status is OK; else inf, the worst (see `negative`).
-    status: a `KernelStatus`; int8 array [...] of its values for a batch.
+    status: a `KernelStatus`; int8 array [A] of its values for a batch.
     lambda_min: smallest eigenvalue; NaN for a non-finite kernel.
     lambda_max: largest eigenvalue; NaN for a non-finite kernel.
     ratio: lambda_max / lambda_min by IEEE rules, whatever the status: it may be negative, infinite,
@@ -53,27 +54,28 @@ class ConditionNumber:
   ratio: Any
 
 
-def spectrum(theta: Real[Any, "*A N N"], *, rtol: float | None = None) -> Spectrum:
+def spectrum(theta: Real[Any, "..."], *, rtol: float | None = None) -> Spectrum:
   """Eigenvalues of symmetric kernels, in float64 on the host.
 
   Args:
-    theta: [..., N, N], any real dtype; only the upper triangle enters the eigenvalues.
-    rtol: an eigenvalue within `rtol * lambda_max` of zero counts as zero; None: N times the machine
+    theta: one kernel, [N, N] (M = N eigenvalues) or [N, N, K, K] (M = N K), or one axis more in front for A of them,
+      as `flatten` reads them; any real dtype. Only the upper triangle of the matrix enters the eigenvalues.
+    rtol: an eigenvalue within `rtol * lambda_max` of zero counts as zero; None: M times the machine
       epsilon of theta's dtype, the bound of `numpy.linalg.matrix_rank`.
 
   Returns:
     Spectrum; never fails on the values of `theta`.
 
   Raises:
-    ConfigError: theta is not [..., N, N] with N >= 1, or is complex; rtol is not in [0, 1).
+    ConfigError: theta's axes are not such pairs of equal size, or theta is empty or complex; rtol is not in [0, 1).
   """
-  kernels, tolerance = _host(theta, rtol)
+  kernels, tolerance = host(theta, rtol)
   eigenvalues = _eigenvalues(kernels)
-  return Spectrum(eigenvalues, _scalar_status(_classify(eigenvalues, tolerance)))
+  return Spectrum(eigenvalues, _scalar_status(classify(eigenvalues, tolerance)))
 
 
 def condition_number(
-  theta: Real[Any, "*A N N"],
+  theta: Real[Any, "..."],
   *,
   negative: Literal["worst", "keep"] = "worst",
   rtol: float | None = None,
@@ -83,7 +85,7 @@ def condition_number(
   Chen et al., "Neural Architecture Search on ImageNet in Four GPU Hours", ICLR 2021, section 3.1.
 
   Args:
-    theta: [..., N, N], any real dtype; only the upper triangle enters the eigenvalues.
+    theta: as in `spectrum`.
     negative: value where lambda_min < 0: "worst" is inf, "keep" the negative ratio, which TE-NAS's
       official code ranks as it is.
     rtol: see `spectrum`; a kernel whose lambda_min counts as zero is SINGULAR.
@@ -96,9 +98,9 @@ def condition_number(
   """
   if negative not in ("worst", "keep"):
     raise ConfigError(f"negative={negative!r}: expected 'worst' or 'keep'.")
-  kernels, tolerance = _host(theta, rtol)
+  kernels, tolerance = host(theta, rtol)
   eigenvalues = _eigenvalues(kernels)
-  status = _classify(eigenvalues, tolerance)
+  status = classify(eigenvalues, tolerance)
   lowest, highest = eigenvalues[..., 0], eigenvalues[..., -1]
   with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
     ratio = np.float64(1) * highest / lowest
@@ -109,20 +111,58 @@ def condition_number(
   return ConditionNumber(value, _scalar_status(status), lowest, highest, ratio)
 
 
-def _host(theta: Any, rtol: float | None) -> tuple[np.ndarray, float]:
-  """`theta` as float64 and the relative size below which an eigenvalue counts as zero."""
-  array = np.asarray(theta)
-  if array.ndim < 2 or array.shape[-1] != array.shape[-2] or array.shape[-1] == 0:
-    raise ConfigError(f"theta: expected shape [..., N, N] with N >= 1, got {array.shape}.")
-  if np.iscomplexobj(array):
-    raise ConfigError(f"theta: expected a real dtype, got {array.dtype}.")
+def effective_rank(
+  theta: Real[Any, "..."], *, kind: Literal["entropy", "participation"] = "entropy"
+) -> np.float64 | Float[np.ndarray, " A"]:
+  """How many eigenvalues carry a kernel, in float64 on the host: from 1 to the rank, whatever the kernel's scale.
+
+  With singular values s_i (the absolute eigenvalues) and p_i = s_i / sum_j s_j:
+
+  - "entropy": exp(-sum_i p_i log p_i) (Roy and Vetterli, "The effective rank", EUSIPCO 2007).
+  - "participation": 1 / sum_i p_i^2, the participation ratio, which is at most the former.
+
+  Args:
+    theta: as in `spectrum`.
+    kind: the definition.
+
+  Returns:
+    A float64 scalar, or [A] for a batch; 0 for a zero kernel, NaN for a non-finite one.
+
+  Raises:
+    ConfigError: as `spectrum`; unknown `kind`.
+  """
+  if kind not in ("entropy", "participation"):
+    raise ConfigError(f"kind={kind!r}: expected 'entropy' or 'participation'.")
+  kernels, _ = host(theta, None)
+  values = np.abs(_eigenvalues(kernels))
+  highest = values.max(-1, keepdims=True)
+  values = values / np.where(highest == 0, 1, highest)  # before sums and squares, which may underflow
+  shares = values / np.where(highest == 0, 1, values.sum(-1, keepdims=True))
+  if kind == "participation":
+    rank = 1 / np.where(highest[..., 0] == 0, np.inf, np.square(shares).sum(-1))
+  else:
+    logarithms = np.log(np.where(shares == 0, 1, shares))
+    rank = np.where(highest[..., 0] == 0, 0, np.exp(-(shares * logarithms).sum(-1)))
+  return np.float64(rank) if rank.ndim == 0 else rank
+
+
+def host(theta: Any, rtol: float | None) -> tuple[np.ndarray, float]:
+  """The matrices of `theta` as float64 and the relative size below which an eigenvalue counts as zero."""
+  array = square(np.asarray(theta))
+  return array.astype(np.float64), relative_zero(array.shape[-1], array.dtype, rtol)
+
+
+def relative_zero(size: int, dtype: Any, rtol: float | None) -> float:
+  """`rtol`, or by default `size` times the rounding of `dtype` (float64's for integers).
+
+  Raises:
+    ConfigError: rtol is not in [0, 1).
+  """
   if rtol is None:
-    floating = jnp.issubdtype(array.dtype, jnp.floating)
-    epsilon = jnp.finfo(array.dtype if floating else np.float64).eps
-    return array.astype(np.float64), array.shape[-1] * float(epsilon)
+    return size * float(jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else np.float64).eps)
   if not 0 <= rtol < 1:
     raise ConfigError(f"rtol={rtol!r}: expected a number in [0, 1).")
-  return array.astype(np.float64), rtol
+  return rtol
 
 
 def _eigenvalues(kernels: np.ndarray) -> np.ndarray:
@@ -139,7 +179,7 @@ def _eigenvalues(kernels: np.ndarray) -> np.ndarray:
   return result
 
 
-def _classify(eigenvalues: np.ndarray, tolerance: float) -> np.ndarray:
+def classify(eigenvalues: np.ndarray, tolerance: float) -> np.ndarray:
   """`KernelStatus` values, int8 [...]."""
   lowest, highest = eigenvalues[..., 0], eigenvalues[..., -1]
   finite = np.isfinite(eigenvalues).all(-1)

@@ -345,7 +345,7 @@ def test_kernel_is_differentiable_through_chunks(x64):
   jax.tree.map(close, chunked, whole)
 
 
-# Selection, products, trace.
+# Selection.
 
 
 def test_selection_by_path(x64):
@@ -378,16 +378,6 @@ def test_axes_may_be_numpys(x64):
   np.testing.assert_array_equal(usual, numpys)
 
 
-def test_v_of_another_real_type_is_taken_in_the_outputs(x64):
-  f, params, x = network("mlp")
-  v = np.arange(N * K).reshape(N, K)
-  wanted = ntk.ntk_vector_product(f, params, x, jnp.asarray(v, np.float64))
-  np.testing.assert_array_equal(ntk.ntk_vector_product(f, params, x, v), wanted)
-  np.testing.assert_array_equal(ntk.ntk_vector_product(f, params, x, jnp.asarray(v, np.float32)), wanted)
-  with pytest.raises(ConfigError, match="v: complex"):
-    ntk.ntk_vector_product(f, params, x, v * 1j)
-
-
 def test_f_with_several_outputs_has_no_gram_matrix():
   f, params, x = network("mlp", np.float32)
   with pytest.raises(ConfigError, match=r"f: returned PyTreeDef.*one array \[N, K\]"):
@@ -404,20 +394,6 @@ def test_leaves_that_are_not_selected_may_be_integers():
   assert ntk.gram_matrix(f, params, x, select=lambda path: path == "kernel").shape == (N, N)
   with pytest.raises(ConfigError, match="'steps' is int"):
     ntk.gram_matrix(f, params, x)
-
-
-@every_network
-def test_ntk_vector_product(x64, name):
-  f, params, x = network(name)
-  v = jnp.asarray(np.random.default_rng(2).normal(size=(N, K)))
-  got = jax.jit(lambda p, v: ntk.ntk_vector_product(f, p, x, v))(params, v)
-  close(got, np.einsum("ijkl,jl->ik", oracle(name), v))
-
-
-def test_trace(x64):
-  kernel = np.einsum("ijkk->ij", oracle("mlp"))
-  squares = sum((rows**2).sum() for rows in dense(*network("mlp")).values())
-  close(ntk.trace(jnp.asarray([kernel, 2 * kernel])), np.asarray([squares, 2 * squares]))
 
 
 # Bad input.
@@ -468,10 +444,6 @@ def test_bad_gram_arguments(unchecked):
     ntk.gram_matrix(lambda p, x: f(p, x).astype(jnp.complex64), params, x)
   with pytest.raises(ConfigError, match="rows"):
     ntk.gram({"a": jnp.ones((2, 3)), "b": jnp.ones((3, 3))})
-  with pytest.raises(ConfigError, match="v: expected"):
-    ntk.ntk_vector_product(f, params, x, jnp.ones((N,)))
-  with pytest.raises(ConfigError, match="theta"):
-    ntk.trace(jnp.ones((2, 3)))
 
 
 # The room.

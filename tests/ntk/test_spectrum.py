@@ -139,13 +139,56 @@ def test_batch_equals_one_by_one():
     np.testing.assert_array_equal(getattr(number, field), [getattr(one, field) for one in one_by_one])
   np.testing.assert_array_equal(spectrum.status, number.status)
   assert spectrum.eigenvalues.shape == (5, 3)
-  assert ntk.condition_number(batch[:4].reshape(2, 2, 3, 3)).value.shape == (2, 2)
   assert ntk.spectrum(np.zeros((0, 3, 3))).eigenvalues.shape == (0, 3)
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (4, 2, 3), (0, 0)])
+def full_kernel(seed=0, samples=4, classes=3):
+  """[N, N, K, K], and its matrix in the order of `outputs.reshape(-1)`, made row by row."""
+  rows = np.random.default_rng(seed).normal(size=(samples * classes, 20))
+  matrix = rows @ rows.T
+  theta = np.empty((samples, samples, classes, classes))
+  for i, k in np.ndindex(samples, classes):
+    for j, m in np.ndindex(samples, classes):
+      theta[i, j, k, m] = matrix[i * classes + k, j * classes + m]
+  return theta, matrix
+
+
+def test_full_kernels_are_flattened():
+  theta, matrix = full_kernel()
+  expected = np.linalg.eigvalsh(matrix)
+  np.testing.assert_allclose(ntk.spectrum(theta).eigenvalues, expected, rtol=1e-10)
+  np.testing.assert_allclose(ntk.condition_number(theta).value, expected[-1] / expected[0], rtol=1e-9)
+  batch = ntk.spectrum(np.stack([theta, 2 * theta]))
+  np.testing.assert_allclose(batch.eigenvalues, [expected, 2 * expected], rtol=1e-10)
+  assert batch.status.shape == (2,)
+
+
+@pytest.mark.parametrize("kind", ["entropy", "participation"])
+def test_effective_rank(kind):
+  def rank(theta):
+    return ntk.effective_rank(theta, kind=kind)
+
+  for count in (1, 2, 5):  # that many equal eigenvalues, whatever their scale and however many are zero
+    for scale in (1e-300, 1.0, 1e200):
+      np.testing.assert_allclose(rank(scale * kernel_of([1] * count + [0] * 3)), count, rtol=1e-6)
+  shares = np.array([0.5, 0.25, 0.25])
+  expected = {"entropy": np.exp(-(shares * np.log(shares)).sum()), "participation": 1 / (shares**2).sum()}
+  np.testing.assert_allclose(rank(kernel_of([2, 1, 1])), expected[kind], rtol=1e-12)
+  np.testing.assert_allclose(rank(kernel_of([-2, 1, 1])), expected[kind], rtol=1e-12)  # singular values
+  theta, matrix = full_kernel()
+  np.testing.assert_allclose(rank(theta), rank(matrix), rtol=1e-12)
+  got = rank(np.stack([kernel_of([2, 1, 1]), np.zeros((3, 3)), np.full((3, 3), np.nan)]))
+  np.testing.assert_allclose(got, [expected[kind], 0, np.nan], rtol=1e-12)
+
+
+def test_participation_is_at_most_entropy():
+  theta, _ = full_kernel()
+  assert 1 < ntk.effective_rank(theta, kind="participation") < ntk.effective_rank(theta) < 12
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (4, 2, 3), (0, 0), (2, 3, 3, 2), (2, 2, 3, 2), (2, 2, 0, 0)])
 def test_bad_shape(unchecked, shape):
-  for fn in (ntk.spectrum, ntk.condition_number):
+  for fn in (ntk.spectrum, ntk.condition_number, ntk.effective_rank):
     with pytest.raises(ConfigError, match="theta: expected shape"):
       fn(np.zeros(shape))
 
@@ -155,6 +198,8 @@ def test_bad_arguments(unchecked):
     ntk.spectrum(np.eye(2, dtype=np.complex64))
   with pytest.raises(ConfigError, match="negative='drop'"):
     ntk.condition_number(np.eye(2), negative="drop")
+  with pytest.raises(ConfigError, match="kind='rank'"):
+    ntk.effective_rank(np.eye(2), kind="rank")
   for rtol in (-1, 1, np.nan):
     with pytest.raises(ConfigError, match="rtol"):
       ntk.condition_number(np.eye(2), rtol=rtol)
