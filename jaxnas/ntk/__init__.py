@@ -4,6 +4,8 @@
 """
 
 from jaxnas.ntk._alignment import alignment as alignment
+from jaxnas.ntk._batch import batch as batch
+from jaxnas.ntk._empirical import NtkImplementation as NtkImplementation
 from jaxnas.ntk._empirical import empirical_ntk_fn as empirical_ntk_fn
 from jaxnas.ntk._frozen import batch_statistics as batch_statistics
 from jaxnas.ntk._frozen import frozen_statistics as frozen_statistics
@@ -14,6 +16,8 @@ from jaxnas.ntk._independence import check_independence as check_independence
 from jaxnas.ntk._lanczos import ExtremeEigenvalues as ExtremeEigenvalues
 from jaxnas.ntk._lanczos import extreme_eigenvalues as extreme_eigenvalues
 from jaxnas.ntk._layout import flatten as flatten
+from jaxnas.ntk._nngp import empirical_kernel_fn as empirical_kernel_fn
+from jaxnas.ntk._nngp import empirical_nngp_fn as empirical_nngp_fn
 from jaxnas.ntk._products import empirical_ntk_vp_fn as empirical_ntk_vp_fn
 from jaxnas.ntk._products import trace_norm as trace_norm
 from jaxnas.ntk._solve import Solution as Solution

@@ -34,12 +34,15 @@ class NtkImplementation(enum.IntEnum):
   STRUCTURED_DERIVATIVES = 3  # of every product with a parameter its factors, whatever they cost
 
 
+Implementation = NtkImplementation | int | Literal["auto"]
+
+
 def empirical_ntk_fn(
   f: Callable[..., PyTree],
   trace_axes: Axes = (-1,),
   diagonal_axes: Axes = (),
   vmap_axes: Any = None,
-  implementation: NtkImplementation | int | Literal["auto"] = NtkImplementation.AUTO,
+  implementation: Implementation = NtkImplementation.AUTO,
   _j_rules: bool = True,
   _s_rules: bool = True,
   _fwd: bool | None = None,
@@ -105,7 +108,9 @@ def empirical_ntk_fn(
       first = Side(f, parameters, x1, kwargs1, vmap_axes)
       sides = [first] if x2 is None else [first, Side(f, parameters, x2, kwargs2, vmap_axes)]
       second, leaves = sides[-1], parameters.leaves
-      axes = [_checked(*shapes, trace_axes, diagonal_axes) for shapes in zip(first.shapes, second.shapes, strict=True)]
+      axes = [
+        checked_axes(*shapes, trace_axes, diagonal_axes) for shapes in zip(first.shapes, second.shapes, strict=True)
+      ]
       if explain:
         return _explanation(sides, leaves, axes, method, parameters.paths)
 
@@ -132,7 +137,7 @@ def _method(implementation: Any) -> NtkImplementation:
   return method
 
 
-def _checked(shape1, shape2, trace_axes: Axes, diagonal_axes: Axes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def checked_axes(shape1, shape2, trace_axes: Axes, diagonal_axes: Axes) -> tuple[tuple[int, ...], tuple[int, ...]]:
   """Traced and diagonal axes of an output, non-negative."""
   traced = output_axes(trace_axes, len(shape1), "trace_axes")
   diagonal = output_axes(diagonal_axes, len(shape1), "diagonal_axes")
@@ -151,7 +156,7 @@ def _kernels(first: Side, second: Side, leaves, axes, method: int, chunk_size, p
   plan = None if _structured is None else _structured.plan(sides, leaves, axes, method)
   parts = [_parts(side, leaves, None if plan is None else plan[i], chunk_size) for i, side in enumerate(sides)]
   return [
-    _contracted(one, other, len(shape), axis, *own, precision)
+    _contracted(one, other, len(shape), axis, own[0], own[1], precision)
     for one, other, shape, axis, own in zip(parts[0], parts[-1], first.shapes, first.sample_axes, axes, strict=True)
   ]
 
@@ -233,4 +238,6 @@ def _by_products(first: Side, second: Side, leaves: list[Array], axes, chunk_siz
 
 def _explanation(sides: Sequence[Side], leaves, axes, method: int, paths: list[str]) -> str:
   plan = None if _structured is None else _structured.plan(sides, leaves, axes, method)
-  return "every parameter: its Jacobian by reverse mode" if plan is None else _structured.table(plan, paths)
+  if plan is None:
+    return "every parameter: its Jacobian by reverse mode, or products with unit vectors"
+  return _structured.table(plan, paths)

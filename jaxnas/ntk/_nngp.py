@@ -1,0 +1,95 @@
+"""The other empirical kernel, of the outputs themselves, and both kernels behind one function."""
+
+import functools
+import math
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import split_kwargs
+from jaxnas.ntk._empirical import Axes, Implementation, NtkImplementation, checked_axes, empirical_ntk_fn
+from jaxnas.ntk._jacobian import contract, matmul_precision
+
+KERNELS = ("nngp", "ntk")
+
+
+def empirical_nngp_fn(
+  f: Callable[..., PyTree],
+  trace_axes: Axes = (-1,),
+  diagonal_axes: Axes = (),
+  *,
+  precision: jax.lax.Precision | None = jax.lax.Precision.HIGHEST,
+) -> Callable[..., PyTree]:
+  """The function that computes `f(x1) f(x2)^T`, the empirical kernel of the Gaussian process that f is at large width.
+
+  Arguments, the function returned, its axes and errors are those of `empirical_ntk_fn`; traced axes are averaged.
+  Lee et al., "Deep Neural Networks as Gaussian Processes", ICLR 2018; the interface is neural_tangents'.
+  """
+
+  def kernel_fn(x1: PyTree, x2: PyTree, params: PyTree, **apply_fn_kwargs: Any) -> PyTree:
+    x2 = x2 if jax.tree.leaves(x2) else None
+    kwargs1, kwargs2 = split_kwargs(apply_fn_kwargs, x1, x2)
+    with matmul_precision(precision):
+      out1 = jax.tree.map(jnp.asarray, f(params, x1, **kwargs1))
+      out2 = out1 if x2 is None else jax.tree.map(jnp.asarray, f(params, x2, **kwargs2))
+
+    def kernel(a: Array, b: Array) -> Array:
+      if not jnp.issubdtype(a.dtype, jnp.floating):
+        raise ConfigError(f"f: returned {a.dtype}; kernels need real floating-point outputs.")
+      traced, diagonal = checked_axes(a.shape, b.shape, trace_axes, diagonal_axes)
+      products = contract(
+        [a[..., None]], [b[..., None]], a.ndim, trace_axes=traced, diagonal_axes=diagonal, precision=precision
+      )
+      return products / math.prod(a.shape[axis] for axis in traced)
+
+    return jax.tree.map(kernel, out1, out2)
+
+  return kernel_fn
+
+
+def empirical_kernel_fn(
+  f: Callable[..., PyTree],
+  trace_axes: Axes = (-1,),
+  diagonal_axes: Axes = (),
+  vmap_axes: Any = None,
+  implementation: Implementation = NtkImplementation.AUTO,
+  **options: Any,
+) -> Callable[..., Any]:
+  """The function that computes either empirical kernel or both.
+
+  Args:
+    f, trace_axes, diagonal_axes, vmap_axes, implementation, options: as of `empirical_ntk_fn`.
+
+  Returns:
+    `kernel_fn(x1, x2, get, params, **kwargs)`. `get` "nngp" or "ntk" gives that kernel, a sequence of them a named
+    tuple of them in its order, None one of both. `get` may be left out by name: `kernel_fn(x1, x2, params=params)`.
+
+  Raises:
+    ConfigError: as of `empirical_ntk_fn`; an unknown kernel.
+  """
+  kernels = {
+    "nngp": empirical_nngp_fn(f, trace_axes, diagonal_axes, **{k: v for k, v in options.items() if k == "precision"}),
+    "ntk": empirical_ntk_fn(f, trace_axes, diagonal_axes, vmap_axes, implementation, **options),
+  }
+
+  def kernel_fn(
+    x1: PyTree, x2: PyTree = None, get: str | Sequence[str] | None = None, params: PyTree = None, **kwargs: Any
+  ) -> Any:
+    names = KERNELS if get is None else (get,) if isinstance(get, str) else tuple(get)
+    if not names or any(name not in KERNELS for name in names):
+      raise ConfigError(f"get={get!r}: expected 'nngp', 'ntk', several of them, or None for both.")
+    found = [kernels[name](x1, x2, params, **kwargs) for name in names]
+    return found[0] if isinstance(get, str) else _tuple_of(names)(*found)
+
+  return kernel_fn
+
+
+@functools.cache
+def _tuple_of(names: tuple[str, ...]) -> type:
+  """The type of several kernels; one for the same names, since it is a node of a pytree."""
+  return namedtuple("EmpiricalKernel", names)
