@@ -159,6 +159,23 @@ class Single(Network, Protocol):
 
 
 @runtime_checkable
+class SampleGradients(Network, Protocol):
+  """A network that gives the gradients of single samples from one backward pass, its batch's statistics constant."""
+
+  def sample_gradients(
+    self, params: PyTree, inputs: Array, arch: Array, outputs: Callable[[Float[Array, "N K"]], Float[Array, " N"]]
+  ) -> PyTree:
+    """The derivative of each sample's output by every kernel and scale, a tree of leaves [N, ...], in mode
+    `batch_frozen`.
+
+    Args:
+      inputs: as of `apply`.
+      outputs: one number a sample, of its own logits.
+    """
+    ...
+
+
+@runtime_checkable
 class TappedNetwork(Network, Protocol):
   """A network of single architectures with three taps and running statistics, which GenNAS trains on signals."""
 

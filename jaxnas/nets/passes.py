@@ -3,7 +3,7 @@
 The maps of a network have their channels last ([N, H, W, C]) or first ([C, N, H, W]); a `Pass` knows their axis.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -183,6 +183,38 @@ def with_gates(params: PyTree, gates: PyTree | None) -> PyTree:
   return {name: with_gates(own, gates.get(name)) for name, own in params.items()}
 
 
+def with_offsets(params: PyTree, offsets: PyTree | None) -> PyTree:
+  """The parameters with the offsets of kernels and scales, sample by sample, beside them, as `offset`."""
+  if offsets is None:
+    return params
+  own = next((offsets[name] for name in ("kernel", "scale") if name in offsets), None)
+  merged = {
+    name: with_offsets(value, offsets[name]) if isinstance(value, dict) and name in offsets else value
+    for name, value in params.items()
+  }
+  return merged if own is None else {**merged, "offset": own}
+
+
+def offsets_like(params: PyTree, samples: int, is_stacked: Callable[[str], bool]) -> PyTree:
+  """Zeros for `with_offsets`, [samples, *leaf] for every kernel and scale; behind the axis of stacked layers.
+
+  Args:
+    is_stacked: tells by the name of a part of the network whether its first axis is that of layers.
+  """
+
+  def of(tree: PyTree, stacked: bool) -> PyTree:
+    found = {}
+    for name, value in tree.items():
+      if isinstance(value, dict):
+        found[name] = of(value, stacked)
+      elif name in ("kernel", "scale"):
+        lead = value.shape[:1] if stacked else ()
+        found[name] = jnp.zeros((*lead, samples, *value.shape[len(lead) :]), value.dtype)
+    return found
+
+  return {name: of(tree, is_stacked(name)) for name, tree in params.items()}
+
+
 def gated(z: Array, layer: PyTree, axis: int = -1) -> Array:
   """A convolution's output times its factors for each sample and channel, [N, C], where the layer has a `gate`."""
   if "gate" not in layer:
@@ -194,6 +226,8 @@ def gated(z: Array, layer: PyTree, axis: int = -1) -> Array:
 def linear(features: Float[Array, "N C"], params: PyTree) -> Float[Array, "N K"]:
   """The linear layer of a classifier."""
   y = jnp.matmul(features, params["kernel"], precision=lax.Precision.HIGHEST)
+  if "offset" in params:
+    y = y + jnp.einsum("nc,nck->nk", features, params["offset"], precision=lax.Precision.HIGHEST)
   return y + params["bias"][None]
 
 

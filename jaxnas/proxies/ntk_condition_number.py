@@ -16,7 +16,19 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas import ntk, registry
-from jaxnas.base import Batch, Evaluated, Inputs, Network, NetworkConfig, Proxy, Reading, Source, Space, Status
+from jaxnas.base import (
+  Batch,
+  Evaluated,
+  Inputs,
+  Network,
+  NetworkConfig,
+  Proxy,
+  Reading,
+  SampleGradients,
+  Source,
+  Space,
+  Status,
+)
 from jaxnas.data.batches import augmented_batch
 from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation, frozen, rows_at_once
@@ -48,7 +60,10 @@ def _kernel_coupled(evaluation: Evaluated) -> Float[Array, "N N"]:
 
 def _kernel_frozen(evaluation: Evaluated) -> Float[Array, "N N"]:
   """`batch_frozen` mode: the batch's statistics are constants, so samples decouple, cost O(N)."""
-  e, rows = evaluation, rows_at_once(evaluation, 8)
+  e, network, rows = evaluation, evaluation.network, rows_at_once(evaluation, 8)
+  if isinstance(network, SampleGradients) and (e.rows is None or e.rows >= len(e.inputs)):
+    inputs = network.embed(e.params, e.inputs)
+    return ntk.gram(network.sample_gradients(e.params, inputs, e.arch, lambda logits: logits.sum(-1)))
   _ = e.stats  # before the loop over samples, where it would be a value of the loop
   logits = functools.partial(frozen, e)
   return ntk.gram_matrix(logits, e.params, e.inputs, coupled=False, select=_enters, chunk_size=rows)

@@ -86,15 +86,20 @@ class NB201Network:
     gates: PyTree | None = None,
     collect: Sequence[Collect] = (),
     rows: bool = False,
+    offsets: PyTree | None = None,
   ) -> Output:
-    """As `base.Network`. Edges that reach no output are computed only where an observation counts them."""
+    """As `base.Network`; `offsets` is of `sample_gradients`.
+
+    Edges that reach no output are computed only where an observation counts them.
+    """
     run = passes.begin(mode, collect, stats, able=self.able, rows=rows)
     if (run.keeps_stats or run.observes) and mode not in ("batch", "batch_frozen"):
       raise ConfigError(
         f"mode={mode!r} with collect={tuple(collect)}: only passes that use the batch show its statistics"
       )
     self._check(inputs)
-    operations, params, given = Operations(run, self.form), passes.with_gates(params, gates), stats or {}
+    operations, given = Operations(run, self.form), stats or {}
+    params = passes.with_offsets(passes.with_gates(params, gates), offsets)
     x, taps, seen, bits = self._stages(operations, params, inputs, self._choices(arch, run), given)
     logits, features, seen["last"] = self._head(operations, params, x, given)
     shown = together(seen)
@@ -189,7 +194,7 @@ def reduction(operations: Operations, x: Read, params: PyTree, given: PyTree) ->
   run, relu = operations.run, jax.nn.relu
   middle, seen_a = operations.conv_bn(relu(x), params["conv_a"], given.get("conv_a"), stride=2)
   y, seen_b = operations.conv_bn(relu(middle), params["conv_b"], given.get("conv_b"))
-  shortcut = operations.convolve(layers.avg_pool_2x2(x), params["downsample"]["conv"]["kernel"])
+  shortcut = operations.convolve(layers.avg_pool_2x2(x), params["downsample"]["conv"])
   seen = together({"conv_a": seen_a, "conv_b": seen_b}).plus(run.of_relu(x), run.of_relu(middle))
   return y + passes.gated(shortcut, params["downsample"]), seen, [x > 0, middle > 0]
 

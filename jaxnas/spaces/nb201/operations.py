@@ -69,7 +69,7 @@ class Operations:
     """BN(conv(x)); x has had its ReLU. A layer without `bn` normalises by the batch, without scale and bias."""
     run, kernel = self.run, layer["conv"]["kernel"]
     if "bn" not in layer:
-      z = self.convolve(x, kernel, stride)
+      z = self.convolve(x, layer["conv"], stride)
       return layers.normalise(z, *layers.batch_moments(z)), Seen()
     bn = layer["bn"]
     if self._fuses:
@@ -77,9 +77,9 @@ class Operations:
     if run.mode in ("running", "identity") and "gate" not in layer:
       mean, variance = self._constants(bn, given)
       gain = bn["scale"] * lax.rsqrt(variance + jnp.asarray(layers.BN_EPSILON, variance.dtype))
-      y = self.convolve(x, kernel * gain[None, None, None], stride)
+      y = self.convolve(x, {"kernel": kernel * gain[None, None, None]}, stride)
       return y + (bn["bias"] - gain * mean)[None, None, None], Seen()
-    return self.normalise(passes.gated(self.convolve(x, kernel, stride), layer), bn, given)
+    return self.normalise(passes.gated(self.convolve(x, layer["conv"], stride), layer), bn, given)
 
   def normalise(self, z: Maps, bn: PyTree, given: Moments | None) -> tuple[Maps, Seen]:
     """BN(z)."""
@@ -87,11 +87,17 @@ class Operations:
     if self.form == "single" and self.run.mode == "batch":
       y = plain_layers.batch_norm(z, bn["scale"], bn["bias"])
     else:
-      y = layers.normalise(z, *moments) * bn["scale"][None, None, None] + bn["bias"][None, None, None]
+      scale = bn["scale"][None, None, None]
+      if "offset" in bn:
+        scale = scale + bn["offset"][:, None, None]
+      y = layers.normalise(z, *moments) * scale + bn["bias"][None, None, None]
     return y, self.run.of_bn(z, moments)
 
-  def convolve(self, x: Read, kernel: Float[Array, "k k Cin C"], stride: int = 1) -> Maps:
-    """A convolution whose pull-back is made for as many cotangents as there will be."""
+  def convolve(self, x: Read, conv: PyTree, stride: int = 1) -> Maps:
+    """A convolution whose pull-back is made for as many cotangents as there will be, or for a gradient a sample."""
+    kernel = conv["kernel"]
+    if "offset" in conv:
+      return plain_layers.convolve_by_sample(x, kernel, conv["offset"], stride)
     many = self.form == "many" or (self.form == "single" and self.run.rows)
     return layers.conv(x, kernel, stride) if many else plain_layers.convolve(x, kernel, stride)
 

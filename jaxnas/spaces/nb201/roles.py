@@ -68,6 +68,21 @@ class SingleNetwork(Classified):
       ones[name] = {edge_name(e): jnp.ones((self.cells, samples, width)) for e in EDGES}
     return ones
 
+  def sample_gradients(
+    self, params: PyTree, inputs: Array, arch: Arch, outputs: Callable[[Float[Array, "N K"]], Float[Array, " N"]]
+  ) -> PyTree:
+    """As `base.SampleGradients`: one backward pass, of the sum of all samples' outputs."""
+    zeros = passes.offsets_like(params, len(inputs), STAGES.__contains__)
+
+    def total(offsets: PyTree) -> Array:
+      return outputs(self.apply(params, inputs, arch, "batch_frozen", offsets=offsets).logits).sum()
+
+    found = jax.grad(total)(zeros)
+    return {
+      name: jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), tree) if name in STAGES else tree
+      for name, tree in found.items()
+    }
+
   def costs(self, arch: Arch, image_size: int = 32) -> Costs:
     """As `base.Single`."""
     size = self.channels, self.cells, self.classes
