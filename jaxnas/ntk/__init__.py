@@ -3,10 +3,14 @@
 `neural_tangents_bridge` is imported on its own, by those who have that package.
 """
 
+from jaxnas.ntk import predict as predict
 from jaxnas.ntk._empirical import empirical_ntk_fn as empirical_ntk_fn
 from jaxnas.ntk._gram import gram as gram
 from jaxnas.ntk._gram import gram_matrix as gram_matrix
 from jaxnas.ntk._gram import per_sample_gradients as per_sample_gradients
+from jaxnas.ntk._linearize import linearize as linearize
+from jaxnas.ntk._linearize import taylor_expand as taylor_expand
+from jaxnas.ntk._monte_carlo import monte_carlo_kernel_fn as monte_carlo_kernel_fn
 from jaxnas.ntk._products import ntk_vector_product as ntk_vector_product
 from jaxnas.ntk._products import trace as trace
 from jaxnas.ntk._spectrum import ConditionNumber as ConditionNumber

@@ -115,7 +115,7 @@ def gradient_descent_mse_ensemble(
       vectors = spectrum(name).vectors
       if test_train is None:
         sizes, cross = layout.sizes, vectors
-        mean = cross @ (spectrum(name).loss_of(times)[:, :, None] * (vectors.T @ y)[None])
+        mean = cross @ (spectrum(name).learned(times)[:, :, None] * (vectors.T @ y)[None])
       else:
         kernel = kernel_named(test_train, name, "kernel_fn(x_test, x_train, get)")
         sizes, cross = kernel.shape[0::2], layout.matrix(kernel, "kernel_fn(x_test, x_train, get)") @ vectors
@@ -134,7 +134,9 @@ def gradient_descent_mse_ensemble(
         initial = layout.matrix(initial, "kernel_fn(x_test, x_train, get)") @ vectors
         response = spectrum(name).response(times)
         both = (cross[None] * response[:, None, :]) @ initial.T
-        test = square_matrix(as_kernel(test_test, "kernel_fn(x_test, None, get)"), sizes, "kernel_fn(x_test, None, get)")
+        test = square_matrix(
+          as_kernel(test_test, "kernel_fn(x_test, None, get)"), sizes, "kernel_fn(x_test, None, get)"
+        )
         covariance = test[None] + _sandwich(cross, response, prior) - both - both.swapaxes(1, 2)
       covariance = unflatten_kernel(covariance, sizes)
       return Gaussian(mean, covariance.reshape((*t.shape, *covariance.shape[1:])))

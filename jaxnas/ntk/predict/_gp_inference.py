@@ -106,9 +106,7 @@ def gp_inference(
       covariance = test + weights.T @ (train_matrix(prior).astype(train.dtype) @ weights) - both - both.T
     return Gaussian(mean, unflatten_kernel(covariance, sizes))
 
-  def predict_fn(
-    get: str | Sequence[str] | None = None, k_test_train: Any = None, k_test_test: Any = None
-  ) -> Any:
+  def predict_fn(get: str | Sequence[str] | None = None, k_test_train: Any = None, k_test_test: Any = None) -> Any:
     names = requested(get, ("nngp", "ntk", "ntkgp"))
     with matmul_precision(jax.lax.Precision.HIGHEST):
       return named("Gaussians", get, {name: posterior(name, k_test_train, k_test_test) for name in names})

@@ -17,6 +17,9 @@ from jaxnas.ntk.predict._gradient_descent_mse import broadcast, check_requested
 from jaxnas.ntk.predict._layout import as_kernel, layout_of, square_matrix
 
 
+_WINDOWS = 20  # each doubles the time, and an explicit solver's work with it: about a million steps
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ODEState:
@@ -68,10 +71,10 @@ def gradient_descent(
   Returns:
     `predict_fn(t=None, fx_train_or_state_0=0.0, fx_test_0=None, k_test_train=None)` as `gradient_descent_mse` returns
     it; times of at least 0 in any order. An `ODEState` in the place of `fx_train_or_state_0` gives an `ODEState`, by
-    which training can be resumed. `t=None` (or the number inf) integrates until the outputs stand still: windows of
-    doubling length, 60 of them at most, until over one of them no output moves by more than the tolerance and the
-    largest velocity is below the tolerance times the first one. A loss without a minimum, such as the
-    cross-entropy, has no such limit, and what the last window reached is returned.
+    which training can be resumed. `t=None` (or the number inf) integrates until the outputs stand still: over windows
+    of doubling length, the first as long as the time scale of the fastest movement, until over one of them nothing
+    moves by more than the tolerance, or for 20 windows. Modes a million times slower are not seen, and a loss without a
+    minimum, such as the cross-entropy, has no limit: what the last window reached is returned.
 
   Raises:
     ConfigError: shapes or axes that contradict one another; a learning rate or times out of range; velocities without
@@ -121,25 +124,27 @@ def gradient_descent(
 
   @jax.jit
   def at_rest(state: ODEState, *args: Any) -> ODEState:
-    def speed(state):
-      return _largest(flow(state, 0.0, *args))
+    def velocity(state):
+      return flow(state, 0.0, *args)
 
-    first = speed(state)
+    # The rate of change of the velocity along itself: how fast the fastest modes that move are.
+    first, change = jax.jvp(velocity, (state,), (velocity(state),))
+    scale = _largest(first) / _largest(change)
+    scale = jnp.where(jnp.isfinite(scale) & (scale > 0), scale, 1)
 
     def moving(carry):
       window, state, moved = carry
-      still = (moved <= tolerance * jnp.maximum(1, _largest(state))) & (speed(state) <= tolerance * first)
-      return (window < 60) & ~still
+      return (window < _WINDOWS) & ~(moved <= tolerance * jnp.maximum(1, _largest(state)))
 
     def advance(carry):
       window, state, _ = carry
-      span = jnp.stack([jnp.zeros((), kernel.dtype), 2.0 ** window.astype(kernel.dtype)])
+      span = jnp.stack([jnp.zeros_like(scale), scale * 2.0 ** window.astype(scale.dtype)])
       states = odeint(flow, state, span, *args, rtol=tolerance, atol=tolerance)
       later = jax.tree.map(lambda a: a[1], states)
       return window + 1, later, _largest(jax.tree.map(jnp.subtract, later, state))
 
-    infinite = jnp.asarray(jnp.inf, kernel.dtype)
-    return jax.lax.while_loop(moving, advance, (jnp.zeros((), jnp.int32), state, infinite))[1]
+    start = (jnp.zeros((), jnp.int32), state, jnp.full_like(scale, jnp.inf))
+    return jax.lax.while_loop(moving, advance, start)[1]
 
   def predict_fn(
     t: ArrayLike | None = None,

@@ -83,8 +83,7 @@ def gradient_descent_mse(
         t = jnp.asarray(t, kernel.dtype)
         shape, times = t.shape, t.reshape(-1) * jnp.asarray(learning_rate, kernel.dtype) / y.size
         modes = spectrum().vectors.T @ residual
-        learned = spectrum().loss_of(times)[:, :, None] * modes[None]
-        train = train_0[None] - spectrum().vectors @ learned
+        train = train_0[None] - spectrum().vectors @ (spectrum().learned(times)[:, :, None] * modes[None])
 
       def finish(rows, sizes):
         outputs = layout.outputs(rows, sizes)

@@ -47,18 +47,23 @@ class Eigen(NamedTuple):
 
   def decay(self, t: Float[Array, " T"]) -> Float[Array, "T n"]:
     """exp(-value t), 1 for the directions that are not trained, at t = inf too."""
-    return jnp.where(self.values > 0, jnp.exp(-self._exponent(t)), 1)
+    return jnp.where(self.trained[None, :], jnp.exp(-self._exponent(t)), 1)
+
+  def learned(self, t: Float[Array, " T"]) -> Float[Array, "T n"]:
+    """1 - exp(-value t), without cancellation; 0 for the directions that are not trained."""
+    return jnp.where(self.trained[None, :], -jnp.expm1(-self._exponent(t)), 0)
 
   def response(self, t: Float[Array, " T"]) -> Float[Array, "T n"]:
     """(1 - exp(-value t)) / value, 0 for the directions that are not trained."""
-    return jnp.where(self.values > 0, -jnp.expm1(-self._exponent(t)) / self._safe()[None, :], 0)
+    return self.learned(t) / self._safe()[None, :]
 
-  def loss_of(self, t: Float[Array, " T"]) -> Float[Array, "T n"]:
-    """1 - exp(-value t), without cancellation."""
-    return jnp.where(self.values > 0, -jnp.expm1(-self._exponent(t)), 0)
+  @property
+  def trained(self) -> Bool[Array, " n"]:
+    """Which directions the flow moves."""
+    return self.values > 0
 
   def _safe(self) -> Float[Array, " n"]:
-    return jnp.where(self.values > 0, self.values, 1)
+    return jnp.where(self.trained, self.values, 1)
 
   def _exponent(self, t: Float[Array, " T"]) -> Float[Array, "T n"]:
     return self._safe()[None, :] * t[:, None]
