@@ -1,7 +1,6 @@
 """Taylor expansions of a network in its parameters."""
 
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, SupportsIndex
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_integer
 
 
 def linearize(f: Callable[..., PyTree], params: PyTree) -> Callable[..., PyTree]:
@@ -50,7 +50,7 @@ def taylor_expand(f: Callable[..., PyTree], params: PyTree, degree: SupportsInde
     ConfigError: `degree` is not an integer of at least 0; a parameter or output leaf is not floating point; p, when
       `f_tayl` is called, is not like `params`.
   """
-  order = _degree(degree)
+  order = checked_integer(degree, 0, "degree")
   flat, treedef = jax.tree_util.tree_flatten_with_path(params)
   for path, leaf in flat:
     if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
@@ -82,16 +82,6 @@ def taylor_expand(f: Callable[..., PyTree], params: PyTree, degree: SupportsInde
     return jax.tree.map(total, *derivatives(order)(base))
 
   return f_tayl
-
-
-def _degree(degree: SupportsIndex) -> int:
-  try:
-    order = -1 if isinstance(degree, bool) else operator.index(degree)
-  except TypeError:
-    order = -1
-  if order < 0:
-    raise ConfigError(f"degree={degree!r}: expected an integer of at least 0.")
-  return order
 
 
 def _difference(p: PyTree, base: PyTree) -> PyTree:

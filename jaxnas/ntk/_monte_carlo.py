@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from jaxnas.errors import ConfigError
 from jaxnas.ntk import _empirical
-from jaxnas.ntk._arguments import output_axes
+from jaxnas.ntk._arguments import checked_integer, output_axes
 from jaxnas.ntk._requests import named, requested
 
 
@@ -71,8 +71,8 @@ def monte_carlo_kernel_fn(
     ...   print(n, kernel.nngp, kernel.ntk)
   """
   numbers, several = _sample_numbers(n_samples)
-  rows_at_once = _integer(batch_size, 0, "batch_size")
-  devices = _integer(device_count, -1, "device_count")
+  rows_at_once = checked_integer(batch_size, 0, "batch_size")
+  devices = checked_integer(device_count, -1, "device_count")
   kernel_fn = _empirical.empirical_kernel_fn(apply_fn, trace_axes, diagonal_axes, vmap_axes, implementation)
   takes_rng = any(
     parameter.kind == parameter.VAR_KEYWORD or parameter.name == "rng"
@@ -98,17 +98,15 @@ def monte_carlo_kernel_fn(
       return apply_fn(params, x1, **(noise | dict(constants) | first))
 
     ndims = {len(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(outputs, key))}
-    kinds = {
-      (0 in output_axes(trace_axes, n, "trace_axes"), 0 in output_axes(diagonal_axes, n, "diagonal_axes"))
-      for n in ndims
-    }
-    if len(kinds) != 1 or kinds & {(True, False), (True, True)}:
+    once = {0 in output_axes(diagonal_axes, ndim, "diagonal_axes") for ndim in ndims}
+    if len(once) != 1 or any(0 in output_axes(trace_axes, ndim, "trace_axes") for ndim in ndims):
       raise ConfigError(
-        f"batch_size={batch_size!r}: needs kernels with the axis 0 of f, got trace_axes={trace_axes!r}."
+        f"batch_size={batch_size!r}: expected output axis 0, the rows, in no trace_axes and in diagonal_axes of all "
+        f"outputs or of none; got {trace_axes!r} and {diagonal_axes!r}."
       )
-    return kinds.pop()[1]
+    return once.pop()
 
-  def one_sample(key, x1, x2, arrays, **static):
+  def one_sample(key, x1, x2, arrays, once, static):
     if not rows_at_once:
       return stored(block(*_spread(key, x1, x2, arrays, devices), **static))
     other = x1 if x2 is None else x2
@@ -124,30 +122,31 @@ def monte_carlo_kernel_fn(
     def joined(blocks, axis):
       return jax.tree.map(lambda *parts: concatenate(parts, axis), *blocks)
 
-    if diagonal(_cut(x1, 0, rows_at_once), arrays, static["constants"]):
+    if once:
       return joined([at(i, i) for i in starts1], 0)
     return joined([joined([at(i, j) for j in starts2], 1) for i in starts1], 0)
 
   def stored(kernels):
     return kernels if store_on_device else jax.tree.map(np.asarray, kernels)
 
-  def estimates(x1, x2, get, kwargs) -> Iterator[Any]:
-    names = requested(get, ("nngp", "ntk"))
+  def estimates(names, x1, x2, get, kwargs) -> Iterator[Any]:
     arrays = {name: value for name, value in kwargs.items() if _is_arrays(value)}
     constants = tuple(sorted((name, value) for name, value in kwargs.items() if name not in arrays))
+    once = bool(rows_at_once) and diagonal(x1, arrays, constants)
     total, chain = None, key
     for n in range(1, numbers[-1] + 1):
       chain, sample_key = jax.random.split(chain)
-      sample = one_sample(sample_key, x1, x2, arrays, names=names, constants=constants)
+      sample = one_sample(sample_key, x1, x2, arrays, once, {"names": names, "constants": constants})
       total = sample if total is None else jax.tree.map(operator.add, total, sample)
       if n in numbers:
-        mean = jax.tree.map(lambda leaf: leaf / n, total)  # noqa: B023  # used at once
+        mean = jax.tree.map(lambda leaf, n=n: leaf / n, total)
         yield named("MonteCarloKernel", get, {name: getattr(mean, name) for name in names})
 
   def sampled_kernel_fn(
     x1: PyTree, x2: PyTree = None, get: str | Sequence[str] | None = None, **apply_fn_kwargs: Any
   ) -> Any:
-    found = estimates(x1, x2 if jax.tree.leaves(x2) else None, get, apply_fn_kwargs)
+    names = requested(get, ("nngp", "ntk"))
+    found = estimates(names, x1, x2 if jax.tree.leaves(x2) else None, get, apply_fn_kwargs)
     return found if several else next(found)
 
   return sampled_kernel_fn
@@ -156,20 +155,10 @@ def monte_carlo_kernel_fn(
 def _sample_numbers(n_samples: SupportsIndex | Iterable[SupportsIndex]) -> tuple[list[int], bool]:
   """The numbers of samples at which an estimate is given, ascending, and whether several were asked for."""
   several = isinstance(n_samples, Iterable)
-  numbers = sorted({_integer(n, 1, "n_samples") for n in (n_samples if several else [n_samples])})
+  numbers = sorted({checked_integer(n, 1, "n_samples") for n in (n_samples if several else [n_samples])})
   if not numbers:
     raise ConfigError("n_samples: empty; expected at least one number of samples.")
   return numbers, several
-
-
-def _integer(value: Any, least: int, name: str) -> int:
-  try:
-    number = least - 1 if isinstance(value, bool) else operator.index(value)
-  except TypeError:
-    number = least - 1
-  if number < least:
-    raise ConfigError(f"{name}={value!r}: expected an integer of at least {least}.")
-  return number
 
 
 def _is_arrays(value: Any) -> bool:

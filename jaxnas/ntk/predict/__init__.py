@@ -12,9 +12,10 @@ as arrays, from wherever they come: `empirical_ntk_fn`, `monte_carlo_kernel_fn`,
 | `max_learning_rate` | the largest step at which gradient descent on a squared loss is stable |
 
 **Shapes.** Outputs f(x) are [N, ...]; a kernel interleaves the axes of two outputs, [N1, N2, K, K], and lacks those in
-`trace_axes`, along which it stands for a multiple of the identity: outputs [N, K] with the default `trace_axes=(-1,)` go
-with kernels [N1, N2]. `trace_axes` must be those that the kernel was computed with, and its `diagonal_axes` must be
-(). The squared loss is `mean((f - y)^2) / 2`, so a mode of eigenvalue l decays as exp(-learning_rate * t * l / y.size).
+`trace_axes`, along which it stands for a multiple of the identity: outputs [N, K] go with the default
+`trace_axes=(-1,)` and kernels [N1, N2]. `trace_axes` must be those that the kernel was computed with, and its
+`diagonal_axes` must be (). The squared loss is `mean((f - y)^2) / 2`: a mode of eigenvalue l decays as
+exp(-learning_rate * t * l / y.size).
 
 **Kernels that are singular or not positive.** `diag_reg` adds `diag_reg * trace(K) / n` to the n diagonal entries
 (`diag_reg_absolute_scale=True`: `diag_reg` itself). What is left below ten times the machine epsilon times the largest

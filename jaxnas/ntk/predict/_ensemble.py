@@ -98,8 +98,9 @@ def gradient_descent_mse_ensemble(
   ) -> Any:
     names = requested(get, ("nngp", "ntk"))
     needed = tuple(name for name in ("nngp", "ntk") if name in names or (name == "nngp" and compute_cov))
+    # Without test inputs `gp_inference` wants to know only whether a covariance is asked for.
     test_train, test_test = None, (True if compute_cov else None)
-    if x_test is not None:
+    if jax.tree.leaves(x_test):
       crossed, own = _test_kwargs(kernel_fn_train_train_kwargs, kernel_fn_test_test_kwargs)
       test_train = kernel_fn(x_test, x_train, needed, **crossed)
       test_test = kernel_fn(x_test, None, "nngp", **own) if compute_cov else None
@@ -164,9 +165,7 @@ def _test_kwargs(train: dict[str, Any], test: dict[str, Any]) -> tuple[dict[str,
     other = train[name]
     if isinstance(value, tuple) and isinstance(other, tuple) and len(value) == len(other) == 2:
       crossed[name] = (value[0], other[0])
-    elif all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(value)):
-      crossed[name] = value
-    elif value == other:
+    elif all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(value)) or value == other:
       crossed[name] = value
     else:
       raise ConfigError(f"{name}={value!r}: the train-train kernel has {other!r}; expected the same in both.")

@@ -11,8 +11,8 @@ from jaxtyping import Array
 
 from jaxnas.errors import ConfigError
 from jaxnas.ntk._jacobian import matmul_precision
-from jaxnas.ntk.predict._layout import as_kernel, layout_of, square_matrix, unflatten_kernel
 from jaxnas.ntk._requests import named, requested
+from jaxnas.ntk.predict._layout import as_kernel, layout_of, square_matrix, unflatten_kernel
 from jaxnas.ntk.predict._solve import check_not_negative, factorise, once, regularise
 
 

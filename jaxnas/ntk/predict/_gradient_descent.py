@@ -16,7 +16,6 @@ from jaxnas.ntk._jacobian import matmul_precision
 from jaxnas.ntk.predict._gradient_descent_mse import broadcast, check_requested
 from jaxnas.ntk.predict._layout import as_kernel, layout_of, square_matrix
 
-
 _WINDOWS = 20  # each doubles the time, and an explicit solver's work with it: about a million steps
 
 

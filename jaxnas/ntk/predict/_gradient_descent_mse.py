@@ -75,6 +75,15 @@ def gradient_descent_mse(
     train_0 = layout.rows(broadcast(initial, layout.shape, kernel.dtype, "fx_train_0"))
     residual = train_0 - y
 
+    def change_of_test(cross):
+      if times is None:
+        return -(cross @ inverse().solve(residual))[None]
+      # The cross kernel meets the eigenvectors first: no product of it with [times, n, c].
+      return -(cross @ spectrum().vectors) @ (spectrum().response(times)[:, :, None] * modes()[None])
+
+    def modes():
+      return spectrum().vectors.T @ residual
+
     with matmul_precision(jax.lax.Precision.HIGHEST):
       if t is None:
         shape, times = (), None
@@ -82,8 +91,7 @@ def gradient_descent_mse(
       else:
         t = jnp.asarray(t, kernel.dtype)
         shape, times = t.shape, t.reshape(-1) * jnp.asarray(learning_rate, kernel.dtype) / y.size
-        modes = spectrum().vectors.T @ residual
-        train = train_0[None] - spectrum().vectors @ (spectrum().learned(times)[:, :, None] * modes[None])
+        train = train_0[None] - spectrum().vectors @ (spectrum().learned(times)[:, :, None] * modes()[None])
 
       def finish(rows, sizes):
         outputs = layout.outputs(rows, sizes)
@@ -93,14 +101,8 @@ def gradient_descent_mse(
         return finish(train, layout.sizes)
       k_test = as_kernel(k_test_train, "k_test_train").astype(kernel.dtype)
       cross, sizes = layout.matrix(k_test, "k_test_train"), k_test.shape[0::2]
-      if times is None:
-        change = (cross @ inverse().solve(-residual))[None]
-      else:
-        # T_test,train in the eigenvectors first: no [times, n, c] product with it.
-        moved = spectrum().response(times)[:, :, None] * modes[None]
-        change = -(cross @ spectrum().vectors) @ moved
       test_0 = layout.rows(broadcast(fx_test_0, layout.output_shape(sizes), kernel.dtype, "fx_test_0"))
-      test = finish(test_0[None] + change, sizes)
+      test = finish(test_0[None] + change_of_test(cross), sizes)
     return test if fx_train_0 is None else (finish(train, layout.sizes), test)
 
   return predict_fn

@@ -55,8 +55,8 @@ class Layout(NamedTuple):
     if kernel.ndim != 2 * len(self.kept) or kernel.shape[1::2] != self.sizes:
       wanted = ", ".join(f"*, {size}" for size in self.sizes)
       raise ConfigError(
-        f"{name}: expected shape [{wanted}] for y_train of shape {self.shape} without the trace_axes {self.traced}, got "
-        f"{kernel.shape}; trace_axes must be those of the kernel, and its diagonal_axes ()."
+        f"{name}: expected shape [{wanted}] for y_train of shape {self.shape} without its trace_axes {self.traced}, "
+        f"got {kernel.shape}; trace_axes must be those of the kernel, and its diagonal_axes ()."
       )
     return flatten_kernel(kernel)
 
@@ -70,8 +70,10 @@ def layout_of(y_train: Array, trace_axes: SupportsIndex | Sequence[SupportsIndex
   return Layout(y_train.shape, traced, kept)
 
 
-def as_kernel(kernel: ArrayLike, name: str) -> Array:
-  """A kernel in float32, or in float64 where it is; ConfigError if it is complex."""
+def as_kernel(kernel: ArrayLike | None, name: str) -> Array:
+  """A kernel in float32, or in float64 where it is; ConfigError if it is missing or complex."""
+  if kernel is None:
+    raise ConfigError(f"{name}=None: expected a kernel.")
   array = jnp.asarray(kernel)
   if jnp.iscomplexobj(array):
     raise ConfigError(f"{name}: complex; expected real numbers.")

@@ -13,9 +13,9 @@ def max_learning_rate(
   """The learning rate above which gradient descent on `mean((f - y)^2) / 2` diverges.
 
   `2 (1 + momentum) n / lambda_max`, n the number of outputs and lambda_max the kernel's largest eigenvalue: the step
-  `I - (rate / n) T` is a contraction below it. With heavy-ball momentum: Goh, "Why Momentum Really Works", Distill 2017,
-  "The Dynamics of Momentum". Exact for a network that is linear in its parameters; for others of the NTK where it is
-  taken.
+  `I - (rate / n) T` is a contraction below it. With heavy-ball momentum: Goh, "Why Momentum Really Works", Distill
+  2017, "The Dynamics of Momentum". Exact for a network that is linear in its parameters; for others
+  it goes with the parameters at which the NTK was taken.
 
   Args:
     ntk_train_train: NTK of the training set, [N, N] or [N, N, K, K, ...].
