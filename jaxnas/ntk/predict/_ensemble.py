@@ -113,34 +113,24 @@ def gradient_descent_mse_ensemble(
 
     def at_times(name: str) -> Array | Gaussian:
       y = layout.rows(y_train.astype(dtype))
-      vectors = spectrum(name).vectors
+      prior = train_matrix("nngp") if compute_cov else None
       if test_train is None:
-        sizes, cross = layout.sizes, vectors
-        mean = cross @ (spectrum(name).learned(times)[:, :, None] * (vectors.T @ y)[None])
+        sizes = layout.sizes
+        mean, covariance = _on_train(spectrum(name), times, y, prior)
       else:
-        kernel = kernel_named(test_train, name, "kernel_fn(x_test, x_train, get)")
-        sizes, cross = kernel.shape[0::2], layout.matrix(kernel, "kernel_fn(x_test, x_train, get)") @ vectors
-        mean = cross @ (spectrum(name).response(times)[:, :, None] * (vectors.T @ y)[None])
-      mean = layout.outputs(mean, sizes)
-      mean = mean.reshape((*t.shape, *mean.shape[1:]))
-      if not compute_cov:
+        argument = "kernel_fn(x_test, x_train, get)"
+        kernel = kernel_named(test_train, name, argument)
+        sizes, initial, test = kernel.shape[0::2], None, None
+        if compute_cov:
+          initial = layout.matrix(kernel_named(test_train, "nngp", argument), argument)
+          test = square_matrix(
+            as_kernel(test_test, "kernel_fn(x_test, None, get)"), sizes, "kernel_fn(x_test, None, get)"
+          )
+        mean, covariance = _on_test(spectrum(name), times, y, layout.matrix(kernel, argument), prior, initial, test)
+      mean = layout.outputs(mean, sizes, t.shape)
+      if covariance is None:
         return mean
-
-      # The prior's covariance in the eigenvectors of the kernel that trains: time enters by the diagonal alone.
-      prior = vectors.T @ train_matrix("nngp") @ vectors
-      if test_train is None:
-        covariance = _sandwich(cross, spectrum(name).decay(times), prior)
-      else:
-        initial = kernel_named(test_train, "nngp", "kernel_fn(x_test, x_train, get)")
-        initial = layout.matrix(initial, "kernel_fn(x_test, x_train, get)") @ vectors
-        response = spectrum(name).response(times)
-        both = (cross[None] * response[:, None, :]) @ initial.T
-        test = square_matrix(
-          as_kernel(test_test, "kernel_fn(x_test, None, get)"), sizes, "kernel_fn(x_test, None, get)"
-        )
-        covariance = test[None] + _sandwich(cross, response, prior) - both - both.swapaxes(1, 2)
-      covariance = unflatten_kernel(covariance, sizes)
-      return Gaussian(mean, covariance.reshape((*t.shape, *covariance.shape[1:])))
+      return Gaussian(mean, unflatten_kernel(covariance, sizes, t.shape))
 
     with matmul_precision(jax.lax.Precision.HIGHEST):
       return named("Gaussians", get, {name: at_times(name) for name in names})
@@ -148,10 +138,42 @@ def gradient_descent_mse_ensemble(
   return predict_fn
 
 
+@jax.jit
+def _on_train(
+  spectrum: Eigen, times: Float[Array, " T"], y: Float[Array, "n c"], prior: Float[Array, "n n"] | None
+) -> tuple[Float[Array, "T n c"], Float[Array, "T n n"] | None]:
+  vectors = spectrum.vectors
+  mean = vectors @ (spectrum.learned(times)[:, :, None] * (vectors.T @ y)[None])
+  if prior is None:
+    return mean, None
+  return mean, _sandwich(vectors, spectrum.decay(times), vectors.T @ prior @ vectors)
+
+
+@jax.jit
+def _on_test(
+  spectrum: Eigen,
+  times: Float[Array, " T"],
+  y: Float[Array, "n c"],
+  cross: Float[Array, "m n"],
+  prior: Float[Array, "n n"] | None,
+  initial: Float[Array, "m n"] | None,
+  test: Float[Array, "m m"] | None,
+) -> tuple[Float[Array, "T m c"], Float[Array, "T m m"] | None]:
+  """`cross` is of the kernel that trains; `prior`, `initial` and `test` are the covariance at time 0, or None."""
+  vectors, response = spectrum.vectors, spectrum.response(times)
+  along = cross @ vectors
+  mean = along @ (response[:, :, None] * (vectors.T @ y)[None])
+  if prior is None or initial is None or test is None:
+    return mean, None
+  both = (along[None] * response[:, None, :]) @ (initial @ vectors).T
+  grown = _sandwich(along, response, vectors.T @ prior @ vectors)
+  return mean, test[None] + grown - both - both.swapaxes(1, 2)
+
+
 def _sandwich(
   cross: Float[Array, "m n"], weights: Float[Array, "T n"], middle: Float[Array, "n n"]
 ) -> Float[Array, "T m m"]:
-  """`C W M W C^T` for each diagonal W."""
+  """`C W M W C^T` for each diagonal W: time enters by the diagonal alone."""
   weighted = cross[None] * weights[:, None, :]
   return weighted @ middle @ weighted.swapaxes(1, 2)
 

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxnas.errors import ConfigError
 from jaxnas.ntk._jacobian import matmul_precision
 from jaxnas.ntk._requests import named, requested
 from jaxnas.ntk.predict._layout import as_kernel, layout_of, square_matrix, unflatten_kernel
-from jaxnas.ntk.predict._solve import check_not_negative, factorise, once, regularise
+from jaxnas.ntk.predict._solve import Inverse, check_not_negative, factorise, once, regularise
 
 
 class Gaussian(NamedTuple):
@@ -87,23 +87,21 @@ def gp_inference(
 
     k_test = kernel_named(k_test_train, inverted, "k_test_train").astype(train.dtype)
     cross, sizes = layout.matrix(k_test, "k_test_train"), k_test.shape[0::2]
-    mean = layout.outputs(cross @ inverse(inverted).solve(layout.rows(targets)), sizes)
+    mean = layout.outputs(_mean(inverse(inverted), cross, layout.rows(targets)), sizes)
     if k_test_test is None:
       return mean
 
     test = square_matrix(kernel_named(k_test_test, prior, "k_test_test").astype(train.dtype), sizes, "k_test_test")
-    weights = inverse(inverted).solve(cross.T)
     if prior == inverted:
-      covariance = test - cross @ weights
+      covariance = _conditioned(inverse(inverted), cross, test)
     else:
       if isinstance(k_train_train, jax.Array | np.ndarray) or isinstance(k_test_train, jax.Array | np.ndarray):
         raise ConfigError(
           "get='ntk' with k_test_test: the covariance needs k_train_train and k_test_train with both kernels, `nngp` "
           "and `ntk`; got a single array."
         )
-      initial = kernel_named(k_test_train, prior, "k_test_train").astype(train.dtype)
-      both = layout.matrix(initial, "k_test_train") @ weights
-      covariance = test + weights.T @ (train_matrix(prior).astype(train.dtype) @ weights) - both - both.T
+      initial = layout.matrix(kernel_named(k_test_train, prior, "k_test_train").astype(train.dtype), "k_test_train")
+      covariance = _trained(inverse(inverted), cross, test, initial, train_matrix(prior).astype(train.dtype))
     return Gaussian(mean, unflatten_kernel(covariance, sizes))
 
   def predict_fn(get: str | Sequence[str] | None = None, k_test_train: Any = None, k_test_test: Any = None) -> Any:
@@ -112,6 +110,31 @@ def gp_inference(
       return named("Gaussians", get, {name: posterior(name, k_test_train, k_test_test) for name in names})
 
   return predict_fn
+
+
+@jax.jit
+def _mean(inverse: Inverse, cross: Float[Array, "m n"], y: Float[Array, "n c"]) -> Float[Array, "m c"]:
+  return cross @ inverse.solve(y)
+
+
+@jax.jit
+def _conditioned(inverse: Inverse, cross: Float[Array, "m n"], test: Float[Array, "m m"]) -> Float[Array, "m m"]:
+  """The posterior's covariance where what is inverted is the prior's."""
+  return test - cross @ inverse.solve(cross.T)
+
+
+@jax.jit
+def _trained(
+  inverse: Inverse,
+  cross: Float[Array, "m n"],
+  test: Float[Array, "m m"],
+  initial: Float[Array, "m n"],
+  train: Float[Array, "n n"],
+) -> Float[Array, "m m"]:
+  """The covariance of trained networks: `initial`, `train` and `test` are the prior's, `cross` and `inverse` not."""
+  weights = inverse.solve(cross.T)
+  both = initial @ weights
+  return test + weights.T @ (train @ weights) - both - both.T
 
 
 def kernel_named(kernels: Any, name: str, argument: str) -> Array:

@@ -103,7 +103,7 @@ def gradient_descent(
     gradient = layout.rows(jax.grad(lambda fx: loss(fx, targets))(state.fx_train))
 
     def pull(rows, shape):
-      return layout.outputs(-rows @ gradient, [shape[axis] for axis in layout.kept])
+      return layout.outputs(-rows @ gradient, tuple(shape[axis] for axis in layout.kept))
 
     train = pull(matrix, state.fx_train.shape)
     test = None if state.fx_test is None else pull(cross, state.fx_test.shape)

@@ -6,12 +6,12 @@ from typing import SupportsIndex
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxnas.errors import ConfigError
 from jaxnas.ntk._jacobian import matmul_precision
 from jaxnas.ntk.predict._layout import as_kernel, layout_of, square_matrix
-from jaxnas.ntk.predict._solve import check_not_negative, eigen, factorise, once, regularise
+from jaxnas.ntk.predict._solve import Eigen, Inverse, check_not_negative, eigen, factorise, once, regularise
 
 
 def gradient_descent_mse(
@@ -75,37 +75,62 @@ def gradient_descent_mse(
     train_0 = layout.rows(broadcast(initial, layout.shape, kernel.dtype, "fx_train_0"))
     residual = train_0 - y
 
-    def change_of_test(cross):
-      if times is None:
-        return -(cross @ inverse().solve(residual))[None]
-      # The cross kernel meets the eigenvectors first: no product of it with [times, n, c].
-      return -(cross @ spectrum().vectors) @ (spectrum().response(times)[:, :, None] * modes()[None])
-
-    def modes():
-      return spectrum().vectors.T @ residual
-
     with matmul_precision(jax.lax.Precision.HIGHEST):
       if t is None:
         shape, times = (), None
-        train = (y + inverse().outside(residual))[None]
+        train = _train_at_rest(inverse(), y, residual)
       else:
         t = jnp.asarray(t, kernel.dtype)
         shape, times = t.shape, t.reshape(-1) * jnp.asarray(learning_rate, kernel.dtype) / y.size
-        train = train_0[None] - spectrum().vectors @ (spectrum().learned(times)[:, :, None] * modes()[None])
+        train = _train_at(spectrum(), times, train_0, residual)
 
-      def finish(rows, sizes):
-        outputs = layout.outputs(rows, sizes)
-        return outputs.reshape((*shape, *outputs.shape[1:]))
-
+      train = layout.outputs(train, layout.sizes, shape)
       if fx_test_0 is None:
-        return finish(train, layout.sizes)
+        return train
       k_test = as_kernel(k_test_train, "k_test_train").astype(kernel.dtype)
       cross, sizes = layout.matrix(k_test, "k_test_train"), k_test.shape[0::2]
       test_0 = layout.rows(broadcast(fx_test_0, layout.output_shape(sizes), kernel.dtype, "fx_test_0"))
-      test = finish(test_0[None] + change_of_test(cross), sizes)
-    return test if fx_train_0 is None else (finish(train, layout.sizes), test)
+      if times is None:
+        test = _test_at_rest(inverse(), cross, test_0, residual)
+      else:
+        test = _test_at(spectrum(), times, cross, test_0, residual)
+      test = layout.outputs(test, sizes, shape)
+    return test if fx_train_0 is None else (train, test)
 
   return predict_fn
+
+
+@jax.jit
+def _train_at_rest(inverse: Inverse, y: Float[Array, "n c"], residual: Float[Array, "n c"]) -> Float[Array, "n c"]:
+  return y + inverse.outside(residual)
+
+
+@jax.jit
+def _train_at(
+  spectrum: Eigen, times: Float[Array, " T"], start: Float[Array, "n c"], residual: Float[Array, "n c"]
+) -> Float[Array, "T n c"]:
+  modes = spectrum.vectors.T @ residual
+  return start[None] - spectrum.vectors @ (spectrum.learned(times)[:, :, None] * modes[None])
+
+
+@jax.jit
+def _test_at(
+  spectrum: Eigen,
+  times: Float[Array, " T"],
+  cross: Float[Array, "m n"],
+  start: Float[Array, "m c"],
+  residual: Float[Array, "n c"],
+) -> Float[Array, "T m c"]:
+  # The cross kernel meets the eigenvectors first: no product of it with [T, n, c].
+  modes = spectrum.vectors.T @ residual
+  return start[None] - (cross @ spectrum.vectors) @ (spectrum.response(times)[:, :, None] * modes[None])
+
+
+@jax.jit
+def _test_at_rest(
+  inverse: Inverse, cross: Float[Array, "m n"], start: Float[Array, "m c"], residual: Float[Array, "n c"]
+) -> Float[Array, "m c"]:
+  return start - cross @ inverse.solve(residual)
 
 
 def broadcast(value: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype, name: str) -> Array:

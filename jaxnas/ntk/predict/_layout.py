@@ -1,5 +1,6 @@
 """Interleaved kernels and outputs as matrices, and back."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, SupportsIndex
@@ -38,14 +39,15 @@ class Layout(NamedTuple):
       shape[axis] = size
     return tuple(shape)
 
+  @functools.partial(jax.jit, static_argnums=0)
   def rows(self, outputs: Array) -> Array:
     """Outputs [...] as a matrix [n, c]."""
     moved = jnp.transpose(outputs, (*self.kept, *self.traced))
     return moved.reshape((-1, math.prod(self.shape[axis] for axis in self.traced)))
 
-  def outputs(self, rows: Array, sizes: Sequence[int]) -> Array:
-    """Matrices [..., m, c] as outputs [..., *output_shape(sizes)]."""
-    lead = rows.shape[:-2]
+  @functools.partial(jax.jit, static_argnums=(0, 2, 3))
+  def outputs(self, rows: Array, sizes: tuple[int, ...], lead: tuple[int, ...] = ()) -> Array:
+    """Matrices [T, m, c], T the product of `lead`, as outputs [*lead, *output_shape(sizes)]."""
     moved = rows.reshape((*lead, *sizes, *(self.shape[axis] for axis in self.traced)))
     source = [len(lead) + i for i in range(len(self.shape))]
     return jnp.moveaxis(moved, source, [len(lead) + axis for axis in (*self.kept, *self.traced)])
@@ -81,6 +83,7 @@ def as_kernel(kernel: ArrayLike | None, name: str) -> Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
+@jax.jit
 def flatten_kernel(kernel: Array) -> Array:
   """[N1, N2, K1, K2, ...] as a matrix [N1 K1 ..., N2 K2 ...]."""
   pairs = kernel.ndim // 2
@@ -88,12 +91,12 @@ def flatten_kernel(kernel: Array) -> Array:
   return moved.reshape((math.prod(kernel.shape[0::2]), math.prod(kernel.shape[1::2])))
 
 
-def unflatten_kernel(matrix: Array, sizes: Sequence[int]) -> Array:
-  """Matrices [..., m, m] as [..., *interleaved], m the product of `sizes`."""
-  lead, pairs = matrix.ndim - 2, len(sizes)
-  apart = matrix.reshape((*matrix.shape[:-2], *sizes, *sizes))
-  order = [lead + i + side * pairs for i in range(pairs) for side in (0, 1)]
-  return jnp.transpose(apart, (*range(lead), *order))
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def unflatten_kernel(matrix: Array, sizes: tuple[int, ...], lead: tuple[int, ...] = ()) -> Array:
+  """Matrices [T, m, m] as [*lead, *interleaved], m the product of `sizes` and T that of `lead`."""
+  pairs = len(sizes)
+  order = [len(lead) + i + side * pairs for i in range(pairs) for side in (0, 1)]
+  return jnp.transpose(matrix.reshape((*lead, *sizes, *sizes)), (*range(len(lead)), *order))
 
 
 def square_matrix(kernel: Array, sizes: Sequence[int], name: str) -> Array:

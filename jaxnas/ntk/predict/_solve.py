@@ -32,6 +32,7 @@ def check_not_negative(value: object, name: str) -> None:
     raise ConfigError(f"{name}={value!r}: expected a number of at least 0.")
 
 
+@functools.partial(jax.jit, static_argnames="absolute")
 def regularise(matrix: Float[Array, "n n"], diag_reg: float | Array, absolute: bool) -> Float[Array, "n n"]:
   """`matrix + diag_reg * I`, in units of the mean of its diagonal unless `absolute`."""
   size = matrix.shape[0]
@@ -69,6 +70,7 @@ class Eigen(NamedTuple):
     return self._safe()[None, :] * t[:, None]
 
 
+@jax.jit
 def eigen(matrix: Float[Array, "n n"]) -> Eigen:
   """The eigenvalues and vectors of a symmetric matrix, what is not above rounding set to 0."""
   values, vectors = jnp.linalg.eigh(matrix)
@@ -110,6 +112,7 @@ class Inverse(NamedTuple):
     return jax.lax.cond(self.definite, jnp.zeros_like, null_part, rhs)
 
 
+@jax.jit
 def factorise(matrix: Float[Array, "n n"]) -> Inverse:
   """The factorisation of a symmetric matrix by which to solve."""
   lower = jnp.linalg.cholesky(matrix)
