@@ -13,6 +13,7 @@ from jaxnas.errors import ConfigError
 from jaxnas.ntk._jacobian import matmul_precision
 from jaxnas.ntk._requests import named, requested
 from jaxnas.ntk.predict._gp_inference import Gaussian, gp_inference, kernel_named
+from jaxnas.ntk.predict._gradient_descent_mse import flow_times
 from jaxnas.ntk.predict._layout import as_kernel, layout_of, square_matrix, unflatten_kernel
 from jaxnas.ntk.predict._solve import Eigen, check_not_negative, eigen, once, regularise
 
@@ -109,7 +110,7 @@ def gradient_descent_mse_ensemble(
 
     dtype = train_kernel(needed[-1]).dtype
     t = jnp.asarray(t, dtype)
-    times = t.reshape(-1) * jnp.asarray(learning_rate, dtype) / y_train.size
+    times = flow_times(t, jnp.asarray(learning_rate, dtype), y_train.size)
 
     def at_times(name: str) -> Array | Gaussian:
       y = layout.rows(y_train.astype(dtype))

@@ -1,5 +1,6 @@
 """Gradient flow on a squared loss in function space, in closed form."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import SupportsIndex
 
@@ -56,7 +57,7 @@ def gradient_descent_mse(
   """
   check_not_negative(diag_reg, "diag_reg")
   kernel = as_kernel(k_train_train, "k_train_train")
-  y_train = jnp.asarray(y_train).astype(kernel.dtype)
+  y_train = jnp.asarray(y_train, kernel.dtype)
   layout = layout_of(y_train, trace_axes)
   matrix = regularise(square_matrix(kernel, layout.sizes, "k_train_train"), diag_reg, diag_reg_absolute_scale)
   y = layout.rows(y_train)
@@ -71,71 +72,79 @@ def gradient_descent_mse(
     k_test_train: ArrayLike | None = None,
   ) -> Array | tuple[Array, Array]:
     check_requested(fx_train_0, fx_test_0, k_test_train)
-    initial = 0.0 if fx_train_0 is None else fx_train_0
-    train_0 = layout.rows(broadcast(initial, layout.shape, kernel.dtype, "fx_train_0"))
-    residual = train_0 - y
-
+    start = layout.rows(broadcast(0.0 if fx_train_0 is None else fx_train_0, layout.shape, kernel.dtype, "fx_train_0"))
     with matmul_precision(jax.lax.Precision.HIGHEST):
       if t is None:
         shape, times = (), None
-        train = _train_at_rest(inverse(), y, residual)
+        train = _train_at_rest(inverse(), y, start)
       else:
         t = jnp.asarray(t, kernel.dtype)
-        shape, times = t.shape, t.reshape(-1) * jnp.asarray(learning_rate, kernel.dtype) / y.size
-        train = _train_at(spectrum(), times, train_0, residual)
-
+        shape, times = t.shape, flow_times(t, jnp.asarray(learning_rate, kernel.dtype), y.size)
+        train = _train_at(spectrum(), times, y, start)
       train = layout.outputs(train, layout.sizes, shape)
       if fx_test_0 is None:
         return train
+
       k_test = as_kernel(k_test_train, "k_test_train").astype(kernel.dtype)
       cross, sizes = layout.matrix(k_test, "k_test_train"), k_test.shape[0::2]
       test_0 = layout.rows(broadcast(fx_test_0, layout.output_shape(sizes), kernel.dtype, "fx_test_0"))
       if times is None:
-        test = _test_at_rest(inverse(), cross, test_0, residual)
+        test = _test_at_rest(inverse(), y, start, cross, test_0)
       else:
-        test = _test_at(spectrum(), times, cross, test_0, residual)
+        test = _test_at(spectrum(), times, y, start, cross, test_0)
       test = layout.outputs(test, sizes, shape)
     return test if fx_train_0 is None else (train, test)
 
   return predict_fn
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def flow_times(t: Array, learning_rate: Array, size: int) -> Float[Array, " T"]:
+  """By what an eigenvalue of the kernel is multiplied in the flow, for targets of `size` elements."""
+  return t.reshape(-1) * learning_rate / size
+
+
 @jax.jit
-def _train_at_rest(inverse: Inverse, y: Float[Array, "n c"], residual: Float[Array, "n c"]) -> Float[Array, "n c"]:
-  return y + inverse.outside(residual)
+def _train_at_rest(inverse: Inverse, y: Float[Array, "n c"], start: Float[Array, "n c"]) -> Float[Array, "n c"]:
+  return y + inverse.outside(start - y)
 
 
 @jax.jit
 def _train_at(
-  spectrum: Eigen, times: Float[Array, " T"], start: Float[Array, "n c"], residual: Float[Array, "n c"]
+  spectrum: Eigen, times: Float[Array, " T"], y: Float[Array, "n c"], start: Float[Array, "n c"]
 ) -> Float[Array, "T n c"]:
-  modes = spectrum.vectors.T @ residual
-  return start[None] - spectrum.vectors @ (spectrum.learned(times)[:, :, None] * modes[None])
+  modes = spectrum.vectors.T @ (y - start)
+  return start[None] + spectrum.vectors @ (spectrum.learned(times)[:, :, None] * modes[None])
+
+
+@jax.jit
+def _test_at_rest(
+  inverse: Inverse,
+  y: Float[Array, "n c"],
+  start: Float[Array, "n c"],
+  cross: Float[Array, "m n"],
+  test_0: Float[Array, "m c"],
+) -> Float[Array, "m c"]:
+  return test_0 + cross @ inverse.solve(y - start)
 
 
 @jax.jit
 def _test_at(
   spectrum: Eigen,
   times: Float[Array, " T"],
+  y: Float[Array, "n c"],
+  start: Float[Array, "n c"],
   cross: Float[Array, "m n"],
-  start: Float[Array, "m c"],
-  residual: Float[Array, "n c"],
+  test_0: Float[Array, "m c"],
 ) -> Float[Array, "T m c"]:
   # The cross kernel meets the eigenvectors first: no product of it with [T, n, c].
-  modes = spectrum.vectors.T @ residual
-  return start[None] - (cross @ spectrum.vectors) @ (spectrum.response(times)[:, :, None] * modes[None])
-
-
-@jax.jit
-def _test_at_rest(
-  inverse: Inverse, cross: Float[Array, "m n"], start: Float[Array, "m c"], residual: Float[Array, "n c"]
-) -> Float[Array, "m c"]:
-  return start - cross @ inverse.solve(residual)
+  modes = spectrum.vectors.T @ (y - start)
+  return test_0[None] + (cross @ spectrum.vectors) @ (spectrum.response(times)[:, :, None] * modes[None])
 
 
 def broadcast(value: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype, name: str) -> Array:
   """A number, or an array of `shape`, as an array of `shape`."""
-  array = jnp.asarray(value).astype(dtype)
+  array = jnp.asarray(value, dtype)
   if array.shape not in ((), shape):
     raise ConfigError(f"{name}: expected a number or the shape {shape}, got {array.shape}.")
   return jnp.broadcast_to(array, shape)
