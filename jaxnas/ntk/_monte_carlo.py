@@ -87,7 +87,8 @@ def monte_carlo_kernel_fn(
   @functools.partial(jax.jit, static_argnames=("names", "constants"))
   def block(key, x1, x2, arrays, *, names, constants):
     params, noise = network(key, x1)
-    return kernel_fn(x1, x2, names, params, **(noise | dict(constants) | arrays))
+    kernels = kernel_fn(x1, x2, names, params, **(noise | dict(constants) | arrays))
+    return {name: getattr(kernels, name) for name in names}
 
   def diagonal(x1: PyTree, arrays: dict[str, Any], constants: tuple) -> bool:
     """Whether the kernel has the rows once; ConfigError unless it has them at all."""
@@ -140,7 +141,7 @@ def monte_carlo_kernel_fn(
       total = sample if total is None else jax.tree.map(operator.add, total, sample)
       if n in numbers:
         mean = jax.tree.map(lambda leaf, n=n: leaf / n, total)
-        yield named("MonteCarloKernel", get, {name: getattr(mean, name) for name in names})
+        yield named("MonteCarloKernel", get, {name: mean[name] for name in names})
 
   def sampled_kernel_fn(
     x1: PyTree, x2: PyTree = None, get: str | Sequence[str] | None = None, **apply_fn_kwargs: Any

@@ -1,6 +1,7 @@
 """How a function that gives several kernels or predictions reads `get`, and what it then returns."""
 
 import collections
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,4 +24,10 @@ def named(typename: str, get: str | Sequence[str] | None, values: dict[str, Any]
   """The one value if `get` is a string, else a named tuple of exactly the values asked for."""
   if isinstance(get, str):
     return values[get]
-  return collections.namedtuple(typename, values)(**values)
+  return _named_tuple(typename, tuple(values))(**values)
+
+
+@functools.cache
+def _named_tuple(typename: str, fields: tuple[str, ...]) -> Any:
+  """One type for each name and fields: results of two calls are trees of the same structure."""
+  return collections.namedtuple(typename, fields)
