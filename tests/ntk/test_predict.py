@@ -349,7 +349,8 @@ class TestEnsemble:
     np.testing.assert_allclose(np.cov(trained_draws) / scale, got.covariance / scale, atol=0.03)
 
   def test_times_and_gets(self):
-    predict_fn = predict.gradient_descent_mse_ensemble(self.kernel_fn, X, Y, diag_reg=1e-3)
+    predict_fn = predict.gradient_descent_mse_ensemble(self.kernel_fn, X, Y, diag_reg=0.1)
+    jax.tree.map(near, predict_fn(np.inf, Z, compute_cov=True), predict_fn(None, Z, compute_cov=True))
     times = np.array([[0.5, 2.0, 9.0]])
     got = predict_fn(times, Z, compute_cov=True)
     assert got._fields == ("nngp", "ntk")
@@ -358,7 +359,7 @@ class TestEnsemble:
       one = predict_fn(t, Z, "ntk", True)
       near(got.ntk.mean[0, i], one.mean)
       near(got.ntk.covariance[0, i], one.covariance)
-    regression = predict.gradient_descent_mse(self.theta[:5, :5], Y, diag_reg=1e-3)
+    regression = predict.gradient_descent_mse(self.theta[:5, :5], Y, diag_reg=0.1)
     near(got.ntk.mean[0], regression(times[0], 0.0, 0.0, self.theta[5:, :5])[1])
 
   def test_under_jit_first(self):

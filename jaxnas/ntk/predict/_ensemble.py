@@ -53,7 +53,7 @@ def gradient_descent_mse_ensemble(
     x_train: training inputs [N, ...], or a tree of them.
     y_train: targets [N, ...].
     learning_rate: the unit of time; a step of gradient descent.
-    diag_reg: added to the diagonal of T, in units of its mean.
+    diag_reg: added to the diagonal of T, in units of its mean; for "nngp" K is T, and has it too.
     diag_reg_absolute_scale: `diag_reg` is in the kernel's own units.
     trace_axes: output axes that the kernels lack.
     **kernel_fn_train_train_kwargs: keyword arguments of `kernel_fn`, such as `params`. They are also those of the
@@ -81,9 +81,12 @@ def gradient_descent_mse_ensemble(
   def train_matrix(name: str) -> Array:
     return square_matrix(train_kernel(name), layout.sizes, "kernel_fn(x_train, None, get)")
 
+  def regularised(name: str) -> Array:
+    return regularise(train_matrix(name), diag_reg, diag_reg_absolute_scale)
+
   @once
   def spectrum(name: str) -> Eigen:
-    return eigen(regularise(train_matrix(name), diag_reg, diag_reg_absolute_scale))
+    return eigen(regularised(name))
 
   @once
   def posterior(names: tuple[str, ...]) -> Callable[..., Any]:
@@ -114,7 +117,10 @@ def gradient_descent_mse_ensemble(
 
     def at_times(name: str) -> Array | Gaussian:
       y = layout.rows(y_train.astype(dtype))
-      prior = train_matrix("nngp") if compute_cov else None
+      prior = None
+      if compute_cov:
+        # Training the last layer is inference under noise, which the prior then has too (`gp_inference` at infinity).
+        prior = regularised("nngp") if name == "nngp" else train_matrix("nngp")
       if test_train is None:
         sizes = layout.sizes
         mean, covariance = _on_train(spectrum(name), times, y, prior)
