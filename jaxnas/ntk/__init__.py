@@ -4,6 +4,7 @@
 """
 
 from jaxnas.ntk import predict as predict
+from jaxnas.ntk._batch import batch as batch
 from jaxnas.ntk._empirical import empirical_ntk_fn as empirical_ntk_fn
 from jaxnas.ntk._gram import gram as gram
 from jaxnas.ntk._gram import gram_matrix as gram_matrix

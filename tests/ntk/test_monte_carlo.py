@@ -131,6 +131,19 @@ def test_blocks_of_a_diagonal():
   near(got, mean_ntk(X, None, 2, key, **options))
 
 
+def test_batch_takes_any_kernel_function():
+  """The empirical kernel, with the parameters as a positional tree of two arrays; and a tree of two kernels."""
+  params = tuple(init_fn(jax.random.key(0), X.shape)[1].values())
+  kernel_fn = ntk.empirical_ntk_fn(lambda p, x: apply_fn({"a": p[0], "b": p[1]}, x), vmap_axes=0)
+  near(ntk.batch(kernel_fn, 3)(X, Z, params), kernel_fn(X, Z, params))
+  near(ntk.batch(kernel_fn, np.int64(3))(X, None, params), kernel_fn(X, None, params))
+  got = ntk.batch(lambda x1, x2, power: [x1 @ x2.T, (x1**power) @ x2.T], 1)(Z, X, power=2)
+  near(got[0], Z @ X.T)
+  near(got[1], Z**2 @ X.T)
+  with pytest.raises(ConfigError, match=r"batch_size=3: .* \[1, 2\] times"):
+    ntk.batch(lambda x1, x2: (x1 @ x2.T, jnp.sum(x1 * x2, 1)), 3)(X, X)
+
+
 def test_noise_and_keyword_arguments():
   key, shift = jax.random.key(0), jnp.ones((1, 2))
   got = ntk.monte_carlo_kernel_fn(init_fn, noisy, key, 2)(X, None, "nngp", scale=2.0, shift=shift)
