@@ -64,7 +64,7 @@ def networks(key, n):
 
 
 def mean_ntk(x1, x2, n, key, **options):
-  kernel_fn = ntk.empirical_ntk_fn(apply_fn, **options)
+  kernel_fn = jax.jit(ntk.empirical_ntk_fn(apply_fn, **options))
   return np.mean([kernel_fn(x1, x2, params) for params, _ in networks(key, n)], axis=0)
 
 
@@ -83,11 +83,11 @@ def test_mean_over_networks(key):
 
 def test_converges_to_infinite_width():
   """One hidden layer: the NNGP kernel is the arc-cosine kernel at any width."""
-  got = ntk.monte_carlo_kernel_fn(init_fn, apply_fn, jax.random.key(0), 2000)(X, None, "nngp")
+  got = ntk.monte_carlo_kernel_fn(init_fn, apply_fn, jax.random.key(0), 1000)(X, None, "nngp")
   norms = np.linalg.norm(X, axis=1)
   angle = np.arccos(np.clip(X @ X.T / np.outer(norms, norms), -1, 1))
   expected = np.outer(norms, norms) * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
-  np.testing.assert_allclose(got, expected, atol=0.06 * expected.max())
+  np.testing.assert_allclose(got, expected, atol=0.08 * expected.max())
 
 
 def test_generator():
@@ -111,16 +111,15 @@ def test_get():
     kernel_fn(X, None, "cov")
 
 
-@pytest.mark.parametrize(("batch_size", "store_on_device"), [(2, True), (3, False), (10, True)])
+@pytest.mark.parametrize(("batch_size", "store_on_device"), [(3, True), (3, False), (10, True)])
 def test_blocks_are_the_whole(batch_size, store_on_device):
   options = {"trace_axes": (), "vmap_axes": 0}
-  whole = ntk.monte_carlo_kernel_fn(init_fn, apply_fn, jax.random.key(0), 2, **options)
   blocks = ntk.monte_carlo_kernel_fn(init_fn, apply_fn, jax.random.key(0), 2, batch_size, 0, store_on_device, **options)
   for x2 in (None, Z):
     got = blocks(X, x2, "ntk")
     assert got.shape == (4, 4 if x2 is None else 2, 2, 2)
     assert isinstance(got, jax.Array if store_on_device else np.ndarray)
-    near(got, whole(X, x2, "ntk"))
+    near(got, mean_ntk(X, x2, 2, jax.random.key(0), **options))
 
 
 def test_blocks_of_a_diagonal():
