@@ -60,8 +60,8 @@ def network():
     return jnp.tanh(x @ p["a"]) @ p["b"]
 
   params = {"a": jnp.asarray(R.normal(size=(7, 6))) / 2, "b": jnp.asarray(R.normal(size=(6, 2)))}
-  kernel_fn = ntk.empirical_ntk_fn(f, trace_axes=())
-  return ntk.linearize(f, params), params, kernel_fn(X, None, params), kernel_fn(Z, X, params)
+  kernel_fn = jax.jit(ntk.empirical_ntk_fn(f, trace_axes=()))
+  return jax.jit(ntk.linearize(f, params)), params, kernel_fn(X, None, params), kernel_fn(Z, X, params)
 
 
 class TestGradientDescentMse:
