@@ -23,6 +23,17 @@ def output_axes(axes: SupportsIndex | Sequence[SupportsIndex], ndim: int, name: 
   return tuple(sorted({axis % ndim for axis in listed}))
 
 
+def checked_integer(value: Any, least: int, name: str) -> int:
+  """`value` as an int, of any integer type; ConfigError unless it is one of at least `least`."""
+  try:
+    number = least - 1 if isinstance(value, bool) else operator.index(value)
+  except TypeError:
+    number = least - 1
+  if number < least:
+    raise ConfigError(f"{name}={value!r}: expected an integer of at least {least}.")
+  return number
+
+
 def split_vmap_axes(vmap_axes: Any) -> tuple[Any, Any, dict[str, Any] | int]:
   """The triple (input axes, output axes, keyword argument axes) that `vmap_axes` stands for."""
   if isinstance(vmap_axes, tuple) and len(vmap_axes) == 3:

@@ -1,8 +1,6 @@
 """The other empirical kernel, of the outputs themselves, and both kernels behind one function."""
 
-import functools
 import math
-from collections import namedtuple
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +12,7 @@ from jaxnas.errors import ConfigError
 from jaxnas.ntk._arguments import split_kwargs
 from jaxnas.ntk._empirical import Axes, Implementation, NtkImplementation, checked_axes, empirical_ntk_fn
 from jaxnas.ntk._jacobian import contract, matmul_precision
-
-KERNELS = ("nngp", "ntk")
+from jaxnas.ntk._requests import named, requested
 
 
 def empirical_nngp_fn(
@@ -80,16 +77,7 @@ def empirical_kernel_fn(
   def kernel_fn(
     x1: PyTree, x2: PyTree = None, get: str | Sequence[str] | None = None, params: PyTree = None, **kwargs: Any
   ) -> Any:
-    names = KERNELS if get is None else (get,) if isinstance(get, str) else tuple(get)
-    if not names or any(name not in KERNELS for name in names):
-      raise ConfigError(f"get={get!r}: expected 'nngp', 'ntk', several of them, or None for both.")
-    found = [kernels[name](x1, x2, params, **kwargs) for name in names]
-    return found[0] if isinstance(get, str) else _tuple_of(names)(*found)
+    values = {name: kernels[name](x1, x2, params, **kwargs) for name in requested(get, tuple(kernels))}
+    return named("EmpiricalKernel", get, values)
 
   return kernel_fn
-
-
-@functools.cache
-def _tuple_of(names: tuple[str, ...]) -> type:
-  """The type of several kernels; one for the same names, since it is a node of a pytree."""
-  return namedtuple("EmpiricalKernel", names)

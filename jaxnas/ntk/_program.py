@@ -41,7 +41,7 @@ class Use(NamedTuple):
 class Program:
   """`fn(leaves, *others)`, traced once for arguments of these shapes."""
 
-  def __init__(self, fn: Callable[..., PyTree], leaves: Sequence[Array], *others: PyTree):
+  def __init__(self, fn: Callable[..., PyTree], leaves: Sequence[Any], *others: PyTree):
     self._closed: ClosedJaxpr
     self._closed, shapes = jax.make_jaxpr(fn, return_shape=True)(list(leaves), *others)
     self._outputs = jax.tree.structure(shapes)
@@ -81,11 +81,11 @@ class Program:
     return found
 
   def run(
-    self, leaves: Sequence[Array], *others: PyTree, zeros: Mapping[int, Array]
-  ) -> tuple[list[Array], dict[int, list[Array]]]:
+    self, leaves: Sequence[Any], *others: PyTree, zeros: Mapping[int, Array]
+  ) -> tuple[list[Any], dict[int, list[Any]]]:
     """The outputs, with `zeros[step]` added to what an equation gives, and the operands of those equations."""
     numbers = iter(range(1 << 62))
-    operands: dict[int, list[Array]] = {}
+    operands: dict[int, list[Any]] = {}
 
     def walk(jaxpr: Jaxpr, consts: Sequence[Any], values: Sequence[Any]) -> list[Any]:
       env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, values, strict=True))
