@@ -29,7 +29,7 @@ PIXELS = 16 * 8 * 8  # of all images together, at most: a covariance has an entr
 _STAGES = 3
 _COVARIANCES = ("nngp", "ntk", "cov1", "cov2")  # of the outputs, of their gradients, and of each image with itself
 
-Images = Float[Array, "N H W 3"] | Float[np.ndarray, "N H W 3"]
+Images = Float[Array, "_ H W 3"] | Float[np.ndarray, "_ H W 3"]
 Map = Float[Array, "S S"]  # of a channel's S pixels
 
 
