@@ -5,7 +5,7 @@
 Nothing is initialised, so a score depends on the images only. Networks have no batch normalisation; images are shrunk
 to 8 x 8, since the covariances between all of their pixels must be kept. Lower is better. Source of the kernel: Jacot,
 Gabriel, Hongler, NeurIPS 2018; of convolutions: Arora et al., "On Exact Computation with an Infinitely Wide Neural
-Net", NeurIPS 2019. Nobody has published this proxy.
+Net", NeurIPS 2019. Nobody has published this proxy; what it finds is in `experiments/results/infinite_width.md`.
 """
 
 import dataclasses

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from helpers import draw, jaxnas, needs_neural_tangents
 
-from jaxnas import base, data, ntk, proxies, scoring, spaces
+from jaxnas import base, data, ntk, proxies, registry, scoring, spaces
+from jaxnas.algorithms.score import ScoreConfig
 from jaxnas.base import InfiniteWidth, lacking
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.ntk import neural_tangents_bridge
@@ -221,13 +222,22 @@ def test_other_spaces_have_none(name):
     prepared(spaces.get(name))
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch):
-  """`--proxies=all` leaves out what its `prepare` refuses."""
+def test_without_the_package_it_says_what_to_install(monkeypatch, caplog):
   monkeypatch.setitem(sys.modules, "neural_tangents", None)
   with pytest.raises(ConfigError, match="infinite_ntk_condition_number.*pip install --no-deps neural-tangents"):
     prepared()
   with pytest.raises(ImportError, match="pip install"):
     SPACE.infinite_width(SPACE.parse(MIXED))
+  scored = ScoreConfig(archs=("1",), proxies=("all",))
+  registry.make("algorithm", "score").work(base.Context(SPACE, data.load("synthetic"), scored))
+  assert "leaves out" in caplog.text and "infinite_ntk_condition_number (" in caplog.text
+
+
+@needs_neural_tangents
+def test_all_proxies_are_with_it_where_the_package_is(caplog):
+  scored = ScoreConfig(archs=("1",), proxies=("all",))
+  registry.make("algorithm", "score").work(base.Context(SPACE, data.load("synthetic"), scored))
+  assert PROXY.name not in caplog.text
 
 
 @pytest.mark.parametrize("size", [1, 17])
