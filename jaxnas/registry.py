@@ -30,6 +30,7 @@ GROUP = "jaxnas"  # of entry points
 BUILT_IN: dict[str, tuple[str, ...]] = {
   "proxy": (
     "jaxnas.proxies.ntk_condition_number",
+    "jaxnas.proxies.infinite_ntk_condition_number",
     "jaxnas.proxies.linear_regions",
     "jaxnas.gennas.proxy",
     "jaxnas.proxies.mgm",

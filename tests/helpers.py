@@ -1,5 +1,6 @@
 """What tests of several rooms need: one copy of each."""
 
+import importlib.util
 import os
 import pathlib
 import socket
@@ -15,6 +16,11 @@ from jaxnas.base import Accuracies
 from jaxnas.errors import BenchmarkError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+needs_neural_tangents = pytest.mark.skipif(
+  importlib.util.find_spec("neural_tangents") is None,
+  reason="neural-tangents is not installed: pip install --no-deps neural-tangents frozendict",
+)
 
 
 class Counted(list):

@@ -23,7 +23,7 @@ MAY_IMPORT = {
   "workdir": {"errors", "files"},
   "ntk": {"base", "errors"},
   "nets": {"base", "errors"},
-  "spaces": LEAVES | {"nets", "tabular"},  # a space reads its benchmarks into tables
+  "spaces": LEAVES | {"nets", "ntk", "tabular"},  # reads its benchmarks into tables; kernels of infinite width
   "proxies": LEAVES | {"ntk"},
   "scoring": LEAVES | {"proxies"},
   "train": LEAVES,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -318,11 +318,29 @@ class Trainable(Space, Protocol):
     ...
 
 
+@runtime_checkable
+class InfiniteWidth(Space, Protocol):
+  """A space whose networks have a kernel in closed form as their channels go to infinity."""
+
+  def infinite_width(self, code: Code | jax.Array) -> Callable[..., Float[jax.Array, "N1 N2"]]:
+    """`kernel_fn(x1, x2=None)`: the neural tangent kernel of every output, for normalised images [N, H, W, 3].
+
+    Args:
+      code: one architecture; a JAX array may be traced and is not checked.
+
+    Raises:
+      ArchitectureError: no architecture.
+      ConfigError: images that the kernel function does not take, or too many of them.
+      ImportError: a package that this takes is missing; says how to install it.
+    """
+    ...
+
+
 def lacking(space: Space, capability: type) -> list[str]:
   """What a space would need beside the members of `Space` to have a capability; empty if it has it.
 
   Args:
-    capability: `Prunable`, `Differentiable`, `Tapped`, `Trainable` or `Indexed`.
+    capability: `Prunable`, `Differentiable`, `Tapped`, `Trainable`, `InfiniteWidth` or `Indexed`.
   """
   known: type = Space
   kinds = [kind for kind in capability.__mro__ if kind not in known.__mro__]

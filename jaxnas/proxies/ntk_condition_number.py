@@ -43,6 +43,12 @@ _STATUS = {
 }
 
 
+def reading(kernel: Float[np.ndarray, "N N"]) -> Reading:
+  """The condition number of a kernel, and whether it can be trusted."""
+  condition = ntk.condition_number(kernel)
+  return Reading(float(condition.ratio), _STATUS[ntk.KernelStatus(condition.status)])
+
+
 def _enters(path: str) -> bool:
   return path.rsplit("/", 1)[-1] in ("kernel", "scale")
 
@@ -97,8 +103,7 @@ class NTKConditionNumber(Proxy[IndicatorConfig]):
     return _kernel_coupled(evaluation) if self.batch_norm == "batch" else _kernel_frozen(evaluation)
 
   def finish(self, measured: np.ndarray) -> Reading:
-    condition = ntk.condition_number(measured)
-    return Reading(float(condition.ratio), _STATUS[ntk.KernelStatus(condition.status)])
+    return reading(measured)
 
 
 @dataclasses.dataclass(frozen=True)

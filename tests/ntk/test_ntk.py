@@ -1,8 +1,6 @@
 """Kernels and gradient Gram matrices against dense float64 Jacobians, transform by transform."""
 
 import functools
-import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,6 @@ from helpers import python
 
 from jaxnas import ntk
 from jaxnas.errors import ConfigError
-from jaxnas.ntk import neural_tangents_bridge
 
 N, K = 5, 3
 
@@ -447,19 +444,6 @@ def test_bad_gram_arguments(unchecked):
 
 
 # The room.
-
-
-def test_bridge_without_the_package(monkeypatch):
-  monkeypatch.setitem(sys.modules, "neural_tangents", None)
-  with pytest.raises(ImportError, match=r"jaxnas\[neural-tangents\]"):
-    neural_tangents_bridge.empirical_ntk_fn(lambda p, x: x)
-
-
-def test_bridge_hands_its_arguments_over(monkeypatch):
-  fake = types.ModuleType("neural_tangents")
-  fake.empirical_ntk_fn = lambda *args: lambda: args  # type: ignore[attr-defined]
-  monkeypatch.setitem(sys.modules, "neural_tangents", fake)
-  assert neural_tangents_bridge.empirical_ntk_fn(network, (), (1,), 0)() == (network, (), (1,), 0, 1)
 
 
 def test_the_room_imports_only_jax_and_numpy():

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from jaxnas import base, registry
 from jaxnas.spaces.mapping import gather
-from jaxnas.spaces.nb201 import benchmark, costs, drawing, encoding, isomorphism, mapping
+from jaxnas.spaces.nb201 import benchmark, costs, drawing, encoding, infinite_width, isomorphism, mapping
 from jaxnas.spaces.nb201.module import NB201Module
 from jaxnas.spaces.nb201.roles import Backbone, RegionNetwork, SingleNetwork, Supernet
 from jaxnas.tabular import Benchmark
@@ -68,6 +68,7 @@ class NB201:
   derive = staticmethod(encoding.derive)
   is_connected = staticmethod(encoding.is_connected)
   canonical = staticmethod(isomorphism.canonical)
+  infinite_width = staticmethod(infinite_width.infinite_width)
 
   def costs(
     self, code: base.Code, config: base.NetworkConfig | None = None, image_size: int | None = None
