@@ -165,8 +165,7 @@ class SampleGradients(Network, Protocol):
   def sample_gradients(
     self, params: PyTree, inputs: Array, arch: Array, outputs: Callable[[Float[Array, "N K"]], Float[Array, " N"]]
   ) -> PyTree:
-    """The derivative of each sample's output by every kernel and scale, a tree of leaves [N, ...], in mode
-    `batch_frozen`.
+    """The derivative of each sample's output by the parameters, a tree of leaves [N, ...], in mode `batch_frozen`.
 
     Args:
       inputs: as of `apply`.

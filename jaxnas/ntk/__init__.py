@@ -23,8 +23,6 @@ from jaxnas.ntk._monte_carlo import monte_carlo_kernel_fn as monte_carlo_kernel_
 from jaxnas.ntk._nngp import empirical_kernel_fn as empirical_kernel_fn
 from jaxnas.ntk._nngp import empirical_nngp_fn as empirical_nngp_fn
 from jaxnas.ntk._products import empirical_ntk_vp_fn as empirical_ntk_vp_fn
-from jaxnas.ntk._products import ntk_vector_product as ntk_vector_product
-from jaxnas.ntk._products import trace as trace
 from jaxnas.ntk._products import trace_norm as trace_norm
 from jaxnas.ntk._solve import Solution as Solution
 from jaxnas.ntk._solve import solve as solve

@@ -240,4 +240,5 @@ def _explanation(sides: Sequence[Side], leaves, axes, method: int, paths: list[s
   plan = None if _structured is None else _structured.plan(sides, leaves, axes, method)
   if plan is None:
     return "every parameter: its Jacobian by reverse mode, or products with unit vectors"
+  assert _structured is not None
   return _structured.table(plan, paths)

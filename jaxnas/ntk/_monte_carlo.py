@@ -3,16 +3,17 @@
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, SupportsIndex
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk import _empirical
 from jaxnas.ntk._arguments import checked_integer
 from jaxnas.ntk._batch import batch
+from jaxnas.ntk._empirical import Implementation, NtkImplementation
+from jaxnas.ntk._nngp import empirical_kernel_fn
 from jaxnas.ntk._requests import named, requested
 
 
@@ -27,7 +28,7 @@ def monte_carlo_kernel_fn(
   trace_axes: SupportsIndex | Sequence[SupportsIndex] = (-1,),
   diagonal_axes: SupportsIndex | Sequence[SupportsIndex] = (),
   vmap_axes: Any = None,
-  implementation: int | Literal["auto"] = 1,
+  implementation: Implementation = NtkImplementation.AUTO,
 ) -> Callable[..., Any]:
   """The function that estimates a network's NNGP and NTK over its initialisation, by their mean over random ones.
 
@@ -66,7 +67,7 @@ def monte_carlo_kernel_fn(
     ...   print(n, kernel.nngp, kernel.ntk)
   """
   numbers, several = _sample_numbers(n_samples)
-  kernel_fn = _empirical.empirical_kernel_fn(apply_fn, trace_axes, diagonal_axes, vmap_axes, implementation)
+  kernel_fn = empirical_kernel_fn(apply_fn, trace_axes, diagonal_axes, vmap_axes, implementation)
   takes_rng = any(
     parameter.kind == parameter.VAR_KEYWORD or parameter.name == "rng"
     for parameter in inspect.signature(apply_fn).parameters.values()

@@ -174,7 +174,7 @@ def derivatives(
   for value in outputs:
     if not jnp.issubdtype(value.dtype, jnp.floating):
       raise ConfigError(f"f: returned {value.dtype}; kernels need real floating-point outputs.")
-  inputs = {step: layer.read(operands[step]) for step, layer in layers.items()}
+  inputs = {step: layer.read([jnp.asarray(value) for value in operands[step]]) for step, layer in layers.items()}
 
   def parts_of(position: int) -> list[Array | Factors | Summed]:
     shape, dtype = outputs[position].shape, outputs[position].dtype

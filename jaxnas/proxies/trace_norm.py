@@ -26,9 +26,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxnas import registry
-from jaxnas.base import Evaluated, Proxy
+from jaxnas.base import Evaluated, Proxy, SampleGradients
 from jaxnas.errors import ConfigError
-from jaxnas.proxies.evaluation import cross_entropy, frozen, names_of, sum_of_squares
+from jaxnas.proxies.evaluation import cross_entropy, embedded, frozen, names_of, sum_of_squares
 from jaxnas.proxies.mgm import tensor_mgm
 
 Outputs = Callable[[Float[Array, "N K"], Int[Array, " N"]], Float[Array, "N M"]]  # of logits and labels
@@ -65,6 +65,17 @@ def squared_rows(
 
     basis, row = basis_and_row(lambda p: outputs(logits(p), labels))
     return jax.lax.map(row, basis, batch_size=chunk)
+
+  if isinstance(e.network, SampleGradients) and e.rows is None:
+    network, inputs = e.network, embedded(e)
+    logits = jax.eval_shape(lambda: network.apply(e.params, inputs, e.arch, "batch_frozen").logits)
+    count = jax.eval_shape(lambda z: outputs(z, labels), logits).shape[1]
+
+    def of_output(index):
+      gradients = network.sample_gradients(e.params, inputs, e.arch, lambda z: outputs(z, labels)[:, index])
+      return jax.vmap(square)(gradients)
+
+    return of_output(0) if count == 1 else jax.lax.map(of_output, jnp.arange(count)).sum(0)
 
   def values(p, i):
     return outputs(frozen(e, p, e.inputs[i][None]), labels[i][None])[0]

@@ -1,6 +1,5 @@
 """Monte Carlo kernels against their definition, the mean over networks, and against infinite width."""
 
-import collections
 import types
 
 import jax
@@ -11,34 +10,10 @@ from helpers import python
 
 from jaxnas import ntk
 from jaxnas.errors import ConfigError
-from jaxnas.ntk import _empirical
 
 X, Z = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
 Z = Z[:2]
 WIDTH = 8
-
-
-@pytest.fixture(autouse=True)
-def kernels(monkeypatch):
-  """Stands in for `empirical_kernel_fn` where it is not there."""
-
-  def empirical_kernel_fn(f, trace_axes=(-1,), diagonal_axes=(), vmap_axes=None, implementation=1):
-    ntk_fn = ntk.empirical_ntk_fn(f, trace_axes, diagonal_axes, vmap_axes, implementation)
-
-    def kernel_fn(x1, x2, get, params, **kwargs):
-      both = {"ntk": ntk_fn(x1, x2, params, **kwargs)}
-      if trace_axes == (-1,) and not diagonal_axes:
-        kwargs = {name: value if isinstance(value, tuple) else (value, value) for name, value in kwargs.items()}
-        f1, f2 = (
-          f(params, x, **{k: v[i] for k, v in kwargs.items()}) for i, x in enumerate((x1, x1 if x2 is None else x2))
-        )
-        both["nngp"] = jax.tree.map(lambda a, b: a @ b.T / a.shape[-1], f1, f2)
-      return collections.namedtuple("EmpiricalKernel", get)(**{name: both[name] for name in get})
-
-    return kernel_fn
-
-  if not hasattr(_empirical, "empirical_kernel_fn"):
-    monkeypatch.setattr(_empirical, "empirical_kernel_fn", empirical_kernel_fn, raising=False)
 
 
 def init_fn(key, shape):
@@ -194,19 +169,17 @@ sys.path[:0] = ["tests", "tests/ntk"]
 import jax, numpy as np
 import test_monte_carlo as own
 from jaxnas import ntk
-with own.pytest.MonkeyPatch.context() as patch:
-  own.kernels.__wrapped__(patch)
-  def kernel(count, batch_size=0):
-    fn = ntk.monte_carlo_kernel_fn(own.init_fn, own.noisy, jax.random.key(0), 2, batch_size, count)
-    return fn(own.X, own.Z, "ntk")
-  one, four = kernel(1), kernel(-1)
-  assert len(jax.devices()) == 4 and len(four.sharding.device_set) == 4
-  own.near(four, one)
-  own.near(kernel(2), one)
-  own.near(kernel(2, 4), one)
-  for count in (3, 5):
-    with own.pytest.raises(own.ConfigError, match=f"device_count={count}"):
-      kernel(count)
+def kernel(count, batch_size=0):
+  fn = ntk.monte_carlo_kernel_fn(own.init_fn, own.noisy, jax.random.key(0), 2, batch_size, count)
+  return fn(own.X, own.Z, "ntk")
+one, four = kernel(1), kernel(-1)
+assert len(jax.devices()) == 4 and len(four.sharding.device_set) == 4
+own.near(four, one)
+own.near(kernel(2), one)
+own.near(kernel(2, 4), one)
+for count in (3, 5):
+  with own.pytest.raises(own.ConfigError, match=f"device_count={count}"):
+    kernel(count)
 """
 
 

@@ -351,3 +351,19 @@ def test_backbone_costs():
     idle = sum(op in CONVS for op in arch) * 2 * (5 + 10 + 20)  # one bias instead of a scale and a bias
     assert found.params == whole.params - idle - 2 * 4 * 5 - head
     assert found.macs == whole.macs - head
+
+
+def test_gradients_of_samples_from_one_backward_pass_are_the_dense_jacobian(x64):
+  params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), SHORT.init(jax.random.key(3)))
+  images = images_of(5)
+
+  def outputs(logits):
+    return logits[:, 0] - 2 * jnp.tanh(logits[:, 1])
+
+  def dense(params, arch):
+    return jax.jacrev(lambda p: outputs(SHORT.apply(p, images, arch, "batch_frozen").logits))(params)
+
+  found, wanted = jax.jit(lambda p, a: SHORT.sample_gradients(p, images, a, outputs)), jax.jit(dense)
+  for name in ("every op", "convolutions", "all none", "useless node"):
+    arch = encoded(SHORT, ARCHS[name])
+    assert_tree(found(params, arch), wanted(params, arch), name)

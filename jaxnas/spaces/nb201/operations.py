@@ -87,17 +87,17 @@ class Operations:
     if self.form == "single" and self.run.mode == "batch":
       y = plain_layers.batch_norm(z, bn["scale"], bn["bias"])
     else:
-      scale = bn["scale"][None, None, None]
-      if "offset" in bn:
-        scale = scale + bn["offset"][:, None, None]
-      y = layers.normalise(z, *moments) * scale + bn["bias"][None, None, None]
+      scale, bias = (bn[name][None, None, None] for name in ("scale", "bias"))
+      if "scale_offset" in bn:
+        scale, bias = scale + bn["scale_offset"][:, None, None], bias + bn["bias_offset"][:, None, None]
+      y = layers.normalise(z, *moments) * scale + bias
     return y, self.run.of_bn(z, moments)
 
   def convolve(self, x: Read, conv: PyTree, stride: int = 1) -> Maps:
     """A convolution whose pull-back is made for as many cotangents as there will be, or for a gradient a sample."""
     kernel = conv["kernel"]
-    if "offset" in conv:
-      return plain_layers.convolve_by_sample(x, kernel, conv["offset"], stride)
+    if "kernel_offset" in conv:
+      return plain_layers.convolve_by_sample(x, kernel, conv["kernel_offset"], stride)
     many = self.form == "many" or (self.form == "single" and self.run.rows)
     return layers.conv(x, kernel, stride) if many else plain_layers.convolve(x, kernel, stride)
 
