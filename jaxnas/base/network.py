@@ -159,17 +159,25 @@ class Single(Network, Protocol):
 
 
 @runtime_checkable
-class SampleGradients(Network, Protocol):
-  """A network that gives the gradients of single samples from one backward pass, its batch's statistics constant."""
+class SampleGram(Network, Protocol):
+  """A network that compares its samples' gradients in one backward pass, with constant statistics of the batch."""
 
-  def sample_gradients(
-    self, params: PyTree, inputs: Array, arch: Array, outputs: Callable[[Float[Array, "N K"]], Float[Array, " N"]]
-  ) -> PyTree:
-    """The derivative of each sample's output by the parameters, a tree of leaves [N, ...], in mode `batch_frozen`.
+  def sample_gram(
+    self,
+    params: PyTree,
+    inputs: Array,
+    arch: Array,
+    outputs: Callable[[Float[Array, "N K"]], Float[Array, " N"]],
+    *,
+    include: tuple[str, ...] = ("kernel", "scale"),
+    diagonal: bool = False,
+  ) -> Array:
+    """The Gram matrix [N, N], or its diagonal [N], of the derivatives of each sample's output, in mode `batch_frozen`.
 
     Args:
       inputs: as of `apply`.
       outputs: one number a sample, of its own logits.
+      include: by which parameters: "kernel", "scale", "bias".
     """
     ...
 

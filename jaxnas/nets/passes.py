@@ -3,8 +3,7 @@
 The maps of a network have their channels last ([N, H, W, C]) or first ([C, N, H, W]); a `Pass` knows their axis.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -184,33 +183,6 @@ def with_gates(params: PyTree, gates: PyTree | None) -> PyTree:
   return {name: with_gates(own, gates.get(name)) for name, own in params.items()}
 
 
-def with_offsets(params: PyTree, offsets: PyTree | None) -> PyTree:
-  """The parameters with the offsets of each, sample by sample, beside them: of `kernel` it is `kernel_offset`."""
-  if offsets is None:
-    return params
-  merged = {}
-  for name, value in params.items():
-    if isinstance(value, dict):
-      merged[name] = with_offsets(value, offsets[name])
-    else:
-      merged |= {name: value, f"{name}_offset": offsets[name]}
-  return merged
-
-
-def offsets_like(params: PyTree, samples: int, is_stacked: Callable[[str], bool]) -> PyTree:
-  """Zeros for `with_offsets`, [samples, *leaf] for every parameter; behind the axis of stacked layers.
-
-  Args:
-    is_stacked: tells by the name of a part of the network whether its first axis is that of layers.
-  """
-
-  def zeros(stacked: bool, leaf: Array) -> Array:
-    lead = leaf.shape[:1] if stacked else ()
-    return jnp.zeros((*lead, samples, *leaf.shape[len(lead) :]), leaf.dtype)
-
-  return {name: jax.tree.map(functools.partial(zeros, is_stacked(name)), tree) for name, tree in params.items()}
-
-
 def gated(z: Array, layer: PyTree, axis: int = -1) -> Array:
   """A convolution's output times its factors for each sample and channel, [N, C], where the layer has a `gate`."""
   if "gate" not in layer:
@@ -221,11 +193,8 @@ def gated(z: Array, layer: PyTree, axis: int = -1) -> Array:
 
 def linear(features: Float[Array, "N C"], params: PyTree) -> Float[Array, "N K"]:
   """The linear layer of a classifier."""
-  y = jnp.matmul(features, params["kernel"], precision=lax.Precision.HIGHEST) + params["bias"][None]
-  if "kernel_offset" in params:
-    own = jnp.einsum("nc,nck->nk", features, params["kernel_offset"], precision=lax.Precision.HIGHEST)
-    y = y + own + params["bias_offset"]
-  return y
+  y = jnp.matmul(features, params["kernel"], precision=lax.Precision.HIGHEST)
+  return y + params["bias"][None]
 
 
 def check_images(images: Array, channels: int = 3, least: int = 4, multiple: int = 1) -> None:

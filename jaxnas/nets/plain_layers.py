@@ -77,44 +77,6 @@ _kernel_gradient.defvjp(
 )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def convolve_by_sample(
-  x: Float[Array, "N H W Cin"],
-  kernel: Float[Array, "k k Cin Cout"],
-  offsets: Float[Array, "N k k Cin Cout"],
-  stride: int,
-) -> Float[Array, "N H2 W2 Cout"]:
-  """As `convolve`, where each sample's kernel has an offset of its own, which must be zero and is not looked at.
-
-  The derivative by it is that by the kernel, sample by sample; the kernel itself has none.
-  """
-  del offsets
-  return convolve(x, kernel, stride)
-
-
-def _convolve_by_sample_bwd(stride, saved, dy):
-  x, kernel = saved
-  dx = jax.vjp(lambda x: convolve(x, kernel, stride), x)[1](dy)[0]
-  size, (n, height, width, _) = kernel.shape[0], dy.shape
-  pad = size // 2
-  padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-  ends = [stride * (side - 1) + 1 for side in (height, width)]
-  taps = [
-    padded[:, row : row + ends[0] : stride, column : column + ends[1] : stride]
-    for row in range(size)
-    for column in range(size)
-  ]
-  patches = jnp.stack(taps, 3).reshape(n, height * width, -1)
-  products = jnp.einsum("npi,npj->nij", patches, dy.reshape(n, height * width, -1), precision=lax.Precision.HIGHEST)
-  return dx, jnp.zeros_like(kernel), products.reshape(n, *kernel.shape)
-
-
-convolve_by_sample.defvjp(
-  lambda x, kernel, offsets, stride: (convolve_by_sample(x, kernel, offsets, stride), (x, kernel)),
-  _convolve_by_sample_bwd,
-)
-
-
 @jax.custom_vjp
 def batch_norm(
   z: Float[Array, "N H W C"], scale: Float[Array, " C"], bias: Float[Array, " C"]

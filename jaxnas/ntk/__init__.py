@@ -1,6 +1,22 @@
-"""The kernel core: empirical NTK, gradient Gram matrices and their spectra, for any `f(params, x)`.
+"""The kernel core: finite-width kernels, their spectra, and what trained networks do by them, for any `f(params, x)`.
 
-`neural_tangents_bridge` is imported on its own, by those who have that package.
+Those who come from neural_tangents change the import; names, argument order, shapes and normalisation are the same.
+
+  neural_tangents                            here
+  empirical_ntk_fn                           the same; chooses its implementation by layer (`explain=True` shows how),
+                                             `select=` takes a part of the parameters, `batch_size=` goes in blocks
+  empirical_nngp_fn, empirical_kernel_fn     the same
+  empirical_ntk_vp_fn                        the same
+  NtkImplementation                          the same
+  linearize, taylor_expand                   the same
+  batch                                      the same, also of diagonal kernels; results do not depend on the block
+  monte_carlo_kernel_fn                      the same
+  predict.gradient_descent_mse, .gradient_descent, .gradient_descent_mse_ensemble, .gp_inference,
+      .max_learning_rate                     the same; directions in which a kernel is singular are not trained
+  stax, infinite width                       `neural_tangents_bridge.load().stax`: that package itself
+
+Different by choice: kernels of half precision come back as float32, complex parameters are refused, and mistaken axes
+or arguments raise `jaxnas.errors.ConfigError`. `neural_tangents_bridge` is imported on its own.
 """
 
 from jaxnas.ntk import predict as predict

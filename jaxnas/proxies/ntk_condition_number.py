@@ -24,14 +24,14 @@ from jaxnas.base import (
   NetworkConfig,
   Proxy,
   Reading,
-  SampleGradients,
+  SampleGram,
   Source,
   Space,
   Status,
 )
 from jaxnas.data.batches import augmented_batch
 from jaxnas.errors import ConfigError
-from jaxnas.proxies.evaluation import Evaluation, embedded, frozen, names_of, rows_at_once
+from jaxnas.proxies.evaluation import Evaluation, embedded, frozen, rows_at_once
 from jaxnas.proxies.indicators import IndicatorConfig, supernets_of
 
 WORST = 1e5  # the official code's value for a kernel that is not a number
@@ -67,10 +67,8 @@ def _kernel_coupled(evaluation: Evaluated) -> Float[Array, "N N"]:
 def _kernel_frozen(evaluation: Evaluated) -> Float[Array, "N N"]:
   """`batch_frozen` mode: the batch's statistics are constants, so samples decouple, cost O(N)."""
   e, network, rows = evaluation, evaluation.network, rows_at_once(evaluation, 8)
-  if isinstance(network, SampleGradients) and (e.rows is None or e.rows >= len(e.inputs)):
-    gradients = network.sample_gradients(e.params, embedded(e), e.arch, lambda logits: logits.sum(-1))
-    leaves = jax.tree_util.tree_leaves_with_path(gradients)
-    return ntk.gram([leaf for path, leaf in leaves if _enters("/".join(names_of(path)))])
+  if isinstance(network, SampleGram):
+    return network.sample_gram(e.params, embedded(e), e.arch, lambda logits: logits.sum(-1))
   _ = e.stats  # before the loop over samples, where it would be a value of the loop
   logits = functools.partial(frozen, e)
   return ntk.gram_matrix(logits, e.params, e.inputs, coupled=False, select=_enters, chunk_size=rows)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxnas import registry
-from jaxnas.base import Evaluated, Proxy, SampleGradients
+from jaxnas.base import Evaluated, Proxy, SampleGram
 from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import cross_entropy, embedded, frozen, names_of, sum_of_squares
 from jaxnas.proxies.mgm import tensor_mgm
@@ -66,14 +66,16 @@ def squared_rows(
     basis, row = basis_and_row(lambda p: outputs(logits(p), labels))
     return jax.lax.map(row, basis, batch_size=chunk)
 
-  if isinstance(e.network, SampleGradients) and e.rows is None:
+  if isinstance(e.network, SampleGram):
     network, inputs = e.network, embedded(e)
     logits = jax.eval_shape(lambda: network.apply(e.params, inputs, e.arch, "batch_frozen").logits)
     count = jax.eval_shape(lambda z: outputs(z, labels), logits).shape[1]
 
     def of_output(index):
-      gradients = network.sample_gradients(e.params, inputs, e.arch, lambda z: outputs(z, labels)[:, index])
-      return jax.vmap(square)(gradients)
+      include = ("kernel",) if kernels_only else ("kernel", "scale", "bias")
+      return network.sample_gram(
+        e.params, inputs, e.arch, lambda z: outputs(z, labels)[:, index], include=include, diagonal=True
+      )
 
     return of_output(0) if count == 1 else jax.lax.map(of_output, jnp.arange(count)).sum(0)
 

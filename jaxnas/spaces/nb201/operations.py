@@ -11,15 +11,16 @@ There are three forms of the same functions:
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from jaxnas.nets import layers, passes, plain_layers
+from jaxnas.nets import grams, layers, passes, plain_layers
 from jaxnas.nets.choose import Branch
+from jaxnas.nets.grams import Grams
 from jaxnas.nets.passes import Moments, Pass, Seen
 from jaxnas.spaces.nb201.encoding import OPS
 from jaxnas.spaces.nb201.parameters import CONVS
@@ -45,10 +46,12 @@ class Operations:
   Attributes:
     run: how BN normalises, and what is collected.
     form: see above.
+    grams: what the pull-back gives beside derivatives, where the parameters have the zeros for it.
   """
 
   run: Pass
   form: Form
+  grams: Grams | None = None
 
   @functools.cached_property
   def branches(self) -> Sequence[Branch]:
@@ -87,17 +90,18 @@ class Operations:
     if self.form == "single" and self.run.mode == "batch":
       y = plain_layers.batch_norm(z, bn["scale"], bn["bias"])
     else:
-      scale, bias = (bn[name][None, None, None] for name in ("scale", "bias"))
-      if "scale_offset" in bn:
-        scale, bias = scale + bn["scale_offset"][:, None, None], bias + bn["bias_offset"][:, None, None]
-      y = layers.normalise(z, *moments) * scale + bias
+      z = layers.normalise(z, *moments)
+      if self.grams is None:
+        y = z * bn["scale"][None, None, None] + bn["bias"][None, None, None]
+      else:
+        y = cast(Maps, grams.affine(z, bn["scale"], bn["bias"], bn["gram"], self.grams))
     return y, self.run.of_bn(z, moments)
 
   def convolve(self, x: Read, conv: PyTree, stride: int = 1) -> Maps:
-    """A convolution whose pull-back is made for as many cotangents as there will be, or for a gradient a sample."""
+    """A convolution whose pull-back is made for as many cotangents as there will be, or for Gram matrices."""
     kernel = conv["kernel"]
-    if "kernel_offset" in conv:
-      return plain_layers.convolve_by_sample(x, kernel, conv["kernel_offset"], stride)
+    if self.grams is not None:
+      return grams.convolve(x, kernel, conv["gram"], stride, self.grams)
     many = self.form == "many" or (self.form == "single" and self.run.rows)
     return layers.conv(x, kernel, stride) if many else plain_layers.convolve(x, kernel, stride)
 

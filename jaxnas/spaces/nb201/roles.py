@@ -13,6 +13,7 @@ from jaxnas.base import Collect, Costs, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import passes
 from jaxnas.nets.choose import Choices, by_layer
+from jaxnas.nets.grams import Grams, with_zeros
 from jaxnas.nets.passes import Pass, Seen
 from jaxnas.spaces.nb201 import costs, encoding
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_EDGES, NUM_OPS, OPS
@@ -68,20 +69,24 @@ class SingleNetwork(Classified):
       ones[name] = {edge_name(e): jnp.ones((self.cells, samples, width)) for e in EDGES}
     return ones
 
-  def sample_gradients(
-    self, params: PyTree, inputs: Array, arch: Arch, outputs: Callable[[Float[Array, "N K"]], Float[Array, " N"]]
-  ) -> PyTree:
-    """As `base.SampleGradients`: one backward pass, of the sum of all samples' outputs."""
-    zeros = passes.offsets_like(params, len(inputs), STAGES.__contains__)
+  def sample_gram(
+    self,
+    params: PyTree,
+    inputs: Array,
+    arch: Arch,
+    outputs: Callable[[Float[Array, "N K"]], Float[Array, " N"]],
+    *,
+    include: tuple[str, ...] = ("kernel", "scale"),
+    diagonal: bool = False,
+  ) -> Array:
+    """As `base.SampleGram`; see `nets.grams`."""
+    grams = Grams(include, diagonal)
 
-    def total(offsets: PyTree) -> Array:
-      return outputs(self.apply(params, inputs, arch, "batch_frozen", offsets=offsets).logits).sum()
+    def total(zeros: Array) -> Array:
+      own = {name: with_zeros(tree, zeros, name in STAGES) for name, tree in params.items()}
+      return outputs(self.apply(own, inputs, arch, "batch_frozen", grams=grams).logits).sum()
 
-    found = jax.grad(total)(zeros)
-    return {
-      name: jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), tree) if name in STAGES else tree
-      for name, tree in found.items()
-    }
+    return jax.grad(total)(grams.zeros(len(inputs), inputs.dtype))
 
   def costs(self, arch: Arch, image_size: int = 32) -> Costs:
     """As `base.Single`."""
