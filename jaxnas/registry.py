@@ -58,6 +58,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.algorithms.random_search",
     "jaxnas.algorithms.score",
     "jaxnas.algorithms.train",
+    "jaxnas.report.runs",
   ),
   "benchmark": ("jaxnas.spaces.nb201.benchmark",),
   "dataset": ("jaxnas.data.synthetic", "jaxnas.data.tfds_source"),

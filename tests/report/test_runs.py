@@ -1,0 +1,52 @@
+"""Runs side by side."""
+
+import json
+
+import pytest
+from helpers import png_size
+
+from jaxnas import data, report, spaces
+from jaxnas.base import Context
+from jaxnas.errors import ConfigError, WorkdirError
+from jaxnas.report.runs import CompareRuns, RunsConfig
+
+
+def leave(folder, rows, algorithm="tenas"):
+  folder.mkdir(parents=True)
+  config = {"algorithm": algorithm, "space": "nb201", "dataset": "synthetic"}
+  (folder / "result.json").write_text(json.dumps({"config": config, "results": rows}))
+  return str(folder)
+
+
+def compared(*runs):
+  return CompareRuns().search(Context(spaces.get("nb201"), data.load(), RunsConfig(runs)), 0)
+
+
+def test_a_row_a_run_with_mean_and_deviation(tmp_path):
+  first = leave(tmp_path / "a", [{"seed": 0, "cifar10_test": 93.0}, {"seed": 1, "cifar10_test": 94.0}])
+  second = leave(tmp_path / "b", [{"seed": 0, "cifar100_test": 70.0}], "knas")
+  outcome = compared(first, second)
+  assert [(row["run"], row["algorithm"], row["architectures"]) for row in outcome.rows] == [
+    ("a", "tenas", 2),
+    ("b", "knas", 1),
+  ]
+  assert outcome.rows[0]["cifar10_test"] == "93.50 ± 0.71" and outcome.rows[0]["cifar100_test"] == "-"
+  assert outcome.rows[1]["cifar100_test"] == "70.00"
+  (picture,) = outcome.artefacts
+  picture.draw(tmp_path / picture.file)
+  assert min(png_size(tmp_path / picture.file)) > 100
+
+
+def test_two_folders_of_one_name_go_by_their_paths(tmp_path):
+  runs = [leave(tmp_path / part / "out", [{"seed": 0, "cifar10_test": 90.0}]) for part in ("x", "y")]
+  assert [row["run"] for row in compared(*runs).rows] == runs
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+  run = leave(tmp_path / "a", [{"seed": 0}])
+  for runs, message in (((), "needs --runs"), ((run, run), "names a run twice")):
+    with pytest.raises(ConfigError, match=message):
+      compared(*runs)
+  with pytest.raises(WorkdirError, match="--runs=.* holds no finished run"):
+    compared(str(tmp_path / "nothing"))
+  assert report.load(run)[0]["algorithm"] == "tenas"
