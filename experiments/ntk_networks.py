@@ -26,7 +26,7 @@ class Model(NamedTuple):
   samples: int
 
   def toy(self) -> "Model":
-    return self._replace(width=8, side=min(self.side, 4), samples=4)
+    return self._replace(width=8, side=min(self.side, 16), samples=4)
 
   def parameters(self) -> dict[str, np.ndarray]:
     """float32; scales are 1 and biases 0 but for a little noise, kernels have variance 2 / inputs."""
