@@ -28,7 +28,7 @@ def test_every_side_has_a_row(tmp_path, models):
     for form in ("trace", "full") if model != "resnet18" else ("trace",):
       for side in ("auto", "1", "3"):
         cells = [model, form, f"jaxnas {side}", r"[\d.e-]+", r"[\d.e-]+", r"\d+", r"[\d.]+", r"\de-\d+"]
-        pattern = rf"^\| {r' *\| *'.join(cells)} *\|$"
+        pattern = r"^\| " + r" *\| *".join(cells) + r" *\|$"
         assert re.search(pattern, ran.stdout, re.MULTILINE), ran.stdout
   assert len(re.findall(r"batch_size=", ran.stdout)) == 2 * len(blocks)
   assert "PyTorch skipped: /nowhere cannot import torch" in ran.stdout
