@@ -7,7 +7,6 @@ from typing import Any
 import jax
 from jaxtyping import Array, PyTree
 
-from jaxnas.errors import ConfigError
 from jaxnas.ntk._arguments import outputs_of, split_kwargs
 from jaxnas.ntk._empirical import Axes, Implementation, NtkImplementation, checked_axes, empirical_ntk_fn
 from jaxnas.ntk._jacobian import check_outputs, contract, matmul_precision

@@ -101,7 +101,7 @@ class Program:
             operands[step] = inputs
             results = [results[0] + zeros[step]]
         env |= dict(zip(equation.outvars, results, strict=True))
-      return [jnp.asarray(v.val, v.aval.dtype) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
+      return [jnp.asarray(v.val, _avals([v])[0].dtype) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
 
     arguments = jax.tree.leaves((list(leaves), *others))
     return walk(self._closed.jaxpr, self._closed.consts, arguments), operands
