@@ -34,6 +34,18 @@ def checked_integer(value: Any, least: int, name: str) -> int:
   return number
 
 
+def outputs_of(out: PyTree) -> PyTree:
+  """What f returned, numbers as arrays; ConfigError for anything else."""
+
+  def array(value: Any) -> jax.Array:
+    try:
+      return jnp.asarray(value)
+    except TypeError as error:
+      raise ConfigError(f"f: returned {value!r}; expected arrays, or trees of them.") from error
+
+  return jax.tree.map(array, out)
+
+
 def split_vmap_axes(vmap_axes: Any) -> tuple[Any, Any, dict[str, Any] | int]:
   """The triple (input axes, output axes, keyword argument axes) that `vmap_axes` stands for."""
   if isinstance(vmap_axes, tuple) and len(vmap_axes) == 3:

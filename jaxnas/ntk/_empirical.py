@@ -13,7 +13,7 @@ from jaxnas.errors import ConfigError
 from jaxnas.ntk._arguments import output_axes, split_kwargs
 from jaxnas.ntk._blocks import blocked, check_batch_size
 from jaxnas.ntk._chunking import check_chunk_size
-from jaxnas.ntk._jacobian import contract, jacobian, matmul_precision, select_leaves
+from jaxnas.ntk._jacobian import accumulator, check_outputs, contract, jacobian, matmul_precision, select_leaves
 from jaxnas.ntk._sides import Side
 
 _structured: Any
@@ -200,14 +200,21 @@ def _contracted(parts1, parts2, ndim: int, sample_axis: int | None, traced, diag
       own = {name: (0,) if sample_axis in axes[name] else () for name in ("trace_axes", "diagonal_axes")}
       samples = int(sample_axis is not None)
       terms.append(contract([one.jacobian], [other.jacobian], samples, **own, precision=precision))
-  return sum(terms[1:], start=terms[0])
+  dtype = accumulator(*terms)
+  return sum((term.astype(dtype) for term in terms[1:]), start=terms[0].astype(dtype))
 
 
 def _by_products(first: Side, second: Side, leaves: list[Array], axes, chunk_size: int | None) -> list[Array]:
-  """Kernels by products with unit vectors, undivided: forward mode of what reverse mode gives for each of them."""
+  """Kernels by products with unit vectors, undivided: of what reverse mode gives for each, its forward product.
+
+  That is the pull-back of a pull-back, which needs no forward rules in f (`jax.custom_vjp` is enough).
+  """
 
   def pair(one: Any, other: Any) -> list[Array]:
     out, pullback = jax.vjp(lambda values: second.at(values, other), leaves)
+    out1, pullback1 = jax.vjp(lambda values: first.at(values, one), leaves)
+    check_outputs([*out, *out1])
+    _, push = jax.vjp(lambda units: pullback1(units)[0], [jnp.zeros_like(value) for value in out1])
 
     def columns(position: int) -> Array:
       shape, dtype = out[position].shape, out[position].dtype
@@ -216,7 +223,7 @@ def _by_products(first: Side, second: Side, leaves: list[Array], axes, chunk_siz
         cotangents = [jnp.zeros_like(value) for value in out]
         cotangents[position] = unit.astype(dtype).reshape(shape)
         (direction,) = pullback(cotangents)
-        return jax.jvp(lambda values: first.at(values, one), (leaves,), (direction,))[1][position]
+        return push(direction)[0][position]
 
       size = math.prod(shape)
       found = jax.vmap(column, out_axes=-1)(jnp.eye(size))
@@ -232,6 +239,7 @@ def _by_products(first: Side, second: Side, leaves: list[Array], axes, chunk_siz
     labels = [[i if i in (*traced, *diagonal) else ndim + i for i in range(ndim)][i] for i in range(ndim)]
     samples = [] if axis is None else [axis, labels[axis]]
     wanted = [b for i in range(ndim) if i not in traced for b in ([i] if i in diagonal else [i, ndim + i])]
+    theta = theta.astype(accumulator(theta, *leaves))
     kernels.append(jnp.einsum(theta, [*samples, *others, *(labels[i] for i in others)], wanted))
   return kernels
 

@@ -35,7 +35,10 @@ def select_leaves(params: PyTree, select: Callable[[str], bool] | None = None) -
   if not chosen:
     raise ConfigError(f"select: none of the {len(paths)} parameter leaves is chosen; got paths {paths[:3]}, ...")
   for i in chosen:
-    dtype = jnp.result_type(values[i])
+    try:
+      dtype = jnp.asarray(values[i]).dtype
+    except TypeError as error:
+      raise ConfigError(f"params: leaf {paths[i]!r} is {values[i]!r}; expected arrays.") from error
     if not jnp.issubdtype(dtype, jnp.floating):
       raise ConfigError(
         f"params: leaf {paths[i]!r} is {dtype}; kernels need real floating-point leaves (leave others out with select)."
@@ -76,9 +79,7 @@ def jacobian(fn: Callable[[list], PyTree], leaves: list[Array], chunk_size: int 
   """
   out, pullback = jax.vjp(fn, leaves)
   outputs, treedef = jax.tree.flatten(out)
-  for value in outputs:
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-      raise ConfigError(f"f: returned {value.dtype}; kernels need real floating-point outputs.")
+  check_outputs(outputs)
 
   def rows_of(position: int) -> list[Array]:
     shape, dtype = outputs[position].shape, outputs[position].dtype
@@ -96,6 +97,13 @@ def jacobian(fn: Callable[[list], PyTree], leaves: list[Array], chunk_size: int 
     return [jac.reshape(shape + leaf.shape) for jac, leaf in zip(rows, leaves, strict=True)]
 
   return [rows_of(position) for position in range(len(outputs))]
+
+
+def check_outputs(outputs: Sequence[Array]) -> None:
+  """ConfigError unless all are real floating point."""
+  for value in outputs:
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+      raise ConfigError(f"f: returned {value.dtype}; kernels need real floating-point outputs.")
 
 
 def contract(

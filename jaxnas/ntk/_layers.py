@@ -51,12 +51,12 @@ def _dense(leaf: int, use: Use) -> Layer:
   """`dot_general` of the parameter and anything else."""
   contracting, batch = use.params["dimension_numbers"]
   other = 1 - use.operand
-  shape = use.operands[other].shape
+  shape, own = use.operands[other].shape, use.operands[use.operand].shape
   free = [axis for axis in range(len(shape)) if axis not in (*contracting[other], *batch[other])]
   order = (*batch[other], *free, *contracting[other])
   groups, positions, inputs = (math.prod(shape[a] for a in axes) for axes in (batch[other], free, contracting[other]))
-  output = use.result
-  outputs = math.prod(output.shape) // max(1, groups * positions)
+  bound = (*contracting[use.operand], *batch[use.operand])
+  outputs = math.prod(side for axis, side in enumerate(own) if axis not in bound)
 
   def read(operands: Sequence[Array]) -> Array:
     return operands[other].transpose(order).reshape(groups, positions, inputs)
@@ -66,7 +66,7 @@ def _dense(leaf: int, use: Use) -> Layer:
       return d.reshape(groups, positions, outputs)
     return d.reshape(groups, outputs, positions).swapaxes(1, 2)
 
-  return Layer(leaf, use.step, "dense", groups, positions, inputs, outputs, output, read, arrange)
+  return Layer(leaf, use.step, "dense", groups, positions, inputs, outputs, use.result, read, arrange)
 
 
 def _convolution(leaf: int, use: Use) -> Layer | None:

@@ -5,13 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import split_kwargs
+from jaxnas.ntk._arguments import outputs_of, split_kwargs
 from jaxnas.ntk._empirical import Axes, Implementation, NtkImplementation, checked_axes, empirical_ntk_fn
-from jaxnas.ntk._jacobian import contract, matmul_precision
+from jaxnas.ntk._jacobian import check_outputs, contract, matmul_precision
 from jaxnas.ntk._requests import named, requested
 
 
@@ -32,12 +30,11 @@ def empirical_nngp_fn(
     x2 = x2 if jax.tree.leaves(x2) else None
     kwargs1, kwargs2 = split_kwargs(apply_fn_kwargs, x1, x2)
     with matmul_precision(precision):
-      out1 = jax.tree.map(jnp.asarray, f(params, x1, **kwargs1))
-      out2 = out1 if x2 is None else jax.tree.map(jnp.asarray, f(params, x2, **kwargs2))
+      out1 = outputs_of(f(params, x1, **kwargs1))
+      out2 = out1 if x2 is None else outputs_of(f(params, x2, **kwargs2))
 
     def kernel(a: Array, b: Array) -> Array:
-      if not jnp.issubdtype(a.dtype, jnp.floating):
-        raise ConfigError(f"f: returned {a.dtype}; kernels need real floating-point outputs.")
+      check_outputs([a, b])
       traced, diagonal = checked_axes(a.shape, b.shape, trace_axes, diagonal_axes)
       products = contract(
         [a[..., None]], [b[..., None]], a.ndim, trace_axes=traced, diagonal_axes=diagonal, precision=precision

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jaxtyping import Array, PyTree
 
@@ -100,7 +101,7 @@ class Program:
             operands[step] = inputs
             results = [results[0] + zeros[step]]
         env |= dict(zip(equation.outvars, results, strict=True))
-      return [var.val if isinstance(var, Literal) else env[var] for var in jaxpr.outvars]
+      return [jnp.asarray(v.val, _avals([v])[0].dtype) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
 
     arguments = jax.tree.leaves((list(leaves), *others))
     return walk(self._closed.jaxpr, self._closed.consts, arguments), operands
@@ -129,7 +130,7 @@ def _rearranges(equation: JaxprEqn) -> bool:
   if equation.primitive.name not in _REARRANGING:
     return False
   before, after = _avals(equation.invars)[0], _avals(equation.outvars)[0]
-  return before.size == after.size and jax.numpy.issubdtype(after.dtype, jax.numpy.floating)
+  return before.size == after.size and jnp.issubdtype(after.dtype, jnp.floating)
 
 
 def _use(equation: JaxprEqn, step: int, operand: int) -> Use:

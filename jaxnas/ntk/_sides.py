@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import leaf_axes, split_vmap_axes
+from jaxnas.ntk._arguments import leaf_axes, outputs_of, split_vmap_axes
 from jaxnas.ntk._chunking import chunked_vmap
 from jaxnas.ntk._jacobian import Selection
 
@@ -32,7 +32,7 @@ class Side:
     self._f, self._parameters, self._kwargs = f, parameters, kwargs
 
     def whole(leaves: list[Array]) -> PyTree:
-      return jax.tree.map(jnp.asarray, f(parameters.rebuild(leaves), x, **kwargs))
+      return outputs_of(f(parameters.rebuild(leaves), x, **kwargs))
 
     shapes = jax.eval_shape(whole, parameters.leaves)
     outputs, self.treedef = jax.tree.flatten(shapes)
@@ -74,6 +74,10 @@ class Side:
     ]
     return other
 
+  def slice_shapes(self) -> PyTree:
+    """Shape and dtype of one of the `slices`."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self.slices)
+
   def only(self, position: int) -> "Side":
     """f with one of its output leaves."""
     other = copy.copy(self)
@@ -97,7 +101,10 @@ class Side:
       jnp.expand_dims(one[i], self._in_axes[i]) if i in self._in_axes else leaf for i, leaf in enumerate(self._leaves)
     ]
     x, kwargs = jax.tree.unflatten(self._treedef, filled)
-    out = jax.tree.leaves(self._f(self._parameters.rebuild(leaves), x, **(self._kwargs | kwargs)))
+    try:
+      out = jax.tree.leaves(self._f(self._parameters.rebuild(leaves), x, **(self._kwargs | kwargs)))
+    except (TypeError, ValueError) as error:  # the whole batch was taken without any
+      raise ConfigError(f"vmap_axes={self._vmap_axes!r}: f does not take one slice of x: {error}") from error
     for value, axis in zip(out, self.sample_axes, strict=True):
       if value.shape[axis] != 1:
         raise ConfigError(

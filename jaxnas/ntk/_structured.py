@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from jaxnas.errors import ConfigError
 from jaxnas.ntk._chunking import chunked
-from jaxnas.ntk._jacobian import accumulator
+from jaxnas.ntk._jacobian import accumulator, check_outputs
 from jaxnas.ntk._layers import Layer, layer_of
 from jaxnas.ntk._program import Program
 from jaxnas.ntk._sides import Side
@@ -78,7 +77,7 @@ def plan(sides: Sequence[Side], leaves: list[Array], axes: Sequence[tuple], meth
   """
   if method in (1, 2):
     return None
-  programs = [Program(side.at, leaves, jax.tree.map(lambda a: a[0], side.slices)) for side in sides]
+  programs = [Program(side.at, leaves, side.slice_shapes()) for side in sides]
   layers = [
     [layer_of(leaf, uses[0]) if len(uses) == 1 else None for leaf, uses in enumerate(program.uses(len(leaves)))]
     for program in programs
@@ -171,9 +170,7 @@ def derivatives(
     return program.run(filled, one, zeros=zeros)
 
   outputs, pullback, operands = jax.vjp(forward, zeros, [leaves[leaf] for leaf in own], has_aux=True)
-  for value in outputs:
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-      raise ConfigError(f"f: returned {value.dtype}; kernels need real floating-point outputs.")
+  check_outputs(outputs)
   inputs = {step: layer.read([jnp.asarray(value) for value in operands[step]]) for step, layer in layers.items()}
 
   def parts_of(position: int) -> list[Array | Factors | Summed]:
@@ -196,7 +193,8 @@ def derivatives(
       d = jax.vmap(choice.layer.arrange)(into[choice.layer.step])
       if choice.form == "factors":
         return d
-      h, dtype = inputs[choice.layer.step], accumulator(d)
+      h = inputs[choice.layer.step]
+      dtype = accumulator(h, d)
       found = jnp.einsum("gti,ogtj->gioj", h.astype(dtype), d.astype(dtype))
       return found if in_place else found.transpose(2, 0, 1, 3)
 
@@ -237,12 +235,13 @@ def contract_factors(
   kept = [axis for a in left for axis in ([a] if a in diagonal_axes else [] if a in trace_axes else [a, ndim + a])]
   samples = [] if sample_axis is None else list(dict.fromkeys([left[sample_axis], right[sample_axis]]))
   labels = [*dict.fromkeys([*kept, *samples]), g, t, u]
-  dtype = accumulator(first.cotangents, second.cotangents)
+  h1, h2 = first.inputs, second.inputs
+  embedding = jnp.issubdtype(h1.dtype, jnp.integer)
+  dtype = accumulator(first.cotangents, second.cotangents, *(() if embedding else (h1, h2)))
   d1, d2 = first.cotangents.astype(dtype), second.cotangents.astype(dtype)
   products = jnp.einsum(d1, [*left, g, t, j], d2, [*right, g, u, j], labels, precision=precision)
   lead1, lead2 = ([], []) if sample_axis is None else ([left[sample_axis]], [right[sample_axis]])
-  h1, h2 = first.inputs, second.inputs
-  if jnp.issubdtype(h1.dtype, jnp.integer):
+  if embedding:
     equal = _pairs(h1, [*lead1, t], [*samples, t, u]) == _pairs(h2, [*lead2, u], [*samples, t, u])
     known = _pairs(h1, [*lead1, t], [*samples, t, u]) >= 0
     inner, inner_labels = (equal & known).astype(dtype), [*samples, t, u]
