@@ -31,7 +31,7 @@ class NtkImplementation(enum.IntEnum):
   AUTO = 0  # layer by layer whichever of the other forms takes the fewest operations
   JACOBIAN_CONTRACTION = 1  # the Jacobians of both inputs, by reverse mode, and their product
   NTK_VECTOR_PRODUCTS = 2  # for every pair of samples and every output one reverse and one forward pass
-  STRUCTURED_DERIVATIVES = 3  # of every product with a parameter its factors, whatever they cost
+  STRUCTURED_DERIVATIVES = 3  # every product with a parameter by its inputs and cotangents, whatever it costs
 
 
 Implementation = NtkImplementation | int | Literal["auto"]

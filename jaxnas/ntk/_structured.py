@@ -89,9 +89,8 @@ def plan(sides: Sequence[Side], leaves: list[Array], axes: Sequence[tuple], meth
     for leaf, value in enumerate(leaves):
       layer = layers[0][leaf] if layers[-1][leaf] is not None else None
       costs = _costs(layer, value.size, *sizes)
-      form: Form = min(costs, key=lambda name: costs[name])
-      if method == 3 and layer is not None:
-        form = "factors"
+      able: list[Form] = [name for name in costs if name != "autodiff" or method != 3 or layer is None]
+      form: Form = min(able, key=lambda name: costs[name])
       found.append(Choice(leaf, layer, form, costs))
     forms.append(found)
   summed = [
