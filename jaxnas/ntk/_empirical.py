@@ -236,7 +236,7 @@ def _by_products(first: Side, second: Side, leaves: list[Array], axes, chunk_siz
   for theta, shape, axis, (traced, diagonal) in zip(full, first.shapes, first.sample_axes, axes, strict=True):
     ndim = len(shape)
     others = [i for i in range(ndim) if i != axis]
-    labels = [[i if i in (*traced, *diagonal) else ndim + i for i in range(ndim)][i] for i in range(ndim)]
+    labels = [i if i in (*traced, *diagonal) else ndim + i for i in range(ndim)]
     samples = [] if axis is None else [axis, labels[axis]]
     wanted = [b for i in range(ndim) if i not in traced for b in ([i] if i in diagonal else [i, ndim + i])]
     theta = theta.astype(accumulator(theta, *leaves))

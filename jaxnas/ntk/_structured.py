@@ -24,8 +24,7 @@ from jaxnas.ntk._program import Program
 from jaxnas.ntk._sides import Side
 
 Form = Literal["factors", "jacobian", "autodiff"]
-# What a multiply-add of a batch of small products costs beside one of a large product; measured on a CPU.
-_SMALL = 4.0
+_SUM = 4.0  # what adding up the products of two factors is taken for, in multiply-adds: memory bounds it
 
 
 class Factors(NamedTuple):
@@ -126,7 +125,7 @@ def _costs(layer: Layer | None, size: int, rows: int, samples: int, kept: int, s
   width = 0 if layer.kind == "embedding" else layer.inputs
   factors = samples * tokens * (width + kept * summed * layer.outputs)
   if layer.positions > 1:
-    factors += _SMALL * samples * kept * tokens
+    factors += _SUM * samples * kept * tokens
   if layer.kind == "embedding":
     return {"factors": float(factors), "autodiff": float(pairs * size)}
   return {"factors": float(factors), "jacobian": float(rows * layer.positions * size + pairs * size)}

@@ -75,7 +75,8 @@ class TrainConfig:
 
   def __post_init__(self):
     for name in ("train_epochs", "train_batch", "train_channels", "train_cells", "eval_batch", "checkpoint_every"):
-      self._refuse(name, (getattr(self, name) or 1) >= 1, "at least 1")
+      value = getattr(self, name)
+      self._refuse(name, value is None or value >= 1, "at least 1")
     self._refuse("learning_rate", 0 < self.learning_rate < math.inf, "positive and finite")
     for name in ("weight_decay", "clip_norm", "auxiliary"):
       self._refuse(name, 0 <= getattr(self, name) < math.inf, "finite and not negative")

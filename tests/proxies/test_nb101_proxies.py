@@ -279,7 +279,8 @@ def test_other_proxies_of_a_straight_cell():
 
 def test_every_proxy_of_single_networks_is_here():
   of_supernets = {"linear_regions", "supernet_condition_number", "supernet_condition_number_frozen"}
-  others = {*of_supernets, "signal_regression"}  # the last: of a network with heads
+  # Of a network with heads; of networks without width.
+  others = {*of_supernets, "signal_regression", "infinite_ntk_condition_number"}
   tested = {*COUNTED, *OF_GRADIENT, "naswot", "zen", "fisher", "jacob_cov", "synflow"}
   assert tested.union(*OTHER_GROUPS, others) == set(proxies.names())
 

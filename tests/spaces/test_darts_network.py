@@ -1,7 +1,6 @@
 """The network of one genotype against the same network in NumPy, and what proxies and training ask of it."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +38,6 @@ def images_of(side=8, samples=3, seed=0):
   return np.random.default_rng(seed).normal(size=(samples, side, side, 3))
 
 
-@functools.cache
 def random_like(shapes, seed=0):
   """Float64 arrays, BN scales and biases not 1 and 0."""
   rng = np.random.default_rng(seed)

@@ -7,6 +7,7 @@ import tempfile
 import hypothesis
 import jax
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from jaxnas import spaces, tabular
@@ -14,7 +15,14 @@ from jaxnas.errors import JaxnasError
 from jaxnas.spaces.nb201.accuracies import ACCURACY_COLUMNS, COLUMNS, FIX, NUM_ARCHS
 from jaxnas.tabular.csv_table import read_csv, write_csv
 
-MANY = hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+MANY = hypothesis.settings(
+  max_examples=150,
+  deadline=None,
+  derandomize=True,
+  database=None,
+  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],  # `unchecked` is the same for all examples
+)
+pytestmark = pytest.mark.usefixtures("unchecked")
 VALUES = st.recursive(
   st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
   lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
