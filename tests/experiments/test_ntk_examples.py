@@ -20,7 +20,10 @@ CASES = {  # what each prints, and its flags
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("ntk_flax", "ntk_nnx")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in CASES])
 def test_example(name):
   pattern, flags = CASES[name]
   command = [sys.executable, f"experiments/examples/{name}.py", *flags]
