@@ -167,9 +167,9 @@ def score_compiled(names, network, archs, batch, *, one_by_one: bool) -> list[di
       return proxy.measure(Evaluation(network, params, static, images, labels))
 
     cpu, wall = time.process_time(), time.perf_counter()
-    program = jax.jit(kernel).lower(params, *batch).compile()
+    program = jax.jit(kernel).lower(params, batch.inputs, batch.labels).compile()
     compiled = time.process_time() - cpu, time.perf_counter() - wall
-    reading = proxy.finish(jax.device_get(program(params, *batch)))
+    reading = proxy.finish(jax.device_get(program(params, batch.inputs, batch.labels)))
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     if " conditional(" in (program.as_text() or ""):
       sys.exit("XLA has left branches of other operations in a program compiled for one architecture")
