@@ -46,6 +46,11 @@ def outputs_of(out: PyTree) -> PyTree:
   return jax.tree.map(array, out)
 
 
+def second_input(x2: PyTree) -> PyTree:
+  """x2, or None where it is a tree of Nones, which stands for x1 too."""
+  return x2 if jax.tree.leaves(x2) else None
+
+
 def split_vmap_axes(vmap_axes: Any) -> tuple[Any, Any, dict[str, Any] | int]:
   """The triple (input axes, output axes, keyword argument axes) that `vmap_axes` stands for."""
   if isinstance(vmap_axes, tuple) and len(vmap_axes) == 3:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import checked_integer
+from jaxnas.ntk._arguments import checked_integer, second_input
 
 
 def batch(
@@ -55,7 +55,7 @@ def batch(
     return kernel_fn(x1, x2, *args, **values)
 
   def batched_fn(x1: PyTree, x2: PyTree = None, *args: Any, **kwargs: Any) -> PyTree:
-    x2 = x2 if jax.tree.leaves(x2) else None
+    x2 = second_input(x2)
     other = x1 if x2 is None else x2
     values = {str(i): value for i, value in enumerate(args)} | kwargs
     traced = {name: value for name, value in values.items() if _is_arrays(value)}

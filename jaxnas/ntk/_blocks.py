@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_integer
 from jaxnas.ntk._sides import Side
 
 Kernels = Callable[[Side, Side, Sequence[tuple]], list[Array]]  # of two sides and the axes of their outputs
@@ -18,8 +19,7 @@ def check_batch_size(batch_size: Any, vmap_axes: Any) -> None:
   """ConfigError unless it is None, or an integer of at least 1 beside `vmap_axes`."""
   if batch_size is None:
     return
-  if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-    raise ConfigError(f"batch_size={batch_size!r}: expected an integer of at least 1, or None for all samples at once.")
+  checked_integer(batch_size, 1, "batch_size")
   if vmap_axes is None:
     raise ConfigError(f"batch_size={batch_size}: f is taken by samples only with `vmap_axes`; give both, or neither.")
 

@@ -1,6 +1,5 @@
 """The one batching helper: a function over a leading axis, a bounded number at a time."""
 
-import operator
 from collections.abc import Callable
 
 import jax
@@ -8,19 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_integer
 
 
 def check_chunk_size(chunk_size: int | None) -> None:
   """Raises ConfigError unless `chunk_size` is None or an integer of at least 1."""
-  if chunk_size is None:
-    return
-  try:
-    size = 0 if isinstance(chunk_size, bool) else operator.index(chunk_size)
-  except TypeError:
-    size = 0
-  if size < 1:
-    raise ConfigError(f"chunk_size={chunk_size!r}: expected an integer of at least 1, or None for a single chunk.")
+  if chunk_size is not None:
+    checked_integer(chunk_size, 1, "chunk_size")
 
 
 def chunked(fn: Callable[[PyTree], PyTree], xs: PyTree, chunk_size: int | None) -> PyTree:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import output_axes, split_kwargs
+from jaxnas.ntk._arguments import output_axes, second_input, split_kwargs
 from jaxnas.ntk._blocks import blocked, check_batch_size
 from jaxnas.ntk._chunking import check_chunk_size
 from jaxnas.ntk._jacobian import accumulator, check_outputs, contract, jacobian, matmul_precision, select_leaves
@@ -101,7 +101,7 @@ def empirical_ntk_fn(
   method = _method(implementation)
 
   def kernel_fn(x1: PyTree, x2: PyTree, params: PyTree, **apply_fn_kwargs: Any) -> PyTree:
-    x2 = x2 if jax.tree.leaves(x2) else None
+    x2 = second_input(x2)
     parameters = select_leaves(params, select)
     kwargs1, kwargs2 = split_kwargs(apply_fn_kwargs, x1, x2)
     with matmul_precision(precision):

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import leaf_axes, split_kwargs, split_vmap_axes
-from jaxnas.ntk._jacobian import matmul_precision, select_leaves
+from jaxnas.ntk._arguments import split_kwargs
+from jaxnas.ntk._jacobian import check_outputs, matmul_precision, select_leaves
+from jaxnas.ntk._sides import Side
 
 
 def check_independence(
@@ -60,14 +61,23 @@ def check_independence(
     return f(parameters.rebuild(leaves), x, **kwargs)
 
   shapes = jax.eval_shape(whole, parameters.leaves, x)
-  if any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(shapes)):
-    raise ConfigError("f: kernels need real floating-point outputs.")
-  sliced, x_axes, out_axes = _slice_by_slice(f, parameters.rebuild, x, kwargs, shapes, vmap_axes)
+  check_outputs(jax.tree.leaves(shapes))
+  if vmap_axes is None:
+    raise ConfigError("vmap_axes=None: without samples there is nothing to check.")
+
+  def evidence(leaves, x):
+    side = Side(f, parameters, x, kwargs, vmap_axes)
+    if side.samples < 2:
+      raise ConfigError("x: one sample; that samples are independent shows with two or more that differ.")
+
+    def sliced(leaves):
+      stacked = side.map(lambda one: side.at(leaves, one), None)
+      return [jnp.moveaxis(value, 0, axis or 0) for value, axis in zip(stacked, side.sample_axes, strict=True)]
+
+    return _evidence(whole, sliced, leaves, x, side)
 
   with matmul_precision(jax.lax.Precision.HIGHEST):
-    mixed, outputs, gradients = jax.jit(
-      lambda leaves, x: _evidence(whole, sliced, leaves, x, x_axes, out_axes),
-    )(parameters.leaves, x)
+    mixed, outputs, gradients = jax.jit(evidence)(parameters.leaves, x)
   advice = (
     f"vmap_axes={vmap_axes!r} would give a kernel that is not f's. Pass vmap_axes=None, or an f whose samples are "
     "independent: normalisation by fixed statistics (jaxnas.ntk.frozen_statistics), no dropout, noise a sample."
@@ -88,7 +98,7 @@ def check_independence(
       )
 
 
-def _evidence(whole, sliced, leaves, x, x_axes, out_axes) -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
+def _evidence(whole, sliced, leaves, x, side: Side) -> tuple[Array, tuple[Array, Array], tuple[Array, Array]]:
   """The largest mixed derivative, and (difference, size) of the outputs and of the gradients."""
   dtype = jnp.zeros(()).dtype  # of the sizes: JAX's default
 
@@ -103,7 +113,7 @@ def _evidence(whole, sliced, leaves, x, x_axes, out_axes) -> tuple[Array, tuple[
     return [one - other for one, other in zip(a, b, strict=True)]
 
   inputs, treedef = jax.tree.flatten(x)
-  floating = [i for i, leaf in enumerate(inputs) if jnp.issubdtype(leaf.dtype, jnp.floating) and x_axes[i] is not None]
+  floating = [i for i, leaf in enumerate(inputs) if jnp.issubdtype(leaf.dtype, jnp.floating) and i in side.in_axes]
 
   def at(leaves, moved):
     filled = list(inputs)
@@ -117,14 +127,16 @@ def _evidence(whole, sliced, leaves, x, x_axes, out_axes) -> tuple[Array, tuple[
 
   def half(parity):
     """The gradient of one half of u . f in params, and its largest derivative in the other half's inputs."""
-    chosen = [jnp.where(_parity(value, axis) == parity, value, 0) for value, axis in zip(u, out_axes, strict=True)]
+    chosen = [
+      jnp.where(_parity(value, axis) == parity, value, 0) for value, axis in zip(u, side.sample_axes, strict=True)
+    ]
     gradient, moved = pullback(chosen)
     others = [
-      jnp.where(_parity(value, x_axes[i]) == parity, 0, value) for i, value in zip(floating, moved, strict=True)
+      jnp.where(_parity(value, side.in_axes[i]) == parity, 0, value) for i, value in zip(floating, moved, strict=True)
     ]
     return gradient, largest([jnp.zeros(()), *others])
 
-  alone, pullback_alone = jax.vjp(lambda leaves: sliced(leaves, x), leaves)
+  alone, pullback_alone = jax.vjp(sliced, leaves)
   (gradient_alone,) = pullback_alone(u)
   (even, mixed_even), (odd, mixed_odd) = half(0), half(1)
   gradient = [one + other for one, other in zip(even, odd, strict=True)]
@@ -135,54 +147,7 @@ def _evidence(whole, sliced, leaves, x, x_axes, out_axes) -> tuple[Array, tuple[
   )
 
 
-def _parity(value: Array, axis: int) -> Array:
+def _parity(value: Array, axis: int | None) -> Array:
   """The index along `axis` modulo 2, in value's shape."""
+  assert axis is not None  # f is taken by samples
   return jax.lax.broadcasted_iota(jnp.int32, value.shape, axis) % 2
-
-
-def _slice_by_slice(f, rebuild, x, kwargs, shapes, vmap_axes) -> tuple[Callable, list[int | None], list[int]]:
-  """The function (leaves, x) -> list of f's outputs taken slice by slice, and the axes of x's and f's leaves."""
-  x_axes, out_axes, kwarg_axes = split_vmap_axes(vmap_axes)
-  if isinstance(kwarg_axes, int):
-    kwarg_axes = dict.fromkeys(kwargs, kwarg_axes)
-  mapped = {name: kwargs[name] for name in kwarg_axes if name in kwargs}
-  axes = [leaf_axes(x_axes, x, "vmap_axes")]
-  axes += [leaf_axes(kwarg_axes[name], value, f"vmap_axes[2][{name!r}]") for name, value in mapped.items()]
-  outputs = [axis for axis in leaf_axes(out_axes, shapes, "vmap_axes") if axis is not None]
-  trees = [x, *mapped.values()]
-  sizes = {
-    np.shape(leaf)[axis]
-    for tree, listed in zip(trees, axes, strict=True)
-    for leaf, axis in zip(jax.tree.leaves(tree), listed, strict=True)
-    if axis is not None
-  }
-  if len(sizes) != 1 or len(outputs) != len(jax.tree.leaves(shapes)):
-    raise ConfigError(
-      f"vmap_axes={vmap_axes!r}: inputs must share one mapped axis (sizes {sorted(sizes)}) and every output must have "
-      "one; without samples there is nothing to check."
-    )
-  if sizes == {1}:
-    raise ConfigError("x: one sample; that samples are independent shows with two or more that differ.")
-
-  def one_slice(leaves, *slices):
-    restored = [
-      jax.tree.unflatten(
-        jax.tree.structure(tree),
-        [leaf if axis is None else jnp.expand_dims(leaf, axis) for leaf, axis in zip(values, listed, strict=True)],
-      )
-      for tree, values, listed in zip(trees, slices, axes, strict=True)
-    ]
-    out = f(rebuild(leaves), restored[0], **(kwargs | dict(zip(mapped, restored[1:], strict=True))))
-    values = jax.tree.leaves(out)
-    for value, axis in zip(values, outputs, strict=True):
-      if value.shape[axis] != 1:
-        raise ConfigError(
-          f"vmap_axes={vmap_axes!r}: one slice of x gives an output of shape {value.shape}, expected 1 on axis {axis}."
-        )
-    return [jnp.squeeze(value, axis) for value, axis in zip(values, outputs, strict=True)]
-
-  def sliced(leaves, x):
-    slices = [jax.tree.leaves(tree) for tree in (x, *trees[1:])]
-    return jax.vmap(one_slice, in_axes=(None, *axes), out_axes=outputs)(leaves, *slices)
-
-  return sliced, axes[0], outputs

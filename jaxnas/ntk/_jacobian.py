@@ -99,8 +99,8 @@ def jacobian(fn: Callable[[list], PyTree], leaves: list[Array], chunk_size: int 
   return [rows_of(position) for position in range(len(outputs))]
 
 
-def check_outputs(outputs: Sequence[Array]) -> None:
-  """ConfigError unless all are real floating point."""
+def check_outputs(outputs: Sequence[Array | jax.ShapeDtypeStruct]) -> None:
+  """ConfigError unless all, or what they are the shapes of, are real floating point."""
   for value in outputs:
     if not jnp.issubdtype(value.dtype, jnp.floating):
       raise ConfigError(f"f: returned {value.dtype}; kernels need real floating-point outputs.")

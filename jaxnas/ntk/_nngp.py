@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, PyTree
 
-from jaxnas.ntk._arguments import outputs_of, split_kwargs
+from jaxnas.ntk._arguments import outputs_of, second_input, split_kwargs
 from jaxnas.ntk._empirical import Axes, Implementation, NtkImplementation, checked_axes, empirical_ntk_fn
 from jaxnas.ntk._jacobian import check_outputs, contract, matmul_precision
 from jaxnas.ntk._requests import named, requested
@@ -27,7 +27,7 @@ def empirical_nngp_fn(
   """
 
   def kernel_fn(x1: PyTree, x2: PyTree, params: PyTree, **apply_fn_kwargs: Any) -> PyTree:
-    x2 = x2 if jax.tree.leaves(x2) else None
+    x2 = second_input(x2)
     kwargs1, kwargs2 = split_kwargs(apply_fn_kwargs, x1, x2)
     with matmul_precision(precision):
       out1 = outputs_of(f(params, x1, **kwargs1))

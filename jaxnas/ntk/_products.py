@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Real
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import split_kwargs
+from jaxnas.ntk._arguments import second_input, split_kwargs
 from jaxnas.ntk._jacobian import matmul_precision
 from jaxnas.ntk._layout import square
 
@@ -46,8 +46,7 @@ def empirical_ntk_vp_fn(
     product = jax.jit(ntk.empirical_ntk_vp_fn(f, x, None, params))
     ntk.extreme_eigenvalues(product, jax.eval_shape(f, params, x))
   """
-  if not jax.tree.leaves(x2):
-    x2 = None
+  x2 = second_input(x2)
   kwargs1, kwargs2 = split_kwargs(apply_fn_kwargs, x1, x2)
 
   def at(x, kwargs):

@@ -118,10 +118,10 @@ def _body(equation: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]] | None:
 
 def _evaluate(equation: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
   """The results of an equation."""
-  settings: Any = equation.primitive.get_bind_params(equation.params)
-  if isinstance(settings, tuple):  # until JAX 0.9 the functions that it calls come first
-    inputs, settings = [*settings[0], *inputs], settings[1]
-  results = equation.primitive.bind(*inputs, **settings)
+  bound = equation.primitive.get_bind_params(equation.params)
+  if isinstance(bound, tuple):  # older JAX: the functions that it calls come first
+    inputs, bound = [*bound[0], *inputs], bound[1]
+  results = equation.primitive.bind(*inputs, **bound)
   return list(results) if equation.primitive.multiple_results else [results]
 
 

@@ -22,6 +22,7 @@ class Side:
     shapes: of f's output leaves, the whole batch's.
     treedef: of f's output.
     sample_axes: for each output leaf the axis along which f is taken by samples; None where it is taken whole.
+    in_axes: of the leaves of x, and behind them of mapped keyword arguments, by number: along which they are sliced.
     samples: how many there are; 1 where f is taken whole.
     slices: what `at` takes beside the parameters, stacked along a leading axis; a tree without leaves where f is whole.
   """
@@ -39,6 +40,7 @@ class Side:
     self.shapes = [output.shape for output in outputs]
     self.sliced = vmap_axes is not None
     self.samples, self.slices = 1, ()
+    self.in_axes: dict[int, int] = {}
     self.sample_axes: list[int | None] = [None] * len(self.shapes)
     self._whole = whole
     if self.sliced:
@@ -53,9 +55,9 @@ class Side:
     axes = leaf_axes(x_axes, x, "vmap_axes")
     for name in sorted(mapped):  # the order in which a dict is flattened
       axes += leaf_axes(kwarg_axes[name], mapped[name], f"vmap_axes[2][{name!r}]")
-    self._in_axes = {i: axis for i, axis in enumerate(axes) if axis is not None}
+    self.in_axes = {i: axis for i, axis in enumerate(axes) if axis is not None}
     self.sample_axes = leaf_axes(out_axes, shapes, "vmap_axes")
-    self.slices = {i: jnp.moveaxis(self._leaves[i], axis, 0) for i, axis in self._in_axes.items()}
+    self.slices = {i: jnp.moveaxis(self._leaves[i], axis, 0) for i, axis in self.in_axes.items()}
     sizes = sorted({array.shape[0] for array in self.slices.values()})
     if len(sizes) != 1 or None in self.sample_axes:
       raise ConfigError(
@@ -98,7 +100,7 @@ class Side:
     if not self.sliced:
       return jax.tree.leaves(self._whole(leaves))
     filled = [
-      jnp.expand_dims(one[i], self._in_axes[i]) if i in self._in_axes else leaf for i, leaf in enumerate(self._leaves)
+      jnp.expand_dims(one[i], self.in_axes[i]) if i in self.in_axes else leaf for i, leaf in enumerate(self._leaves)
     ]
     x, kwargs = jax.tree.unflatten(self._treedef, filled)
     try:

@@ -10,19 +10,29 @@ from jaxnas.files import read_json, user_path
 RUN = ("algorithm", "space", "dataset")
 
 
-def load(workdir: str | os.PathLike[str], flag: str = "--workdir") -> list[dict[str, Any]]:
-  """The rows of a finished run's result: seed, architecture, its size, accuracies, ranks, what the algorithm says.
-
-  Each has also `workdir`, `algorithm`, `space` and `dataset`. `flag` is what messages call the folder.
+def read_result(workdir: str | os.PathLike[str], flag: str) -> dict[str, Any]:
+  """What a finished run's result.json holds; `flag` is what messages call the folder.
 
   Raises:
     WorkdirError: there is no finished run.
   """
   path = user_path(workdir, flag)
   result = read_json(path / "result.json")
-  if not isinstance(result, dict) or "results" not in result:
-    raise WorkdirError(f"{flag}={path} holds no finished run: no result.json; let the run end first")
-  about = {"workdir": str(path), **{name: result["config"].get(name) for name in RUN}}
+  if not isinstance(result, dict) or not result.keys() >= {"config", "results", "accuracies"}:
+    raise WorkdirError(f"{flag}={path} holds no finished run: no result.json as this version writes; let the run end")
+  return result
+
+
+def load(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """The rows of a finished run's result: seed, architecture, its size, accuracies, ranks, what the algorithm says.
+
+  Each has also `workdir`, `algorithm`, `space` and `dataset`.
+
+  Raises:
+    WorkdirError: there is no finished run.
+  """
+  result = read_result(workdir, "--workdir")
+  about = {"workdir": str(user_path(workdir, "--workdir")), **{name: result["config"].get(name) for name in RUN}}
   return [{**about, **row} for row in result["results"]]
 
 

@@ -12,7 +12,7 @@ from jaxnas import registry
 from jaxnas.base import Algorithm, Artefact, Column, Context, Outcome, Work
 from jaxnas.errors import ConfigError
 from jaxnas.figures import BLUE, FAINT, GREEN, VERMILION, new_figure, save_png
-from jaxnas.report.loading import load
+from jaxnas.report.loading import RUN, read_result
 from jaxnas.report.tables import mean_std
 from jaxnas.settings import setting
 
@@ -43,25 +43,25 @@ class CompareRuns(Algorithm[RunsConfig]):
     """The table; `seed` has no part in it."""
     del seed
     runs = _loaded(context.settings)
-    keys = list(dict.fromkeys(key for rows in runs.values() for key in _accuracies(rows)))
+    keys = list(dict.fromkeys(key for run in runs.values() for key in run["accuracies"]))
     table = []
-    for name, rows in runs.items():
-      about = {field: rows[0][field] for field in ("algorithm", "space", "dataset")}
+    for name, run in runs.items():
+      rows, about = run["results"], {field: run["config"].get(field) for field in RUN}
       values = {key: mean_std([row.get(key, math.nan) for row in rows], digits=2) for key in keys}
       table.append({"run": name, **about, "architectures": len(rows), **values})
       context.advance(1)
-    columns = [Column(key, key) for key in ("run", "algorithm", "space", "dataset", "architectures")]
+    columns = [Column(key, key) for key in ("run", *RUN, "architectures")]
     columns += [Column(key, f"{key.replace('_', ' ')} %") for key in keys]
     picture = Artefact(
       "runs.png",
       "Accuracies of the architectures that each run found, a point each, and their mean.",
-      lambda path: plot(runs, keys, path),
+      lambda path: plot({name: run["results"] for name, run in runs.items()}, keys, path),
     )
     return Outcome(table, columns, artefacts=[picture] if keys else [])
 
 
-def _loaded(settings: RunsConfig) -> dict[str, list[dict[str, Any]]]:
-  """The rows of each run by its folder's name, or by its path where two have one name."""
+def _loaded(settings: RunsConfig) -> dict[str, dict[str, Any]]:
+  """The result of each run by its folder's name, or by its path where two have one name."""
   if not settings.runs:
     raise ConfigError("--algorithm=compare needs --runs: work directories of finished runs, apart by commas")
   names = [pathlib.Path(run).name for run in settings.runs]
@@ -69,17 +69,8 @@ def _loaded(settings: RunsConfig) -> dict[str, list[dict[str, Any]]]:
     raise ConfigError(f"--runs={','.join(settings.runs)} names a run twice")
   found = {}
   for run, name in zip(settings.runs, names, strict=True):
-    rows = load(run, "--runs")
-    if not rows:
-      raise ConfigError(f"--runs={run} holds no results")
-    found[name if names.count(name) == 1 else run] = rows
+    found[name if names.count(name) == 1 else run] = read_result(run, "--runs")
   return found
-
-
-def _accuracies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-  """The fields of rows that hold accuracies: those with which a rank or its lack came, as `cifar10_test`."""
-  splits = ("test", "valid", "validation")
-  return [key for key in rows[0] if key.rpartition("_")[2] in splits and isinstance(rows[0][key], int | float)]
 
 
 def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[str], path: pathlib.Path) -> pathlib.Path:

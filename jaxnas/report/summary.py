@@ -98,6 +98,7 @@ class Finished:
     return {
       "config": self.config,
       "benchmark": None if self.benchmark is None else self.benchmark.name,
+      "accuracies": [f"{name}_{self.benchmark.split}" for name in self.datasets] if self.benchmark else [],
       "results": self.rows,
       "comparison": self.comparison,
       "seconds": self.times.as_json(),

@@ -67,7 +67,9 @@ def finished_runs():
     (folder / name).mkdir()
     config = {"algorithm": "tenas", "space": "nb201", "dataset": "synthetic"}
     results = [{"seed": seed, "cifar10_test": value} for seed, value in enumerate(accuracies)]
-    (folder / name / "result.json").write_text(json.dumps({"config": config, "results": results}))
+    (folder / name / "result.json").write_text(
+      json.dumps({"config": config, "accuracies": ["cifar10_test"], "results": results})
+    )
   return str(folder / "one"), str(folder / "two")
 
 

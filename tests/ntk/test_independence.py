@@ -164,12 +164,12 @@ def test_tolerance():
   ("arguments", "message"),
   [
     (dict(x=X[:1]), "x: one sample"),
-    (dict(vmap_axes=None), "vmap_axes=None: inputs must share"),
+    (dict(vmap_axes=None), "vmap_axes=None: without samples"),
     (dict(vmap_axes=3), "vmap_axes=3"),
     (dict(vmap_axes=(0, None, {})), "every output"),
     (dict(f=lambda p, x: mlp(p, x) / 0), "not finite"),
     (dict(f=lambda p, x: mlp(p, x) > 0), "real floating-point outputs"),
-    (dict(f=lambda p, x: p["a"] * x.sum()), "expected 1 on axis 0"),
+    (dict(f=lambda p, x: p["a"] * x.sum()), "expected size 1 on axis 0"),
     (dict(select=lambda path: False), "none of the 2"),
   ],
 )

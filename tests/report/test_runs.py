@@ -14,7 +14,9 @@ from jaxnas.report.runs import CompareRuns, RunsConfig
 def leave(folder, rows, algorithm="tenas"):
   folder.mkdir(parents=True)
   config = {"algorithm": algorithm, "space": "nb201", "dataset": "synthetic"}
-  (folder / "result.json").write_text(json.dumps({"config": config, "results": rows}))
+  (folder / "result.json").write_text(
+    json.dumps({"config": config, "accuracies": [key for key in rows[0] if key != "seed"], "results": rows})
+  )
   return str(folder)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from jaxnas.errors import ConfigError
 from jaxnas.ntk._arguments import output_axes
+from jaxnas.ntk._layout import flatten
 
 
 class Layout(NamedTuple):
@@ -60,7 +61,7 @@ class Layout(NamedTuple):
         f"{name}: expected shape [{wanted}] for y_train of shape {self.shape} without its trace_axes {self.traced}, "
         f"got {kernel.shape}; trace_axes must be those of the kernel, and its diagonal_axes ()."
       )
-    return flatten_kernel(kernel)
+    return flatten(kernel)
 
 
 def layout_of(y_train: Array, trace_axes: SupportsIndex | Sequence[SupportsIndex]) -> Layout:
@@ -83,12 +84,12 @@ def as_kernel(kernel: ArrayLike | None, name: str) -> Array:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-@jax.jit
-def flatten_kernel(kernel: Array) -> Array:
-  """[N1, N2, K1, K2, ...] as a matrix [N1 K1 ..., N2 K2 ...]."""
-  pairs = kernel.ndim // 2
-  moved = jnp.transpose(kernel, (*range(0, 2 * pairs, 2), *range(1, 2 * pairs, 2)))
-  return moved.reshape((math.prod(kernel.shape[0::2]), math.prod(kernel.shape[1::2])))
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def unflatten(matrix: Array, sizes: tuple[int, ...], lead: tuple[int, ...] = ()) -> Array:
+  """Matrices [T, m, m] as [*lead, *interleaved], m the product of `sizes` and T that of `lead`."""
+  pairs = len(sizes)
+  order = [len(lead) + i + side * pairs for i in range(pairs) for side in (0, 1)]
+  return jnp.transpose(matrix.reshape((*lead, *sizes, *sizes)), (*range(len(lead)), *order))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -104,4 +105,4 @@ def square_matrix(kernel: Array, sizes: Sequence[int], name: str) -> Array:
   wanted = tuple(size for size in sizes for _ in range(2))
   if kernel.shape != wanted:
     raise ConfigError(f"{name}: expected shape {wanted}, got {kernel.shape}.")
-  return flatten_kernel(kernel)
+  return flatten(kernel)
