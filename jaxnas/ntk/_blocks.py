@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,37 +15,72 @@ from jaxnas.ntk._sides import Side
 Kernels = Callable[[Side, Side, Sequence[tuple]], list[Array]]  # of two sides and the axes of their outputs
 
 
-def check_batch_size(batch_size: Any, vmap_axes: Any) -> None:
-  """ConfigError unless it is None, or an integer of at least 1 beside `vmap_axes`."""
-  if batch_size is None:
-    return
-  checked_integer(batch_size, 1, "batch_size")
-  if vmap_axes is None:
-    raise ConfigError(f"batch_size={batch_size}: f is taken by samples only with `vmap_axes`; give both, or neither.")
+class Blocks(NamedTuple):
+  """How an output's kernel is divided.
+
+  Attributes:
+    size: samples of each input in a block; None: all.
+    by_outputs: whether the elements of an output go by one at a time instead, each with all samples.
+  """
+
+  size: int | None
+  by_outputs: bool = False
+
+  def __str__(self) -> str:
+    if self.by_outputs:
+      return "one output element at a time, with all samples"
+    return "all samples at once" if self.size is None else f"in blocks of {self.size} samples"
 
 
-def blocked(kernels: Kernels, first: Side, second: Side, axes: Sequence[tuple], batch_size: int) -> list[Array]:
+def check_blocks(batch_size: Any, memory: Any, vmap_axes: Any) -> None:
+  """ConfigError unless at most one of the first two is given, an integer of at least 1, beside `vmap_axes`."""
+  for name, value in (("batch_size", batch_size), ("memory", memory)):
+    if value is None:
+      continue
+    checked_integer(value, 1, name)
+    if vmap_axes is None:
+      raise ConfigError(f"{name}={value}: f is taken by samples only with `vmap_axes`; give both, or neither.")
+  if None not in (batch_size, memory):
+    raise ConfigError(f"batch_size={batch_size} and memory={memory}: the memory chooses the block; give one of them.")
+
+
+def given(batch_size: int | None, first: Side, axes: Sequence[tuple]) -> list[Blocks]:
+  """For every output the blocks that a `batch_size` stands for."""
+  return [
+    Blocks(batch_size, batch_size is not None and sample not in (*traced, *diagonal) and len(traced) == len(shape) - 1)
+    for shape, sample, (traced, diagonal) in zip(first.shapes, first.sample_axes, axes, strict=True)
+  ]
+
+
+def blocked(
+  kernels: Kernels, first: Side, second: Side, axes: Sequence[tuple], blocks: Sequence[Blocks]
+) -> list[Array]:
   """The kernels of every output, undivided.
 
-  Samples that are on the diagonal, or traced, go by in blocks. Else, outputs that are summed over go by one at a time,
-  with the derivatives of all samples at once. Else rows go by in blocks, and for each of them the columns do.
+  Samples that are on the diagonal, or traced, go by once. Else rows go by in blocks, and for each of them the columns
+  do.
 
   Args:
     kernels: computes them for any samples; called with `first is second` where the inputs are the same.
     axes: for every output its traced and its diagonal axes.
+    blocks: for every output.
   """
+  if all(block.size is None and not block.by_outputs for block in blocks):
+    return kernels(first, second, axes)
   found = []
-  for position, (traced, diagonal) in enumerate(axes):
+  for position, ((traced, diagonal), (size, by_outputs)) in enumerate(zip(axes, blocks, strict=True)):
     one, other = (side.only(position) for side in (first, second))
     other = one if second is first else other
     sample, shape = first.sample_axes[position], first.shapes[position]
     assert sample is not None
-    if sample in (*traced, *diagonal):
-      found.append(_streamed(kernels, one, other, traced, diagonal, batch_size))
-    elif len(traced) == len(shape) - 1:
+    if by_outputs:
       found.append(_by_outputs(kernels, one, other, math.prod(shape) // shape[sample]))
+    elif size is None:
+      found += kernels(one, other, [(traced, diagonal)])
+    elif sample in (*traced, *diagonal):
+      found.append(_streamed(kernels, one, other, traced, diagonal, size))
     else:
-      found.append(_by_rows(kernels, one, other, traced, diagonal, batch_size))
+      found.append(_by_rows(kernels, one, other, traced, diagonal, size))
   return found
 
 

@@ -11,16 +11,17 @@ from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
 from jaxnas.ntk._arguments import output_axes, second_input, split_kwargs
-from jaxnas.ntk._blocks import blocked, check_batch_size
+from jaxnas.ntk._blocks import Blocks, blocked, check_blocks, given
 from jaxnas.ntk._chunking import check_chunk_size
 from jaxnas.ntk._jacobian import accumulator, check_outputs, contract, jacobian, matmul_precision, select_leaves
 from jaxnas.ntk._sides import Side
 
 _structured: Any
+_memory: Any
 try:
-  from jaxnas.ntk import _structured
+  from jaxnas.ntk import _memory, _structured
 except ImportError:  # a JAX without `jax.extend.core`
-  _structured = None
+  _memory = _structured = None
 
 Axes = SupportsIndex | Sequence[SupportsIndex]
 
@@ -50,6 +51,7 @@ def empirical_ntk_fn(
   select: Callable[[str], bool] | None = None,
   chunk_size: int | None = None,
   batch_size: int | None = None,
+  memory: int | None = None,
   precision: jax.lax.Precision | None = jax.lax.Precision.HIGHEST,
   explain: bool = False,
 ) -> Callable[..., PyTree]:
@@ -78,9 +80,12 @@ def empirical_ntk_fn(
     batch_size: with `vmap_axes`, how many samples of x1 and of x2 have their derivatives in memory at a time;
       None: all. Samples on the diagonal, or traced, go by once. Where all other axes are traced, the outputs go by one
       after the other instead, each with all samples. Else rows go by in blocks and the columns once for each of them.
+    memory: with `vmap_axes` and in place of `batch_size`, bytes that the derivatives may take: the largest blocks are
+      taken whose estimate is not above (at least one sample), see `explain`. The estimate counts every result inside f
+      and its cotangents, so that it is mostly too high; the kernel itself is not in it.
     precision: of the contraction, and of the products inside f that name none; None: JAX's default.
-    explain: the function returned gives a table, as text, of how each parameter enters the kernel
-      and what each way would cost, in place of the kernel.
+    explain: the function returned gives a table, as text, of how each parameter enters the kernel,
+      what each way would cost, and how the kernel is divided, in place of the kernel.
 
   Returns:
     `kernel_fn(x1, x2, params, **kwargs)`; `x2=None`, or a tree of Nones, means x1. A keyword argument
@@ -92,12 +97,14 @@ def empirical_ntk_fn(
   Raises:
     ConfigError: axes out of range, shared between trace and diagonal, or of unequal size in f(x1)
       and f(x2); nothing selected; complex or integer outputs, or params that are selected; a bad
-      `chunk_size`; structured derivatives on a JAX that lacks what they need. The ones that depend
-      on data are raised by `kernel_fn`.
+      `chunk_size`, `batch_size` or `memory`; structured derivatives on a JAX that lacks what they need. The ones
+      that depend on data are raised by `kernel_fn`.
   """
   del _j_rules, _s_rules, _fwd
   check_chunk_size(chunk_size)
-  check_batch_size(batch_size, vmap_axes)
+  check_blocks(batch_size, memory, vmap_axes)
+  if memory is not None and _memory is None:
+    raise ConfigError(f"memory={memory}: this JAX has no `jax.extend.core`; give `batch_size`.")
   method = _method(implementation)
 
   def kernel_fn(x1: PyTree, x2: PyTree, params: PyTree, **apply_fn_kwargs: Any) -> PyTree:
@@ -111,16 +118,18 @@ def empirical_ntk_fn(
       axes = [
         checked_axes(*shapes, trace_axes, diagonal_axes) for shapes in zip(first.shapes, second.shapes, strict=True)
       ]
+      if memory is None:
+        blocks = given(batch_size, first, axes)
+      else:
+        blocks = _memory.fitting(memory, sides, axes, leaves, method)
       if explain:
-        return _explanation(sides, leaves, axes, method, parameters.paths)
+        plan = None if _structured is None else _structured.plan(sides, leaves, axes, method)
+        return _explanation(plan, parameters.paths, blocks)
 
       def kernels(one: Side, other: Side, own: Sequence[tuple]) -> list[Array]:
         return _kernels(one, other, leaves, own, method, chunk_size, precision)
 
-      if batch_size is None:
-        found = kernels(first, second, axes)
-      else:
-        found = blocked(kernels, first, second, axes, batch_size)
+      found = blocked(kernels, first, second, axes, blocks)
     means = [math.prod(shape[i] for i in traced) for shape, (traced, _) in zip(first.shapes, axes, strict=True)]
     return jax.tree.unflatten(first.treedef, [kernel / mean for kernel, mean in zip(found, means, strict=True)])
 
@@ -244,9 +253,9 @@ def _by_products(first: Side, second: Side, leaves: list[Array], axes, chunk_siz
   return kernels
 
 
-def _explanation(sides: Sequence[Side], leaves, axes, method: int, paths: list[str]) -> str:
-  plan = None if _structured is None else _structured.plan(sides, leaves, axes, method)
+def _explanation(plan: Any, paths: list[str], blocks: Sequence[Blocks]) -> str:
+  lines = [f"output {i}: {own}" for i, own in enumerate(blocks)]
   if plan is None:
-    return "every parameter: its Jacobian by reverse mode, or products with unit vectors"
+    return "\n".join(["every parameter: its Jacobian by reverse mode, or products with unit vectors", *lines])
   assert _structured is not None
-  return _structured.table(plan, paths)
+  return "\n".join([_structured.table(plan, paths), *lines])

@@ -81,6 +81,15 @@ class Program:
         found[leaf].append(Use(""))
     return found
 
+  def elements(self) -> int:
+    """How many numbers all equations give together."""
+
+    def walk(jaxpr: Jaxpr) -> int:
+      bodies = [(equation, _body(equation)) for equation in jaxpr.eqns]
+      return sum(walk(body[0]) if body else sum(v.size for v in _avals(e.outvars)) for e, body in bodies)
+
+    return walk(self._closed.jaxpr)
+
   def run(
     self, leaves: Sequence[Any], *others: PyTree, zeros: Mapping[int, Array]
   ) -> tuple[list[Any], dict[int, list[Any]]]:
