@@ -19,7 +19,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from jaxnas import stopping
 
@@ -33,6 +33,7 @@ from jaxnas import data, hosts, registry, run, tabular, usage
 from jaxnas.base import Algorithm, Context, Space
 from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.files import user_path
+from jaxnas.scoring import Batching
 from jaxnas.setting_flags import SettingFlags
 from jaxnas.settings import filled, recorded
 from jaxnas.terminal import complain, say
@@ -86,6 +87,13 @@ flags.DEFINE_float(
   "memory_gb",
   None,
   "memory in GiB that scoring may take for intermediates (default: 4 on a CPU, most of the device elsewhere)",
+)
+flags.DEFINE_enum(
+  "batching",
+  "auto",
+  list(get_args(Batching)),
+  "architectures one after the other ('loop'), or many in one program, each operation for those that chose it "
+  "('dispatch'); 'auto': 'dispatch' on accelerators, where the space has it",
 )
 flags.DEFINE_bool(
   "distributed",
@@ -299,6 +307,7 @@ def main(argv: Sequence[str]) -> int:
     config=_config_record(settings, proxy_settings, seeds),
     progress=FLAGS.progress,
     memory=_memory(),
+    batching=FLAGS.batching,
   )
   return 0
 

@@ -11,13 +11,14 @@ from jaxnas import hosts, registry, report, stopping
 from jaxnas.base import Algorithm, Context, Space, lacking
 from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.report import page, summary
-from jaxnas.scoring import Engine
+from jaxnas.scoring import Batching, Engine
 from jaxnas.terminal import complain, say
 from jaxnas.workdir import Workdir
 
 # Settings that say where things lie or how a run shows itself: it may continue with others.
 MAY_DIFFER = (
   "workdir", "data_dir", "download", "benchmark", "trust_pickle", "plugins", "compilation_cache", "progress",
+  "batching",
   "memory_gb",
 )  # fmt: skip
 
@@ -33,6 +34,7 @@ def run(
   config: dict[str, Any],
   progress: bool,
   memory: int | None = None,
+  batching: Batching = "auto",
 ) -> summary.Finished:
   """Runs a search per seed, writes what there is to write, then prints the table.
 
@@ -42,7 +44,7 @@ def run(
     context: space, source, settings, benchmark and what else is known before the run; the run adds the rest.
     config: every setting, for config.json; only those in `MAY_DIFFER` may change when a run continues.
     workdir: folder to keep everything in; None keeps nothing.
-    memory: bytes, see `Engine`.
+    memory, batching: see `Engine`.
 
   Raises:
     JaxnasError: as the library does; a work directory keeps what was scored before. Nothing is written before space
@@ -73,7 +75,7 @@ def run(
     total = len(seeds) * work.amount
     with report.Progress(total, work.unit, label=algorithm.name, enabled=progress and hosts.leads()) as bar:
       stack.enter_context(stopping.last_words(bar.stopped))
-      engine = Engine(memory=memory, note=bar.note)
+      engine = Engine(memory=memory, note=bar.note, batching=batching)
       context = dataclasses.replace(
         context,
         engine=engine,

@@ -158,6 +158,29 @@ class Single(Network, Protocol):
     ...
 
 
+class Selections(NamedTuple):
+  """What architectures choose, each time among the same number of operations.
+
+  Attributes:
+    which: the numbers of the operations, at each place where one is chosen.
+    operations: how many there are.
+    free: those whose results are the same numbers whatever they are given.
+  """
+
+  which: Int[np.ndarray, "A places"]
+  operations: int
+  free: tuple[int, ...] = ()
+
+
+@runtime_checkable
+class Dispatched(Parametrised, Protocol):
+  """A network that computes many architectures in one program, each operation for those that chose it."""
+
+  def choices(self, archs: Int[np.ndarray, "A ..."]) -> Sequence[Selections]:
+    """All choices that a pass makes, of rows of what `encode` returned; no two of one number of operations."""
+    ...
+
+
 @runtime_checkable
 class SampleGram(Network, Protocol):
   """A network that compares its samples' gradients in one backward pass, with constant statistics of the batch."""

@@ -1,153 +1,126 @@
-"""What networks are written over: `node`, the sum that enters a node, and `take`, the source that one chose.
+"""A choice among operations that is data: of one architecture, or of many in one program.
 
-A choice decides the way in which an edge is computed:
-
-  static   an int               that operation, and no other is in the program
-  switch   int32 [], data       `lax.switch`: an architecture costs what its own operations cost
-  mix      float [O], weights   all operations of all edges, by the `mix` of the operations
-
-The node is the unit, because that is where operations are fused: see `layers.conv_bn_sum`.
+`choose` is `lax.switch` where one architecture chooses. Under `jax.vmap` over architectures `lax.switch` would compute
+every operation for all of them; `choose` gathers, for each operation, the architectures that chose it, computes it for
+them, and puts the results back in order. How many may choose an operation has to be known when the program is made:
+see `capacities`.
 """
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Int, PyTree
 
-Branch = Callable[[Any, PyTree], tuple[Array, Any]]
-"""(source, what the edge is given) -> (maps, what the operation shows), of one form for all operations."""
+Slots = Mapping[int, Sequence[int]]
 
-Choices = tuple[int, ...] | Int[Array, " _"] | Float[Array, "_ O"]
-
-
-@runtime_checkable
-class Choosable(Protocol):
-  """The operations of a space in one pass."""
-
-  @property
-  def branches(self) -> Sequence[Branch]:
-    """Each operation, in the order of the space's columns."""
-    ...
-
-  def mix(self, sources: Sequence[Any], weights: Float[Array, "e O"], given: Sequence[PyTree]) -> tuple[Array, list]:
-    """The sum over all edges and operations, and what each edge shows."""
-    ...
+_SLOTS: contextvars.ContextVar[Slots | None] = contextvars.ContextVar("slots", default=None)
 
 
-def node(
-  operations: Choosable, sources: Sequence[Any], choices: Choices, given: Sequence[PyTree]
-) -> tuple[Array, list[Any]]:
-  """The sum over the sources, each through the operation that its edge chose, and what each edge shows.
+@contextlib.contextmanager
+def capacities(slots: Slots) -> Iterator[None]:
+  """Inside, `jax.vmap` over architectures may choose each operation so many times.
 
   Args:
-    sources: maps of one shape (for `mix`: as the operations take them).
-    choices: of each edge.
-    given: parameters and statistics of each edge.
+    slots: by the number of operations among which is chosen, those of each; 0 for one that shows the same numbers
+      whatever it is given. Where more architectures choose an operation, all results are NaN. Choices among another
+      number of operations have as many slots for each as there are architectures.
   """
-  if not isinstance(choices, tuple) and jnp.issubdtype(choices.dtype, jnp.floating):
-    return operations.mix(sources, choices, given)
-  shown = []
-  if isinstance(choices, tuple):
-    total = None
-    for x, choice, own in zip(sources, choices, given, strict=True):
-      y, seen = operations.branches[choice](x, own)
-      total = y if total is None else total + y
-      shown.append(seen)
-    assert total is not None
-    return total, shown
-  # Maps are added inside the branch, so that an operation without output costs no sum with zeros.
-  total, branches = jnp.zeros_like(sources[0]), [_adding(branch) for branch in operations.branches]
-  for x, choice, own in zip(sources, choices, given, strict=True):
-    total, seen = lax.switch(choice, branches, x, own, total)
-    shown.append(seen)
-  return total, shown
+  token = _SLOTS.set(slots)
+  try:
+    yield
+  finally:
+    _SLOTS.reset(token)
 
 
-def pull_node(
-  operations: Choosable,
-  sources: Sequence[Array],
-  choices: Choices,
-  given: Sequence[PyTree],
-  cotangent: tuple[Array, Sequence[Any]],
-  so_far: Sequence[Array | None],
-) -> tuple[list[Array], list[PyTree]]:
-  """The pull-back of `node` in way `switch`, which computes the operations again and so needs only the sources kept.
+def choose(branches: Sequence[Callable], which: Int[Array, ""], *args: PyTree, so_far: Array | None = None) -> Any:
+  """What the chosen of the branches gives, which all give one form.
 
-  The automatic one keeps what every operation of the edge might need.
+  Its pull-back computes the branch again, to any order of derivatives: the automatic one of `lax.switch` keeps what
+  every branch might need.
 
   Args:
-    cotangent: of what `node` returned.
-    so_far: cotangents of the sources that come from other nodes; None: none yet.
-
-  Returns:
-    Those of the sources with what this node adds, and those of `given`.
+    args: of the branch, floating point.
+    so_far: added to the branch's first result, inside the branch where it is one architecture's: a result of zeros then
+      costs no sum.
   """
-  pulls = [_pulling(branch) for branch in operations.branches]
-  d_sources, d_given = [], []
-  for e, (x, own, seen, before) in enumerate(zip(sources, given, cotangent[1], so_far, strict=True)):
-    dx, d_own = lax.switch(jnp.asarray(choices[e]), pulls, x, own, (cotangent[0], seen), before)
-    d_sources.append(dx)
-    d_given.append(d_own)
-  return d_sources, d_given
+  branches = tuple(branches)
+
+  @custom_vmap
+  def compute(which, args, so_far):
+    return lax.switch(which, [_adding(branch) for branch in branches], args, so_far)
+
+  @compute.def_vmap
+  def batched(size, is_mapped, which, args, so_far):
+    if so_far is not None and not is_mapped[2]:
+      so_far = jnp.broadcast_to(so_far[None], (size, *so_far.shape))
+    if is_mapped[0]:
+      found = _dispatched(size, branches, which, args, is_mapped[1])
+      found = found if so_far is None else (so_far + found[0], *found[1:])
+    else:  # samples, or cotangents: a batch in every branch
+      own = [_mapped(branch, is_mapped[1], size) for branch in branches]
+      found = choose(own, which, *args, so_far=so_far)
+    return found, jax.tree.map(lambda _: True, found)
+
+  @jax.custom_vjp
+  def run(which, args, so_far):
+    return compute(which, args, so_far)
+
+  def pull(saved, cotangent):
+    which, args, adds = saved
+    pulls = [_pulling(branch) for branch in branches]
+    return None, choose(pulls, which, args, cotangent), cotangent[0] if adds else None
+
+  run.defvjp(lambda which, args, so_far: (run(which, args, so_far), (which, args, so_far is not None)), pull)
+  return run(which, args, so_far)
 
 
-@functools.lru_cache(maxsize=256)
-def _adding(branch: Branch):
-  def add(x, own, so_far):
-    y, seen = branch(x, own)
-    return so_far + y, seen
+def _adding(branch: Callable) -> Callable:
+  def add(args: tuple, so_far: Array | None) -> Any:
+    found = branch(*args)
+    return found if so_far is None else (so_far + found[0], *found[1:])
 
   return add
 
 
-@functools.lru_cache(maxsize=256)
-def _pulling(branch: Branch):
-  def pull(x, own, cotangent, so_far):
-    dx, d_own = jax.vjp(branch, x, own)[1](cotangent)
-    return (dx if so_far is None else so_far + dx), d_own
+def _pulling(branch: Callable) -> Callable:
+  def pull(args: tuple, cotangent: PyTree) -> tuple:
+    return jax.vjp(branch, *args)[1](cotangent)
 
   return pull
 
 
-def take(states: Sequence[Any] | Array, which: int | Int[Array, ""]) -> Any:
-  """The state that an architecture chose, of states of one shape."""
-  if isinstance(which, int):
-    return states[which]
-  stacked = states if isinstance(states, jax.Array) else jnp.stack(states)
-  return lax.dynamic_index_in_dim(stacked, which, 0, keepdims=False)
+def _mapped(branch: Callable, is_mapped: tuple, size: int) -> Callable:
+  """`jax.vmap` of a branch over those leaves of its arguments that have the axis."""
+  return jax.vmap(branch, in_axes=jax.tree.map(lambda mapped: 0 if mapped else None, is_mapped), axis_size=size)
 
 
-def by_layer(
-  fn: Callable[..., Array], trees: Sequence[PyTree], is_stacked: Callable[[list[str]], bool]
-) -> Float[Array, " L"]:
-  """`fn` of the kernels (one from each of `trees`) of every convolution and of the classifier, side by side.
+def _dispatched(size: int, branches: Sequence[Callable], which: Int[Array, " A"], args: tuple, is_mapped: tuple) -> Any:
+  """For each of the architectures what the branch gives that it chose, [A, ...]."""
+  slots = (_SLOTS.get() or {}).get(len(branches), (size,) * len(branches))
+  counts = jnp.bincount(which, length=len(branches)).astype(np.int32)
+  order = jnp.argsort(which, stable=True)  # operation by operation
+  starts = jnp.cumsum(counts) - counts
+  rows, found = [], []
+  for branch, count, start in zip(branches, slots, starts, strict=True):
+    index = order[jnp.minimum(start + np.arange(max(1, count), dtype=np.int32), size - 1)]
 
-  An auxiliary head does not count. `is_stacked` tells by a parameter's path whether its first axis is that of layers.
-  """
-  found = []
-  for leaves in zip(*(jax.tree_util.tree_leaves_with_path(t) for t in trees), strict=True):
-    names = [p.key for p in leaves[0][0]]
-    if names[-1] == "kernel" and names[0] != "auxiliary":
-      values = [leaf for _, leaf in leaves]
-      found.append(jax.vmap(fn)(*values) if is_stacked(names) else fn(*values)[None])
-  return jnp.concatenate(found)
+    own = jax.tree.map(lambda leaf, mapped, index=index: leaf[index] if mapped else leaf, args, is_mapped)
+    found.append(_mapped(branch, is_mapped, len(index))(*own))
+    rows.append(len(index))
+  firsts = np.cumsum([0, *rows[:-1]]).astype(np.int32)
+  rank = jnp.zeros_like(which).at[order].set(np.arange(size, dtype=np.int32)) - starts[which]
+  place = jnp.asarray(firsts)[which] + jnp.where(jnp.array(slots, jnp.int32)[which] > 0, rank, 0)
+  fits = jnp.all(counts <= np.where(np.array(slots) > 0, slots, size).astype(np.int32))
 
+  def in_order(*leaves):
+    joined = jnp.concatenate(leaves)[place]
+    return jnp.where(fits, joined, jnp.nan) if jnp.issubdtype(joined.dtype, jnp.floating) else joined
 
-def choose(branches: list[Callable], operation: Array, x: Array, own: PyTree) -> Any:
-  """`lax.switch`, whose pull-back computes its branch again: the automatic one saves what every branch might need."""
-
-  @jax.custom_vjp
-  def run(operation, x, own):
-    return lax.switch(operation, branches, x, own)
-
-  def pull(saved, cotangent):
-    operation, x, own = saved
-    pulls = [lambda x, own, ct, branch=branch: jax.vjp(branch, x, own)[1](ct) for branch in branches]
-    return None, *lax.switch(operation, pulls, x, own, cotangent)
-
-  run.defvjp(lambda operation, x, own: (run(operation, x, own), (operation, x, own)), pull)
-  return run(operation, x, own)
+  return jax.tree.map(in_order, *found)

@@ -1,16 +1,17 @@
-"""Fresh parameters of a network from a tree of their shapes.
+"""Fresh parameters of a network from a tree of their shapes; and functions of the kernels, layer by layer.
 
 Source of the initialisations: PyTorch's defaults, and He et al., 2015 (fan in or fan out, gain sqrt 2, not truncated).
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jaxnas.base import Init
 from jaxnas.errors import ConfigError
@@ -72,6 +73,22 @@ def draw(shapes: PyTree, init: str, key: Array) -> PyTree:
     else:
       out.append(full(shape, float(name[-1] == "scale"), jnp.float32))
   return jax.tree.unflatten(tree, out if traced else jax.device_put(out))
+
+
+def by_layer(
+  fn: Callable[..., Array], trees: Sequence[PyTree], is_stacked: Callable[[list[str]], bool]
+) -> Float[Array, " L"]:
+  """`fn` of the kernels (one from each of `trees`) of every convolution and of the classifier, side by side.
+
+  An auxiliary head does not count. `is_stacked` tells by a parameter's path whether its first axis is that of layers.
+  """
+  found = []
+  for leaves in zip(*(jax.tree_util.tree_leaves_with_path(t) for t in trees), strict=True):
+    names = [p.key for p in leaves[0][0]]
+    if names[-1] == "kernel" and names[0] != "auxiliary":
+      values = [leaf for _, leaf in leaves]
+      found.append(jax.vmap(fn)(*values) if is_stacked(names) else fn(*values)[None])
+  return jnp.concatenate(found)
 
 
 def _is_shape(node: PyTree) -> bool:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,21 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num, PyTree
 
-from jaxnas.base import Batch, Parametrised, Proxy, Reading
+from jaxnas.base import Batch, Dispatched, Parametrised, Proxy, Reading
 from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation
 from jaxnas.scoring.checks import checked
 from jaxnas.scoring.spread import Spread
+from jaxnas.scoring.together import SIZE, Together, TooLarge
 
 BLOCK = 6  # architectures a call; 24, 18 and 12 candidates of TE-NAS on NB201 leave no part of a call idle
 ROWS = 8  # rows of a per-sample pass to begin with where memory is short
 CPU_MEMORY = 4 << 30  # bytes that intermediates may take on a CPU unless the caller says otherwise
 CALL_SECONDS = 5.0  # that a call should not take much longer than, if it can be shorter
 CPU_STREAMS = 4  # at most so many blocks at a time on a CPU
+
+Batching = Literal["auto", "loop", "dispatch"]
+Which = tuple[tuple[Proxy, ...], Parametrised, bool]  # proxies, network, whether each architecture has its own weights
 
 log = logging.getLogger(__name__)
 
@@ -42,34 +46,42 @@ class Seconds:
 class Engine:
   """Keeps compiled programs and counts their seconds.
 
-  A program loops over a block of architectures on the device (`lax.fori_loop`, with the number of architectures as
-  data): a loop needs one architecture's memory, and one program serves a set of any size. On a CPU, a thread a core
-  runs a block: what one architecture cannot keep busy, its neighbour does. Between blocks the host reports progress and
-  saves. An architecture's numbers do not depend on its neighbours in a block. Several devices, also those of other
-  hosts, share the architectures of a call (see `Spread`).
+  There are two programs. "loop" takes a block of architectures one after the other on the device (`lax.fori_loop`, with
+  the number of architectures as data): a loop needs one architecture's memory, and one program serves a set of any
+  size. On a CPU, a thread a core runs a block: what one architecture cannot keep busy, its neighbour does. "dispatch"
+  takes a block at once, each operation for those architectures that chose it (`nets.choose`), of a network that is
+  `base.Dispatched`; blocks are packed so that operations are chosen evenly. Between blocks the host reports progress
+  and saves. An architecture's numbers do not depend on its neighbours in a block, but for the rounding of sums that
+  "dispatch" makes in another order. Several devices, also those of other hosts, share the architectures of a call (see
+  `Spread`).
 
   Args:
-    block: architectures a call and device, at most; fewer where they take long.
+    block: architectures a call and device, at most; fewer where they take long, or where "dispatch" lacks the memory.
+      Default: 6 of "loop", 100 of "dispatch".
     memory: bytes that the intermediates of all streams may take; per-sample passes hold as many rows as fit. Default:
       4 GiB on a CPU, most of the device elsewhere. A program that the device refuses for lack of memory is tried again
       with half the rows.
     streams: blocks at a time. Default: the cores this process may use, 4 at most, on one CPU device; 1 elsewhere.
     devices: of JAX; default all.
     note: told "compiling" when a program is, which may take minutes, and "" when it is done.
+    batching: "loop", "dispatch", or "auto": "dispatch" on accelerators for networks that have it.
   """
 
   def __init__(
     self,
-    block: int = BLOCK,
+    block: int | None = None,
     memory: int | None = None,
     streams: int | None = None,
     devices: Sequence[Any] | None = None,
     note: Callable[[str], object] = lambda text: None,
+    batching: Batching = "auto",
   ):
     for name, value in (("block", block), ("streams", streams)):
       if value is not None and value < 1:
         raise ConfigError(f"{name}={value} must be at least 1")
-    self.block = block
+    if batching not in get_args(Batching):
+      raise ConfigError(f"batching={batching!r} must be one of {', '.join(get_args(Batching))}")
+    self.block, self.batching = block, batching
     self.memory = _memory() if memory is None else memory
     self.spread = Spread(devices)
     self.streams = _streams(self.spread.size) if streams is None or not self.spread.alone else streams
@@ -88,8 +100,10 @@ class Engine:
     *,
     key: Array | None = None,
     init_keys: Array | None = None,
-  ) -> Iterator[list[list[PyTree]]]:
-    """What each proxy's `measure` gives, on the host, a block after the other: [proxy][architecture of the block].
+  ) -> Iterator[tuple[list[int], list[list[PyTree]]]]:
+    """Which architectures, and what each proxy's `measure` gives for them, on the host: [proxy][architecture].
+
+    A block after the other, in an order that "dispatch" chooses.
 
     Args:
       proxies: measured together, sharing their passes.
@@ -106,48 +120,77 @@ class Engine:
     """
     batch = checked(batch, network, proxies)
     encoded = _encoded(network, archs)
-    batch, key = self.spread.same((batch, jax.random.key(0) if key is None else key))
-    params = self.spread.same(params)
+    batch, own_key = self.spread.same((batch, jax.random.key(0) if key is None else key))
     which = (tuple(proxies), network, init_keys is not None)
+    weights = self.spread.same(params) if init_keys is None else init_keys
+    left = np.arange(len(encoded))
+    if self._dispatches(network, archs):
+      try:
+        together = self._together(which)
+        size = self.block or SIZE
+        for rows, values in together.blocks(cast(Dispatched, network), encoded, weights, batch, own_key, size):
+          left = np.setdiff1d(left, rows)
+          yield rows.tolist(), [_apart(own, range(len(rows))) for own in values]
+      except TooLarge:
+        log.warning("little memory: architectures one after the other")
+    yield from self._in_turn(which, encoded, left, weights, batch, own_key)
+
+  def _in_turn(
+    self, which: Which, encoded, left, weights, batch, key
+  ) -> Iterator[tuple[list[int], list[list[PyTree]]]]:
+    """`blocks` of the architectures `left`, by "loop"."""
 
     def arguments(start: int, stop: int):
       places = start + self._places(stop - start)
-      block = np.zeros((len(places), *encoded.shape[1:]), encoded.dtype)
-      block[places < stop] = encoded[places[places < stop]]
-      counts = (places < stop).reshape(self.spread.size, self.block).sum(1, dtype=np.int32)
-      own = self.spread.shared((block, counts))
-      weights = params if init_keys is None else self.spread.shared(init_keys[np.minimum(places, stop - 1)])
-      return weights, *own, batch, key
+      rows = left[np.minimum(places, stop - 1)]
+      counts = (places < stop).reshape(self.spread.size, -1).sum(1, dtype=np.int32)
+      own = self.spread.shared(weights[rows]) if which[2] else weights
+      return own, *self.spread.shared((encoded[rows], counts)), batch, key
 
     waiting, start, pace = collections.deque(), 0, None
     ahead = 2 * self.streams if self.spread.alone else 1  # exchanges with other processes must not overtake one another
     with ThreadPoolExecutor(self.streams) as pool:
       try:
-        while waiting or start < len(encoded):
-          while start < len(encoded) and len(waiting) < ahead:
-            count = self._count(len(encoded) - start, pace)
+        while waiting or start < len(left):
+          while start < len(left) and len(waiting) < ahead:
+            count = self._count(len(left) - start, pace)
             args = arguments(start, start + count)  # here, not in the thread: jax's settings are the calling thread's
             program = self._program(*which, args)
-            waiting.append((count, args, self.rows, pool.submit(self._execute, program, args)))
+            rows = left[start : start + count].tolist()
+            waiting.append((rows, args, self.rows, pool.submit(self._execute, program, args)))
             start += count
-          count, args, rows, future = waiting.popleft()
-          values, seconds = self._result(which, args, rows, future)
-          pace = seconds / count
-          order = np.argsort(self._places(count), kind="stable")[:count]
-          yield [[jax.tree.map(lambda a, i=i: a[i], own) for i in order] for own in values]
+          rows, args, held, future = waiting.popleft()
+          values, seconds = self._result(which, args, held, future)
+          pace = seconds / len(rows)
+          order = np.argsort(self._places(len(rows)), kind="stable")[: len(rows)].tolist()
+          yield rows, [_apart(own, order) for own in values]
       finally:
         pool.shutdown(cancel_futures=True)
+
+  def _dispatches(self, network: Parametrised, archs: Num[np.ndarray, "A ..."]) -> bool:
+    if self.batching == "loop" or not np.issubdtype(archs.dtype, np.integer):  # mixtures choose nothing
+      return False
+    able = isinstance(network, Dispatched)
+    if self.batching == "dispatch" and not able:
+      raise ConfigError("batching='dispatch': networks of this space cannot be measured so; give 'loop' or 'auto'")
+    return able and (self.batching == "dispatch" or jax.default_backend() != "cpu")
+
+  def _together(self, which: Which) -> Together:
+    def compiled(name, run, arguments, args):
+      return self._compiled((*which, self.rows, "dispatch", *name), run, arguments, args)
+
+    return Together(_one(*which, self.rows), which[2], self.spread, self.memory, compiled)
 
   def measure(
     self, proxies: Sequence[Proxy], *args: Any, advance: Callable[[int], None] = lambda n: None, **kwargs: Any
   ) -> list[list[PyTree]]:
     """All of `blocks`, [proxy][architecture]; `advance` is called with the number of architectures after each."""
-    found: list[list[PyTree]] = [[] for _ in proxies]
-    for values in self.blocks(proxies, *args, **kwargs):
+    found: list[dict[int, PyTree]] = [{} for _ in proxies]
+    for rows, values in self.blocks(proxies, *args, **kwargs):
       for own, new in zip(found, values, strict=True):
-        own += new
-      advance(len(values[0]))
-    return found
+        own.update(zip(rows, new, strict=True))
+      advance(len(rows))
+    return [[own[i] for i in range(len(own))] for own in found]
 
   def score(self, proxies: Sequence[Proxy], *args: Any, **kwargs: Any) -> list[list[Reading]]:
     """Readings instead of raw values, [proxy][architecture]; arguments as of `measure`."""
@@ -156,17 +199,17 @@ class Engine:
 
   def _places(self, count: int) -> np.ndarray:
     """Which of `count` architectures each loop of each device takes, [devices * block]; from `count` on: none."""
-    each = -(-count // self.spread.size)
-    device, turn = np.divmod(np.arange(self.spread.size * self.block), self.block)
+    each, block = -(-count // self.spread.size), self.block or BLOCK
+    device, turn = np.divmod(np.arange(self.spread.size * block), block)
     return np.where(turn < each, device * each + turn, count)
 
   def _count(self, left: int, pace: float | None) -> int:
     """Architectures of the next call, one of which takes `pace` seconds: a kill loses little, streams end together."""
     wanted = 1 if pace is None else int(CALL_SECONDS / max(pace, 1e-9))
-    most = min(self.block * self.spread.size, wanted, -(-left // self.streams))
+    most = min((self.block or BLOCK) * self.spread.size, wanted, -(-left // self.streams))
     return min(left, max(self.spread.size, most))
 
-  def _result(self, which: tuple[Any, Any, bool], args, rows, future):
+  def _result(self, which: Which, args, rows, future):
     """A block's values and seconds; with fewer than these rows where the device has not the memory."""
     begin = time.perf_counter()
     compiled = self.seconds.compile
@@ -184,18 +227,9 @@ class Engine:
   def _program(self, proxies, network, draw, args):
     first, before = self.rows, math.inf
     while True:
-      shapes = jax.tree.map(lambda a: (a.shape, a.dtype), args[1:])
-      name = (proxies, network, draw, self.rows, *jax.tree.leaves(shapes, is_leaf=lambda s: isinstance(s, tuple)))
-      if name not in self._programs:
-        begin = time.perf_counter()
-        self.note("compiling")
-        run = _loop(proxies, network, draw, self.rows)
-        program = self.spread.program(run, "sssaa" if draw else "assaa").lower(*args).compile()
-        analysis = program.memory_analysis()  # takes 0.1 s: once
-        self._programs[name] = program, 0 if analysis is None else analysis.temp_size_in_bytes
-        self.seconds.compile += time.perf_counter() - begin
-        self.note("")
-      program, needed = self._programs[name]
+      run = _loop(_one(proxies, network, draw, self.rows), draw)
+      name = (proxies, network, draw, self.rows, "loop")
+      program, needed = self._compiled(name, run, "sssaa" if draw else "assaa", args)
       share = self.memory / max(1, needed * self.streams)
       if needed == before:  # there is no per-sample pass in it
         self.rows = first
@@ -204,6 +238,20 @@ class Engine:
       before = needed if self.rows else math.inf
       if share >= 1 or not self._fewer_rows(share):
         return program
+
+  def _compiled(self, name: tuple, run: Callable, arguments: str, args: tuple) -> tuple[Any, int]:
+    """`run` compiled for these arguments, once, and the bytes of its intermediates."""
+    shapes = jax.tree.map(lambda a: (a.shape, a.dtype), args[1:])
+    name = (*name, *jax.tree.leaves(shapes, is_leaf=lambda s: isinstance(s, tuple)))
+    if name not in self._programs:
+      begin = time.perf_counter()
+      self.note("compiling")
+      program = self.spread.program(run, arguments).lower(*args).compile()
+      analysis = program.memory_analysis()  # takes 0.1 s: once
+      self._programs[name] = program, 0 if analysis is None else analysis.temp_size_in_bytes
+      self.seconds.compile += time.perf_counter() - begin
+      self.note("")
+    return self._programs[name]
 
   def _execute(self, program, args):
     begin = time.perf_counter()
@@ -226,23 +274,37 @@ def _encoded(network: Parametrised, archs: Num[np.ndarray, "A ..."]) -> np.ndarr
   return np.asarray(archs, np.float32)
 
 
-def _loop(proxies, network, draw, rows):
+def _one(proxies: Sequence[Proxy], network: Parametrised, draw: bool, rows: int | None):
+  """The measurement of one architecture: weights or a key, architecture, batch, key -> a tree a proxy."""
+
+  def one(weights, arch, batch, key):
+    params = network.init(weights) if draw else weights
+    evaluation = Evaluation(network, params, arch, *batch, key=key, rows=rows)
+    return [proxy.measure(evaluation) for proxy in proxies]
+
+  return one
+
+
+def _loop(one, draw: bool):
   """The program: weights or keys, archs [block, ...], count [1], batch, key -> a tree a proxy, leaves [block, ...]."""
 
   def run(weights, block, count, batch, key):
-    def one(i):
-      params = network.init(weights[i]) if draw else weights
-      evaluation = Evaluation(network, params, block[i], *batch, key=key, rows=rows)
-      return [proxy.measure(evaluation) for proxy in proxies]
+    def at(i):
+      return one(weights[i] if draw else weights, block[i], batch, key)
 
-    empty = jax.tree.map(lambda s: jnp.zeros((len(block), *s.shape), s.dtype), jax.eval_shape(one, 0))
+    empty = jax.tree.map(lambda s: jnp.zeros((len(block), *s.shape), s.dtype), jax.eval_shape(at, 0))
 
     def step(i, out):
-      return jax.tree.map(lambda all_values, value: all_values.at[i].set(value), out, one(i))
+      return jax.tree.map(lambda all_values, value: all_values.at[i].set(value), out, at(i))
 
     return lax.fori_loop(0, count[0], step, empty)
 
   return run
+
+
+def _apart(values: PyTree, order: Sequence[int]) -> list[PyTree]:
+  """The rows of all leaves, in that order."""
+  return [jax.tree.map(lambda leaf, i=i: leaf[i], values) for i in order]
 
 
 def _memory() -> int:

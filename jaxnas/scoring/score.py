@@ -110,10 +110,8 @@ def score(
       params = own.init(init_key) if share_weights and left else None
       keys = None if share_weights or not left else _own_keys(init_key, [texts[i] for i in left])
       blocks = engine.blocks(proxies, own, params, codes[left], batch, key=own_key, init_keys=keys) if left else ()
-      done = 0
-      for values, seconds in _timed(blocks, engine):
-        part = left[done : done + len(values[0])]
-        done += len(part)
+      for rows, values, seconds in _timed(blocks, engine):
+        part = [left[row] for row in rows]
         lines = _lines(proxies, [texts[i] for i in part], values, (seed, repeat, seconds))
         new = [line for line in lines if (line.arch, line.proxy, repeat) not in known]
         known.update({(line.arch, line.proxy, repeat): line for line in new})
@@ -151,12 +149,14 @@ def _own_keys(key: Array, texts: Sequence[str]) -> Array:
   return jax.vmap(jax.random.fold_in, (None, 0))(key, np.array([zlib.crc32(t.encode()) for t in texts], np.uint32))
 
 
-def _timed(blocks: Iterable[list[list[Any]]], engine: Engine) -> Iterator[tuple[list[list[Any]], float]]:
+def _timed(
+  blocks: Iterable[tuple[list[int], list[list[Any]]]], engine: Engine
+) -> Iterator[tuple[list[int], list[list[Any]], float]]:
   """Blocks as they come, with the seconds that each of their architectures took, without compilation."""
   begin = time.perf_counter() - engine.seconds.compile
-  for values in blocks:
+  for rows, values in blocks:
     now = time.perf_counter() - engine.seconds.compile
-    yield values, (now - begin) / len(values[0])
+    yield rows, values, (now - begin) / len(rows)
     begin = now
 
 

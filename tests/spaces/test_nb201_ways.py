@@ -11,7 +11,7 @@ from nb201_trees import flat, random_params, shapes_of, unflat
 
 from jaxnas import base
 from jaxnas.errors import ConfigError
-from jaxnas.nets import choose
+from jaxnas.nets import node
 from jaxnas.spaces.nb201 import NB201, Backbone, SingleNetwork, Supernet, costs, encoding
 from jaxnas.spaces.nb201.encoding import EDGES, OPS
 from jaxnas.spaces.nb201.network import useful
@@ -177,8 +177,8 @@ def test_edges_that_reach_no_output_are_left_out():
 
 def test_take_is_the_chosen_state():
   states = [jnp.full((2,), float(i)) for i in range(3)]
-  assert choose.take(states, 1) is states[1]
-  found = jax.jit(choose.take)(states, jnp.int32(2))
+  assert node.take(states, 1) is states[1]
+  found = jax.jit(node.take)(states, jnp.int32(2))
   np.testing.assert_array_equal(found, states[2])
 
 

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, PyTree
 
-from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
+from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output, Selections
 from jaxnas.errors import ConfigError
 from jaxnas.nets import parameters
-from jaxnas.nets.choose import by_layer
+from jaxnas.nets.parameters import by_layer
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, gated, linear, together, unit_moments, with_gates
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding, layout, operations
 from jaxnas.spaces.darts.costs import EvaluationNetwork
@@ -73,6 +73,17 @@ class DARTSNetwork:
     """The codes, checked."""
     return np.asarray(encoding.as_codes(codes), np.int32)
 
+  def choices(self, archs: Int32[np.ndarray, "A 32"]) -> list[Selections]:
+    """As `base.Dispatched`: of normal cells, and of reduction cells, where what reads an input counts apart."""
+    slots = archs.reshape(-1, 2, len(SLOTS), 2)
+    normal, reduction, sources = slots[:, 0, :, 0], slots[:, 1, :, 0], slots[:, 1, :, 1]
+    reduction = reduction + encoding.NUM_OPS * (sources < encoding.FIRST_NODE)
+    free = (encoding.NONE,)
+    return [
+      Selections(normal, encoding.NUM_OPS, free),
+      Selections(reduction, 2 * encoding.NUM_OPS, (*free, encoding.NUM_OPS + encoding.NONE)),
+    ]
+
   def init(self, key: Array) -> PyTree:
     """Fresh float32 parameters (`parameters.draw`); those of a stage's cells are stacked, see `layout`."""
     shapes = layout.shapes(layout.evaluation(self.config), self.genotype, self.config.auxiliary)
@@ -122,7 +133,7 @@ class DARTSNetwork:
     del arch
 
   def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
-    """See `nets.choose.by_layer`."""
+    """See `nets.parameters.by_layer`."""
     return by_layer(fn, trees, layout.is_stacked)
 
   def gates(self, samples: int) -> PyTree:

@@ -17,7 +17,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from jaxnas.nets.choose import choose, take
+from jaxnas.nets.choose import choose
+from jaxnas.nets.node import take
 from jaxnas.nets.passes import Pass, Seen, together
 from jaxnas.spaces.darts import blocks, operations
 from jaxnas.spaces.darts.encoding import FIRST_NODE, NUM_NODES, NUM_OPS, OPS

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PyTree
 from jaxnas.base import Collect, Mode, NetworkConfig, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import parameters
-from jaxnas.nets.choose import take
+from jaxnas.nets.node import take
 from jaxnas.nets.parameters import bn_shapes
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together
 from jaxnas.nets.supernet import EXECUTED

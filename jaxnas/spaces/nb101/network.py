@@ -25,8 +25,8 @@ from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
 from jaxnas.errors import ConfigError
-from jaxnas.nets.choose import by_layer, choose
-from jaxnas.nets.parameters import draw
+from jaxnas.nets.choose import choose
+from jaxnas.nets.parameters import by_layer, draw
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together, unit_moments, with_gates
 from jaxnas.spaces.nb101 import encoding, parameters
 from jaxnas.spaces.nb101.cell import Convolved, Maps, conv_bn_relu, run_module
@@ -115,7 +115,7 @@ class NB101Network:
     return parameters.executed(self._shapes(), _checked(arch))
 
   def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
-    """See `nets.choose.by_layer`."""
+    """See `nets.parameters.by_layer`."""
     return by_layer(fn, trees, lambda path: path[0] in STACKS)
 
   def gates(self, samples: int) -> PyTree:

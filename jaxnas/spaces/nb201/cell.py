@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxnas.nets.choose import Choices, node, pull_node, take
+from jaxnas.nets.node import Choices, node, pull_node, take
 from jaxnas.nets.passes import Seen, together
 from jaxnas.nets.supernet import EXECUTED
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_NODES

@@ -23,16 +23,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxnas.base import Collect, Init, Mode, Observation, Output
+from jaxnas.base import Collect, Init, Mode, Observation, Output, Selections
 from jaxnas.errors import ConfigError
 from jaxnas.nets import grams as gram_layers
 from jaxnas.nets import layers, parameters, passes
-from jaxnas.nets.choose import Choices
 from jaxnas.nets.grams import Grams
+from jaxnas.nets.node import Choices
 from jaxnas.nets.passes import Pass, Seen, together
 from jaxnas.spaces.nb201 import encoding
 from jaxnas.spaces.nb201.cell import cell
-from jaxnas.spaces.nb201.encoding import EDGES, NUM_EDGES, NUM_NODES
+from jaxnas.spaces.nb201.encoding import EDGES, NUM_EDGES, NUM_NODES, NUM_OPS
 from jaxnas.spaces.nb201.operations import NONE, Form, Maps, Operations, Read
 from jaxnas.spaces.nb201.parameters import STAGES, draw
 
@@ -66,6 +66,10 @@ class NB201Network:
   def encode(self, codes: Int[np.ndarray, "A 6"]) -> np.ndarray:
     """As `base.Network`: int32 [A, 6]."""
     return encoding.as_codes(codes).astype(np.int32)
+
+  def choices(self, archs: Int[np.ndarray, "A 6"]) -> list[Selections]:
+    """As `base.Dispatched`; edges that reach no output may choose `none` instead, which is free."""
+    return [Selections(archs, NUM_OPS, (NONE,))]
 
   def start(self, params: PyTree, arch: Arch) -> PyTree:
     """As `base.Network`: as drawn."""

@@ -19,8 +19,8 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.nets import grams, layers, passes, plain_layers
-from jaxnas.nets.choose import Branch
 from jaxnas.nets.grams import Grams
+from jaxnas.nets.node import Branch
 from jaxnas.nets.passes import Moments, Pass, Seen
 from jaxnas.spaces.nb201.encoding import OPS
 from jaxnas.spaces.nb201.parameters import CONVS
@@ -41,7 +41,7 @@ class NodeOutput(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Operations:
-  """`nets.choose.Choosable` of one pass. An edge is given {"params": its own, "stats": those of its BN or None}.
+  """`nets.node.Choosable` of one pass. An edge is given {"params": its own, "stats": those of its BN or None}.
 
   Attributes:
     run: how BN normalises, and what is collected.
@@ -55,13 +55,13 @@ class Operations:
 
   @functools.cached_property
   def branches(self) -> Sequence[Branch]:
-    """As `nets.choose.Choosable`: maps -> maps."""
+    """As `nets.node.Choosable`: maps -> maps."""
     return [functools.partial(self._edge, op) for op in range(len(OPS))]
 
   def mix(
     self, sources: Sequence[NodeOutput], weights: Float[Array, "e 5"], given: Sequence[PyTree]
   ) -> tuple[Maps, list]:
-    """As `nets.choose.Choosable`, of nodes as `NodeOutput`."""
+    """As `nets.node.Choosable`, of nodes as `NodeOutput`."""
     mixed = self._fused if self.form == "many" else self._apart
     y, stats = mixed(sources, weights, given)
     for source, row in zip(sources, weights, strict=True):

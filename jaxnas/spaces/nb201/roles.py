@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxnas.base import Collect, Costs, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import passes
-from jaxnas.nets.choose import Choices, by_layer
 from jaxnas.nets.grams import Grams, with_zeros
+from jaxnas.nets.node import Choices
+from jaxnas.nets.parameters import by_layer
 from jaxnas.nets.passes import Pass, Seen
 from jaxnas.spaces.nb201 import costs, encoding
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_EDGES, NUM_OPS, OPS

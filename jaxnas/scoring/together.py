@@ -1,0 +1,93 @@
+"""Architectures measured many at a time, each operation for those that chose it (`nets.choose`)."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from jaxnas.base import Dispatched
+from jaxnas.nets.choose import capacities
+from jaxnas.scoring.packing import Packed, pack
+from jaxnas.scoring.spread import Spread
+
+SIZE = 100  # architectures in a program, to begin with: a multiple of NAS-Bench-201's 5 operations
+
+log = logging.getLogger(__name__)
+
+One = Callable[[Any, Array, Any, Array], list[PyTree]]  # (weights or a key, architecture, batch, key) -> values
+
+
+class TooLarge(Exception):
+  """A block does not fit into the memory, not even of one architecture."""
+
+
+class Together:
+  """Blocks of one set of proxies and network; a program for each size and slots."""
+
+  def __init__(self, one: One, draws: bool, spread: Spread, memory: int, compiled: Callable[..., Any]):
+    """`compiled(name, run, arguments, args)` gives a program and the bytes of its intermediates."""
+    self.one, self.draws, self.spread, self.memory, self.compiled = one, draws, spread, memory, compiled
+
+  def blocks(
+    self, network: Dispatched, archs: np.ndarray, weights: Any, batch: Any, key: Array, size: int
+  ) -> Iterator[tuple[Int[np.ndarray, " a"], list[PyTree]]]:
+    """Which architectures, and their values on the host, leaves [a, ...]; a block after the other.
+
+    Args:
+      archs: what `encode` returned.
+      weights: parameters, or a key for each architecture.
+      size: architectures in a program and device, at most; halved where they do not fit.
+
+    Raises:
+      TooLarge: one does not fit.
+    """
+    left = np.arange(len(archs))
+    while len(left):
+      try:
+        for rows, values in self._blocks(network, archs, left, weights, batch, key, size):
+          yield rows, values
+          left = np.setdiff1d(left, rows)
+      except _NoMemory:
+        if size == 1:
+          raise TooLarge from None
+        size = max(1, min(size, len(left)) // 2)
+        log.warning("little memory: %d architectures at a time", size)
+
+  def _blocks(self, network, archs, left, weights, batch, key, size):
+    packed = pack(network.choices(archs[left]), max(1, min(size, -(-len(left) // self.spread.size))))
+    done = np.zeros(len(left), bool)
+    for first in range(0, len(packed.blocks), self.spread.size):
+      turn = np.arange(first, first + self.spread.size) % len(packed.blocks)
+      places = packed.blocks[turn].reshape(-1)
+      rows = left[places]
+      own = self.spread.shared(weights[rows]) if self.draws else weights
+      values = self._run(packed, (own, self.spread.shared(archs[rows]), batch, key))
+      new = np.flatnonzero(~done[places])
+      new = new[np.unique(places[new], return_index=True)[1]]  # those that fill the last block are there twice
+      done[places] = True
+      yield left[places[new]], jax.tree.map(lambda leaf, new=new: leaf[new], values)
+
+  def _run(self, packed: Packed, args: tuple) -> list[PyTree]:
+    slots = packed.slots
+
+    def run(weights, block, batch, key):
+      with capacities(slots):
+        return jax.vmap(self.one, (0 if self.draws else None, 0, None, None))(weights, block, batch, key)
+
+    name = (packed.blocks.shape[1], *((count, *own) for count, own in sorted(slots.items())))
+    program, needed = self.compiled(name, run, "ssaa" if self.draws else "asaa", args)
+    if needed > self.memory:
+      raise _NoMemory
+    try:
+      return jax.device_get(program(*args))
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      raise _NoMemory from error
+
+
+class _NoMemory(Exception):
+  pass

@@ -1,0 +1,171 @@
+"""Many architectures in one program: the numbers of the loop, whatever the block."""
+
+import dataclasses
+import functools
+import logging
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnas import proxies, spaces
+from jaxnas.base import Batch, NetworkConfig, Parametrised, Proxy, Selections
+from jaxnas.errors import ConfigError
+from jaxnas.nets.choose import choose
+from jaxnas.scoring import Engine
+from jaxnas.spaces.nb201 import encoding
+
+OPERATIONS = (
+  lambda x, kernel: jnp.zeros_like(x),
+  lambda x, kernel: jnp.tanh(x @ kernel),
+  lambda x, kernel: jnp.sin(x),
+)
+CODES = np.array([[1, 2], [0, 1], [2, 2], [1, 1], [2, 0], [1, 0], [2, 1]])
+WIDTH = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+  """Two operations in a row, each chosen; the first one reads what all architectures share."""
+
+  def encode(self, codes):
+    return np.asarray(codes, np.int32)
+
+  def choices(self, archs):
+    return [Selections(archs, len(OPERATIONS), (0,))]
+
+  def init(self, key):
+    return jax.random.normal(key, (2, WIDTH, WIDTH))
+
+  def start(self, params, arch):
+    return params
+
+  def value(self, params, x, arch):
+    for kernel, which in zip(params, arch, strict=True):
+      x = choose(OPERATIONS, which, x, kernel)
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown(Proxy):
+  """A value and a gradient, of two shapes."""
+
+  name: str = "shown"
+  needs: ClassVar[type] = Parametrised
+
+  def measure(self, evaluation):
+    own = evaluation
+    gradient = jax.grad(lambda p: own.network.value(p, own.inputs, own.arch).sum())(own.params)
+    return {"value": own.network.value(own.params, own.inputs, own.arch), "norm": jnp.abs(gradient).sum()}
+
+
+@functools.cache
+def batch():
+  return Batch(np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32))
+
+
+def measured(engine, network=None, codes=CODES, **given):
+  network = network or Chain()
+  params = None if given else network.init(jax.random.key(0))
+  (found,) = engine.measure([Shown()], network, params, codes, batch(), **given)
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+
+
+def assert_same(found, wanted):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), found, wanted)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, None])
+def test_a_block_of_any_size_gives_what_the_loop_gives(block):
+  done, own = [], Engine(block, batching="dispatch")
+  found = measured(own)
+  assert_same(found, measured(Engine(3, batching="loop")))
+  assert len(own._programs) == 1
+  own.measure([Shown()], Chain(), Chain().init(jax.random.key(0)), CODES, batch(), advance=done.append)
+  assert done == [min(block or 7, 7 - start) for start in range(0, 7, block or 7)]
+  assert len(own._programs) == 1
+
+
+def test_weights_of_ones_own():
+  keys = jax.random.split(jax.random.key(5), len(CODES))
+  found = measured(Engine(4, batching="dispatch"), init_keys=keys)
+  assert_same(found, measured(Engine(batching="loop"), init_keys=keys))
+  assert not np.allclose(found["value"][0], measured(Engine(batching="loop"))["value"][0])
+
+
+def test_rows_come_with_their_architectures():
+  own, seen = Engine(3, batching="dispatch"), []
+  wanted = measured(Engine(batching="loop"))["norm"]
+  for rows, values in own.blocks([Shown()], Chain(), Chain().init(jax.random.key(0)), CODES, batch()):
+    seen += rows
+    np.testing.assert_allclose([value["norm"] for value in values[0]], wanted[rows], rtol=1e-6)
+  assert sorted(seen) == list(range(len(CODES)))
+
+
+def test_little_memory_halves_the_block(caplog):
+  own = Engine(batching="dispatch")
+  measured(own)
+  (needed,) = (needed for _, needed in own._programs.values())
+  poor = Engine(memory=needed // 2, batching="dispatch")
+  assert_same(measured(poor), measured(own))
+  assert [r.args[0] for r in caplog.records if "architectures at a time" in r.getMessage()] in ([3], [3, 1])
+
+
+def test_memory_for_not_even_one_leaves_the_loop(caplog):
+  with caplog.at_level(logging.WARNING):
+    assert_same(measured(Engine(memory=1, batching="dispatch")), measured(Engine()))
+  assert "one after the other" in caplog.text
+
+
+def test_an_out_of_memory_of_the_device_halves_the_block(monkeypatch):
+  own = Engine(batching="dispatch")
+
+  def refused(values):
+    if len(jax.tree.leaves(values)[0]) > 2:
+      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+    return jax.tree.map(np.asarray, values)
+
+  monkeypatch.setattr(jax, "device_get", refused)
+  assert_same(measured(own), measured(Engine(block=2, batching="loop")))
+
+
+def test_networks_without_choices(unchecked):
+  class Plain(Chain):
+    choices = None
+
+  with pytest.raises(ConfigError, match="batching='dispatch'.*'loop' or 'auto'"):
+    measured(Engine(batching="dispatch"), Plain())
+  assert_same(measured(Engine(batching="auto"), Plain()), measured(Engine()))
+  with pytest.raises(ConfigError, match="batching='vmap' must be one of auto, loop, dispatch"):
+    Engine(batching="vmap")  # type: ignore[arg-type]
+
+
+TOGETHER = ("naswot", "jacob_cov", "synflow", "snip", "grad_norm", "mgm", "ntk_condition_number_frozen")
+SLOW = ("grasp", "fisher", "zen", "trace_norm", "plain", "ntk_condition_number", "params", "flops")
+
+
+@pytest.mark.parametrize("names", [TOGETHER, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["first", "others"])
+def test_every_proxy_equals_the_loop(x64, names):
+  """Of 12 architectures in blocks of 5, in float64."""
+  space = spaces.get("nb201")
+  network = space.network(NetworkConfig(4, 1, 5))
+  rng = np.random.default_rng(0)
+  data = Batch(rng.normal(size=(6, 8, 8, 3)), np.arange(6, dtype=np.int32) % 5)
+  params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.init(jax.random.key(0)))
+  codes = np.array([encoding.from_index(i) for i in rng.permutation(encoding.NUM_ARCHS)[:12]])
+  some = [proxies.get(name) for name in names]
+  loop, together = (
+    engine.measure(some, network, params, codes, data, key=jax.random.key(1))
+    for engine in (Engine(6, batching="loop", streams=1), Engine(5, batching="dispatch"))
+  )
+  for proxy, one, other in zip(some, loop, together, strict=True):
+    scale = jax.tree.map(lambda *leaves: np.abs(np.stack(leaves)[np.isfinite(leaves)]).max(initial=1e-300), *one)
+    for a, b in zip(one, other, strict=True):
+      jax.tree.map(
+        lambda x, y, s, name=proxy.name: np.testing.assert_allclose(y, x, rtol=1e-9, atol=1e-9 * s, err_msg=name),
+        a,
+        b,
+        scale,
+      )
