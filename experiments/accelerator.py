@@ -3,8 +3,9 @@
   python experiments/accelerator.py --out=experiments/results/accelerator.md
 
 First the ceilings of the card, then NAS-Bench-201 at the benchmark's own size (C=16, N=5) by kind of proxy: a forward
-pass, a backward pass, the kernel of frozen statistics, the exact kernel. Every case runs in a process of its own with
-a time limit, so that one that hangs costs its share of --seconds and no more; what it had scored until then counts.
+pass, a backward pass, the kernel of frozen statistics, the exact kernel; each one architecture after the other ("loop")
+and many in one program ("dispatch", see `scoring.Engine`). Every case runs in a process of its own with a time limit:
+one that hangs costs its share of --seconds and no more, and what it had scored until then counts.
 Images are generated: neither a data set nor TFDS, TensorFlow or nats_bench is needed. --toy is a size for tests.
 """
 
@@ -36,24 +37,26 @@ class Case(NamedTuple):
 
   Attributes:
     proxy: the one that stands for its kind.
-    architectures: scored after the warm-up, as far as the time goes.
+    loop: architectures scored after the warm-up, one after the other, as far as the time goes.
+    together: architectures in one program, of each row; two of them are scored after one.
     share: of the time, beside those of the other cases; the ceilings have 1.
   """
 
   proxy: str
-  architectures: int
+  loop: int
+  together: tuple[int, ...]
   share: int
 
 
 CASES = {
-  "forward": Case("naswot", 256, 1),
-  "backward": Case("mgm", 256, 2),
-  "frozen": Case("ntk_condition_number_frozen", 128, 2),
-  "exact": Case("ntk_condition_number", 12, 2),
+  "forward": Case("naswot", 256, (25, 100), 2),
+  "backward": Case("mgm", 256, (25, 100), 4),
+  "frozen": Case("ntk_condition_number_frozen", 128, (25, 100), 4),
+  "exact": Case("ntk_condition_number", 12, (5,), 3),
 }
 CEILINGS = "ceilings"
 IMAGES = 32
-WARM = 6  # architectures before the clock starts
+WARM = 6  # architectures of the loop before the clock starts
 
 
 def ceilings() -> Iterator[dict[str, Any]]:
@@ -101,18 +104,25 @@ def ceilings() -> Iterator[dict[str, Any]]:
     yield {"what": what, "figure": f"{flop / seconds(convolve, x, kernel) / 1e12:.2f} TFLOP/s"}
 
 
-def measure(case: Case) -> None:
-  """Scores random architectures and prints a JSON line after the warm-up and after every block."""
+def measure(case: Case, together: int) -> None:
+  """Scores random architectures and prints a JSON line after the warm-up and after every block.
+
+  `together`: how many in one program; 0: one after the other.
+  """
   import jax
+  import numpy as np
 
   from jaxnas import base, data, proxies, scoring, spaces
 
-  space, engine = spaces.get("nb201"), scoring.Engine()
+  space = spaces.get("nb201")
+  engine = scoring.Engine(together or None, batching="dispatch" if together else "loop")
   images, labels = data.plain_batch(data.load("synthetic"), jax.random.key(0), IMAGES)
   batch = scoring.Batch(images[:2, :8, :8], labels[:2]) if _TOY.value else scoring.Batch(images, labels)
   network = base.NetworkConfig(channels=2, cells=1) if _TOY.value else None  # None: the space's own
-  warm, timed = (1, 2) if _TOY.value else (WARM, case.architectures)
-  codes = space.sample(jax.random.key(1), warm + timed)
+  warm, timed = (together, 2 * together) if together else (1, 2) if _TOY.value else (WARM, case.loop)
+  # Turning all operations round together makes sets in which each stands equally often at every place.
+  first = space.sample(jax.random.key(1), -(-(warm + timed) // 5))
+  codes = ((first[:, None] + np.arange(5, dtype=np.int8)[:, None]) % 5).reshape(-1, 6)[: warm + timed]
   chosen = [proxies.get(case.proxy)]
   scoring.score(chosen, space, codes[:warm], batch, network=network, engine=engine)
   begin, scored = time.perf_counter(), 0
@@ -151,6 +161,13 @@ def _records(text: str) -> list[dict[str, Any]]:
   return [json.loads(line) for line in lines if line.startswith("{")]
 
 
+def parts(name: str, case: Case) -> list[tuple[str, str]]:
+  """The rows of a case: what names it to a child, and its title."""
+  sizes = (2,) if _TOY.value else case.together
+  ways = [("0", "loop"), *((str(size), f"{size} at once") for size in sizes)]
+  return [(f"{name}/{size}", f"{name}: {case.proxy}, {title}") for size, title in ways]
+
+
 def row(name: str, records: list[dict[str, Any]], trouble: str) -> str:
   """A case's line of the table."""
   if not records or not records[-1]["scored"]:
@@ -168,7 +185,8 @@ def row(name: str, records: list[dict[str, Any]], trouble: str) -> str:
 def main(_: list[str]) -> None:
   if _CHILD.value:
     if _CHILD.value != CEILINGS:
-      return measure(CASES[_CHILD.value])
+      name, together = _CHILD.value.split("/")
+      return measure(CASES[name], int(together))
     for record in ceilings():
       print(json.dumps(record), flush=True)
     return None
@@ -195,7 +213,9 @@ def main(_: list[str]) -> None:
   tell("| case | compile s | ms an architecture | architectures/s | 15,625 take, min | scored | peak GiB |")
   tell("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
   for name, case in wanted.items():
-    tell(row(f"{name}: {case.proxy}", *run_child(name, share * case.share)))
+    own = parts(name, case)
+    for child, title in own:
+      tell(row(title, *run_child(child, share * case.share / len(own))))
   tell("", f"All of it took {time.perf_counter() - begin:.0f} s.")
   return None
 

@@ -142,19 +142,32 @@ def test_networks_without_choices(unchecked):
     Engine(batching="vmap")  # type: ignore[arg-type]
 
 
-TOGETHER = ("naswot", "jacob_cov", "synflow", "snip", "grad_norm", "mgm", "ntk_condition_number_frozen")
-SLOW = ("grasp", "fisher", "zen", "trace_norm", "plain", "ntk_condition_number", "params", "flops")
+OTHERS = ("jacob_cov", "synflow", "snip", "grad_norm", "grasp", "fisher", "zen", "mgm", "ntk_condition_number_frozen")
+COSTLY = ("ntk_condition_number", "trace_norm_exact", "mgm_truncated", "plain", "params", "flops")
 
 
-@pytest.mark.parametrize("names", [TOGETHER, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["first", "others"])
+@pytest.mark.parametrize(
+  "names",
+  [("naswot", "trace_norm"), *(pytest.param(names, marks=pytest.mark.slow) for names in (OTHERS, COSTLY))],
+  ids=["two", "others", "costly"],
+)
 def test_every_proxy_equals_the_loop(x64, names):
   """Of 12 architectures in blocks of 5, in float64."""
-  space = spaces.get("nb201")
-  network = space.network(NetworkConfig(4, 1, 5))
   rng = np.random.default_rng(0)
+  codes = np.array([encoding.from_index(i) for i in rng.permutation(encoding.NUM_ARCHS)[:12]])
+  check_equal_to_the_loop(spaces.get("nb201"), NetworkConfig(4, 1, 5), codes, names)
+
+
+@pytest.mark.slow
+def test_cells_of_darts_equal_the_loop(x64):
+  space = spaces.get("darts")
+  check_equal_to_the_loop(space, NetworkConfig(2, 3, 5), space.sample(jax.random.key(0), 8), ("naswot", "grad_norm"))
+
+
+def check_equal_to_the_loop(space, config, codes, names):
+  network, rng = space.network(config), np.random.default_rng(0)
   data = Batch(rng.normal(size=(6, 8, 8, 3)), np.arange(6, dtype=np.int32) % 5)
   params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.init(jax.random.key(0)))
-  codes = np.array([encoding.from_index(i) for i in rng.permutation(encoding.NUM_ARCHS)[:12]])
   some = [proxies.get(name) for name in names]
   loop, together = (
     engine.measure(some, network, params, codes, data, key=jax.random.key(1))
