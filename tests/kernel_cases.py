@@ -296,6 +296,32 @@ def rearranged_parameters(draw):
 
 
 @case
+def products_of_parameters(draw):
+  """Low-rank factors, and one parameter's norm in another's product."""
+
+  def f(p, x):
+    h = jnp.tanh(x @ (p["left"] @ p["right"]))
+    return h @ (p["w"] * p["gain"] / jnp.linalg.norm(p["v"])) + (p["row"] @ p["v"])[None]
+
+  shapes = {"left": (4, 2), "right": (2, 5), "w": (5, K), "gain": (), "v": (2, K), "row": (2,)}
+  return f, {name: draw(*shape) for name, shape in shapes.items()}, draw(N, 4)
+
+
+@case
+def scaled_parameters(draw):
+  """The usual parametrisation of neural tangent kernels, and numbers that are data or parameters."""
+
+  def f(p, x):
+    h = jax.nn.relu(conv(x, p["a"] / math.sqrt(18)) + 0.1 * p["bias"][None, None, None])
+    h = jnp.tanh(h.mean((1, 2)) @ (2.0 * (p["b"] * p["gain"]).T))
+    squared = p["number"] * p["number"]
+    return (h * squared) @ (p["c"] / jnp.exp(p["number"]))
+
+  shapes = {"a": (3, 3, 2, 5), "bias": (5,), "b": (6, 5), "gain": (), "number": (), "c": (6, K)}
+  return f, {name: draw(*shape) for name, shape in shapes.items()}, draw(N, 4, 4, 2)
+
+
+@case
 def odd_places(draw):
   """A bias by broadcast, one that is an output as it is, one unused, a scalar, an empty one."""
 

@@ -162,4 +162,6 @@ def contract(
 def accumulator(*arrays: Array) -> jnp.dtype:
   """float32, or float64 where an array is."""
   with jax.numpy_dtype_promotion("standard"):
-    return jnp.result_type(jnp.float32, *arrays)
+    return jnp.result_type(
+      jnp.float32, *(array.dtype for array in arrays)
+    )  # of arrays, those of Python numbers are weak

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxnas.ntk._program import Use
+from jaxnas.ntk._program import Factor, Use
 
 
 class Layer(NamedTuple):
@@ -27,6 +27,7 @@ class Layer(NamedTuple):
     output: the product as the program gives it, shape and dtype.
     read: the product's operands -> h [g, t, i]; of an embedding the rows that are looked up, int [t], -1 for none.
     arrange: cotangent of the product -> d [g, t, j].
+    factors: the numbers that the parameter is multiplied with before.
   """
 
   leaf: int
@@ -39,12 +40,16 @@ class Layer(NamedTuple):
   output: Any
   read: Callable[[Sequence[Array]], Array]
   arrange: Callable[[Array], Array]
+  factors: tuple[Factor, ...] = ()
 
 
 def layer_of(leaf: int, use: Use) -> Layer | None:
   """The layer of a parameter that is used once, here; None where it is no product that is known."""
   rule = _RULES.get((use.primitive, use.operand))
-  return None if rule is None else rule(leaf, use)
+  layer = None if rule is None else rule(leaf, use)
+  if layer is None or (layer.kind == "embedding" and use.factors):
+    return None
+  return layer._replace(factors=use.factors)
 
 
 def _dense(leaf: int, use: Use) -> Layer:

@@ -3,7 +3,7 @@
 The only file that uses `jax.extend.core`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,14 @@ _INLINED = {
 _REARRANGING = ("reshape", "transpose", "squeeze", "expand_dims", "convert_element_type", "copy", "broadcast_in_dim")
 
 
+class Factor(NamedTuple):
+  """A number, by the equation that multiplies with it or divides by it, and which of its operands it is."""
+
+  step: int
+  operand: int
+  divides: bool
+
+
 class Use(NamedTuple):
   """An equation that reads a parameter, perhaps rearranged.
 
@@ -29,6 +37,8 @@ class Use(NamedTuple):
     operand: which of its operands the parameter is.
     operands, result: shapes and dtypes.
     params: of the equation.
+    way: how the parameter was rearranged before.
+    factors: the numbers that it was multiplied with on that way.
   """
 
   primitive: str
@@ -37,6 +47,23 @@ class Use(NamedTuple):
   operands: Sequence[Any] = ()
   result: Any = None
   params: Mapping[str, Any] = {}
+  way: tuple[str, ...] = ()
+  factors: tuple["Factor", ...] = ()
+
+  def is_like(self, other: "Use") -> bool:
+    """Whether the elements of the parameter mean the same in both, which are of known products."""
+    own, others = (
+      (use.primitive, use.operand, use.params, use.way, use.operands[use.operand].shape) for use in (self, other)
+    )
+    return own == others
+
+
+class _Origin(NamedTuple):
+  """A value that is a parameter, perhaps rearranged or times numbers; `way` and `factors` as of `Use`."""
+
+  leaf: int
+  way: tuple[str, ...] = ()
+  factors: tuple["Factor", ...] = ()
 
 
 class Program:
@@ -53,10 +80,10 @@ class Program:
     found: list[list[Use]] = [[] for _ in range(count)]
     numbers = iter(range(1 << 62))
 
-    def walk(jaxpr: Jaxpr, origins: Sequence[int | None]) -> list[int | None]:
+    def walk(jaxpr: Jaxpr, origins: Sequence[_Origin | None]) -> list[_Origin | None]:
       env = {var: origin for var, origin in zip(jaxpr.invars, origins, strict=True) if origin is not None}
 
-      def origin(var: Any) -> int | None:
+      def origin(var: Any) -> _Origin | None:
         return None if isinstance(var, Literal) else env.get(var)
 
       for equation in jaxpr.eqns:
@@ -66,19 +93,24 @@ class Program:
           env |= {v: o for v, o in zip(equation.outvars, results, strict=True) if o is not None}
           continue
         step = next(numbers)
-        for operand, leaf in enumerate(sources):
-          if leaf is None:
+        for operand, source in enumerate(sources):
+          if source is None:
             continue
+          twice = sum(other is not None and other.leaf == source.leaf for other in sources) > 1
+          factor = None if twice else _factor(equation, step, operand)
           if _rearranges(equation):
-            env[equation.outvars[0]] = leaf
+            name = f"{equation.primitive.name} {equation.params}"
+            env[equation.outvars[0]] = source._replace(way=(*source.way, name))
+          elif factor is not None:
+            env[equation.outvars[0]] = source._replace(factors=(*source.factors, factor))
           else:
-            found[leaf].append(_use(equation, step, operand))
+            found[source.leaf].append(_use(equation, step, operand, source))
       return [origin(var) for var in jaxpr.outvars]
 
     others = len(self._closed.jaxpr.invars) - count
-    for leaf in walk(self._closed.jaxpr, [*range(count), *[None] * others]):
-      if leaf is not None:
-        found[leaf].append(Use(""))
+    for source in walk(self._closed.jaxpr, [*map(_Origin, range(count)), *[None] * others]):
+      if source is not None:
+        found[source.leaf].append(Use(""))
     return found
 
   def elements(self) -> int:
@@ -91,9 +123,9 @@ class Program:
     return walk(self._closed.jaxpr)
 
   def run(
-    self, leaves: Sequence[Any], *others: PyTree, zeros: Mapping[int, Array]
+    self, leaves: Sequence[Any], *others: PyTree, zeros: Mapping[int, Array], noted: Collection[int] = ()
   ) -> tuple[list[Any], dict[int, list[Any]]]:
-    """The outputs, with `zeros[step]` added to what an equation gives, and the operands of those equations."""
+    """The outputs, with `zeros[step]` added to what an equation gives, and the operands of those and `noted` ones."""
     numbers = iter(range(1 << 62))
     operands: dict[int, list[Any]] = {}
 
@@ -106,8 +138,9 @@ class Program:
         else:
           results = _evaluate(equation, inputs)
           step = next(numbers)
-          if step in zeros:
+          if step in zeros or step in noted:
             operands[step] = inputs
+          if step in zeros:
             results = [results[0] + zeros[step]]
         env |= dict(zip(equation.outvars, results, strict=True))
       return [jnp.asarray(v.val, _avals([v])[0].dtype) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
@@ -142,9 +175,22 @@ def _rearranges(equation: JaxprEqn) -> bool:
   return before.size == after.size and jnp.issubdtype(after.dtype, jnp.floating)
 
 
-def _use(equation: JaxprEqn, step: int, operand: int) -> Use:
+def _factor(equation: JaxprEqn, step: int, operand: int) -> Factor | None:
+  """What the operand is multiplied with, or divided by, if that is one number."""
+  name = equation.primitive.name
+  if name != "mul" and (name, operand) != ("div", 0):
+    return None
+  own, other, result = (
+    _avals(equation.invars)[operand],
+    _avals(equation.invars)[1 - operand],
+    _avals(equation.outvars)[0],
+  )
+  return Factor(step, 1 - operand, name == "div") if other.size == 1 and own.shape == result.shape else None
+
+
+def _use(equation: JaxprEqn, step: int, operand: int, source: _Origin) -> Use:
   operands, results = _avals(equation.invars), _avals(equation.outvars)
-  return Use(equation.primitive.name, step, operand, operands, results[0], equation.params)
+  return Use(equation.primitive.name, step, operand, operands, results[0], equation.params, source.way, source.factors)
 
 
 def _avals(variables: Sequence[Any]) -> list[Any]:

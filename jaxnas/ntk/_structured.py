@@ -77,9 +77,9 @@ def plan(sides: Sequence[Side], leaves: list[Array], axes: Sequence[tuple], meth
   if method in (1, 2):
     return None
   programs = [Program(side.at, leaves, side.slice_shapes()) for side in sides]
+  uses = [program.uses(len(leaves)) for program in programs]
   layers = [
-    [layer_of(leaf, uses[0]) if len(uses) == 1 else None for leaf, uses in enumerate(program.uses(len(leaves)))]
-    for program in programs
+    [layer_of(leaf, found[0]) if len(found) == 1 else None for leaf, found in enumerate(of_side)] for of_side in uses
   ]
   forms: list[list[Choice]] = []
   for position, (traced, diagonal) in enumerate(axes):
@@ -87,6 +87,8 @@ def plan(sides: Sequence[Side], leaves: list[Array], axes: Sequence[tuple], meth
     found = []
     for leaf, value in enumerate(leaves):
       layer = layers[0][leaf] if layers[-1][leaf] is not None else None
+      if layer is not None and not uses[0][leaf][0].is_like(uses[-1][leaf][0]):  # f does otherwise at the other input
+        layer = None
       costs = _costs(layer, value.size, *sizes)
       able: list[Form] = [name for name in costs if name != "autodiff" or method != 3 or layer is None]
       form: Form = min(able, key=lambda name: costs[name])
@@ -157,19 +159,20 @@ def derivatives(
     ConfigError: an output is not real floating point.
   """
   program, choices, summed = own_plan
-  layers = {c.layer.step: c.layer for row in choices for c in row if c.layer is not None and c.form != "autodiff"}
+  layers = {c.leaf: c.layer for row in choices for c in row if c.layer is not None and c.form != "autodiff"}
   own = sorted({c.leaf for row in choices for c in row if c.form == "autodiff"})
-  zeros = {step: jnp.zeros(layer.output.shape, layer.output.dtype) for step, layer in layers.items()}
+  zeros = {layer.step: jnp.zeros(layer.output.shape, layer.output.dtype) for layer in layers.values()}
+  noted = {factor.step for layer in layers.values() for factor in layer.factors}
 
   def forward(zeros: dict[int, Array], values: list[Array]):
     filled = list(leaves)
     for leaf, value in zip(own, values, strict=True):
       filled[leaf] = value
-    return program.run(filled, one, zeros=zeros)
+    return program.run(filled, one, zeros=zeros, noted=noted)
 
   outputs, pullback, operands = jax.vjp(forward, zeros, [leaves[leaf] for leaf in own], has_aux=True)
   check_outputs(outputs)
-  inputs = {step: layer.read([jnp.asarray(value) for value in operands[step]]) for step, layer in layers.items()}
+  inputs = {leaf: _inputs(layer, operands) for leaf, layer in layers.items()}
 
   def parts_of(position: int) -> list[Array | Factors | Summed]:
     shape, dtype = outputs[position].shape, outputs[position].dtype
@@ -191,7 +194,7 @@ def derivatives(
       d = jax.vmap(choice.layer.arrange)(into[choice.layer.step])
       if choice.form == "factors":
         return d
-      h = inputs[choice.layer.step]
+      h = inputs[choice.leaf]
       dtype = accumulator(h, d)
       found = jnp.einsum("gti,ogtj->gioj", h.astype(dtype), d.astype(dtype))
       return found if in_place else found.transpose(2, 0, 1, 3)
@@ -201,13 +204,25 @@ def derivatives(
         return Summed(rows)
       rows = rows.reshape(shape + rows.shape[1:])
       if choice.form == "factors" and choice.layer is not None:
-        return Factors(inputs[choice.layer.step], rows)
+        return Factors(inputs[choice.leaf], rows)
       return rows
 
     found = rows_of(jnp.arange(size)) if in_place else chunked(rows_of, jnp.arange(size), chunk_size)
     return [packed(choice, rows) for choice, rows in zip(choices[position], found, strict=True)]
 
   return [parts_of(position) for position in range(len(outputs))]
+
+
+def _inputs(layer: Layer, operands: dict[int, list[Any]]) -> Array:
+  """h of a layer, times the numbers that its parameter is multiplied with before it enters the product."""
+  h = layer.read([jnp.asarray(value) for value in operands[layer.step]])
+  if layer.kind == "embedding":
+    return h
+  h = h if jnp.issubdtype(h.dtype, jnp.floating) else h.astype(layer.output.dtype)
+  for step, operand, divides in layer.factors:
+    number = jnp.asarray(operands[step][operand]).reshape(()).astype(h.dtype)
+    h = h / number if divides else h * number
+  return h
 
 
 def contract_factors(

@@ -87,7 +87,12 @@ def test_networks_with_themselves(x64, name):
     ("nested_calls", {"a": "dense", "b": "dense", "c": "dense", "twice": "-"}),
     ("own_derivatives", {"a": "-", "m": "dense", "b": "-", "c": "-"}),
     ("batched_and_left_products", dict.fromkeys(("groups", "left", "both", "other"), "dense")),
-    ("rearranged_parameters", {"a": "dense", "b": "dense", "stopped": "-", "scaled": "-", "cut": "-"}),
+    ("rearranged_parameters", {"a": "dense", "b": "dense", "stopped": "-", "scaled": "dense", "cut": "-"}),
+    (
+      "products_of_parameters",
+      {"left": "dense", "right": "dense", "w": "dense", "gain": "-", "v": "-", "row": "dense"},
+    ),
+    ("scaled_parameters", {"a": "convolution", "b": "dense", "c": "dense", "bias": "-", "gain": "-", "number": "-"}),
     ("odd_places", {"w": "dense", "bias": "-", "output": "-", "scale": "-", "unused": "-", "e": "-"}),
   ],
 )
@@ -99,7 +104,41 @@ def test_layers_that_are_seen(x64, name, kinds):
   assert {path: seen[path] for path in kinds} == kinds
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_f_that_does_otherwise_at_the_other_input(x64, implementation):
+  """What a parameter is multiplied with first, and along which axis, may depend on the number of samples."""
+  draw = draw_from()
+  other = draw(4, 4)
+  for f in (
+    lambda p, x: x @ p if len(x) < 4 else x @ p.T,
+    lambda p, x: jnp.einsum("ni,ij,jk->nk", x, p, other),
+    lambda p, x: x @ (p[:2] if len(x) < 4 else p).sum(0),
+  ):
+    p, x1, x2 = draw(4, 4), draw(2, 4), draw(30, 4)
+    assert_kernels(
+      kernels(f, x1, x2, p, dict(trace_axes=(), implementation=implementation)), dense_kernels(f, p, x1, x2)
+    )
+
+
 # Dtypes.
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_integer_inputs_and_python_numbers(x64, implementation):
+  """An integer operand of a product of mixed types; a parameter that is a Python float does not lower the precision."""
+  draw, x = draw_from(), jnp.arange(N * 4).reshape(N, 4) % 5
+
+  def mixed(p, x):
+    return jax.lax.dot_general(x, p, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float64)
+
+  def weak(p, x):
+    return p["number"] * jnp.tanh(x @ p["w"])
+
+  ways = [dict(trace_axes=(), implementation=implementation, vmap_axes=v) for v in (None, 0)]
+  for f, params, inputs in ((mixed, draw(4, K), x), (weak, {"number": 0.7, "w": draw(4, K)}, draw(N, 4))):
+    found = kernels(f, inputs, None, params, *ways)
+    assert {leaf.dtype for leaves in found for leaf in leaves} == {jnp.dtype(jnp.float64)}
+    assert_kernels(found, dense_kernels(f, params, inputs))
 
 
 @pytest.mark.parametrize(
