@@ -11,7 +11,7 @@ There are three forms of the same functions:
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxnas.nets import grams, layers, passes, plain_layers
 from jaxnas.nets.choose import Branch
-from jaxnas.nets.grams import Grams
 from jaxnas.nets.passes import Moments, Pass, Seen
 from jaxnas.spaces.nb201.encoding import OPS
 from jaxnas.spaces.nb201.parameters import CONVS
@@ -46,12 +45,10 @@ class Operations:
   Attributes:
     run: how BN normalises, and what is collected.
     form: see above.
-    grams: what the pull-back gives beside derivatives, where the parameters have the zeros for it.
   """
 
   run: Pass
   form: Form
-  grams: Grams | None = None
 
   @functools.cached_property
   def branches(self) -> Sequence[Branch]:
@@ -62,7 +59,8 @@ class Operations:
     self, sources: Sequence[NodeOutput], weights: Float[Array, "e 5"], given: Sequence[PyTree]
   ) -> tuple[Maps, list]:
     """As `nets.choose.Choosable`, of nodes as `NodeOutput`."""
-    mixed = self._fused if self.form == "many" else self._apart
+    alone = "gram" in given[0]["params"][OPS[min(CONVS)]]["bn"]  # each layer gives its own part of a Gram matrix
+    mixed = self._fused if self.form == "many" and not alone else self._apart
     y, stats = mixed(sources, weights, given)
     for source, row in zip(sources, weights, strict=True):
       y = y + row[POOL] * source.pooled + row[SKIP] * source.x
@@ -89,21 +87,16 @@ class Operations:
     moments = self.run.statistics(z, given)
     if self.form == "single" and self.run.mode == "batch":
       y = plain_layers.batch_norm(z, bn["scale"], bn["bias"])
+    elif "gram" in bn:
+      y = self.run.affine(z, moments, bn)
     else:
-      z = layers.normalise(z, *moments)
-      if self.grams is None:
-        y = z * bn["scale"][None, None, None] + bn["bias"][None, None, None]
-      else:
-        y = cast(Maps, grams.affine(z, bn["scale"], bn["bias"], bn["gram"], self.grams))
+      y = layers.normalise(z, *moments) * bn["scale"][None, None, None] + bn["bias"][None, None, None]
     return y, self.run.of_bn(z, moments)
 
   def convolve(self, x: Read, conv: PyTree, stride: int = 1) -> Maps:
-    """A convolution whose pull-back is made for as many cotangents as there will be, or for Gram matrices."""
-    kernel = conv["kernel"]
-    if self.grams is not None:
-      return grams.convolve(x, kernel, conv["gram"], stride, self.grams)
+    """A convolution whose pull-back is made for as many cotangents as there will be."""
     many = self.form == "many" or (self.form == "single" and self.run.rows)
-    return layers.conv(x, kernel, stride) if many else plain_layers.convolve(x, kernel, stride)
+    return grams.convolve(x, conv, stride, fn=layers.conv if many else plain_layers.convolve)
 
   @property
   def _fuses(self) -> bool:

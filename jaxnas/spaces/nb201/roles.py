@@ -13,7 +13,7 @@ from jaxnas.base import Collect, Costs, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import passes
 from jaxnas.nets.choose import Choices, by_layer
-from jaxnas.nets.grams import Grams, with_zeros
+from jaxnas.nets.grams import SampleGrams
 from jaxnas.nets.passes import Pass, Seen
 from jaxnas.spaces.nb201 import costs, encoding
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_EDGES, NUM_OPS, OPS
@@ -23,8 +23,8 @@ from jaxnas.spaces.nb201.parameters import CONVS, STAGES, draw, draw_backbone, e
 
 
 @dataclasses.dataclass(frozen=True)
-class SingleNetwork(Classified):
-  """`base.Single` and `base.TrainableNetwork`: an architecture is data, or (as a tuple of ints) a constant."""
+class SingleNetwork(Classified, SampleGrams):
+  """`base.Single`, `SampleGram` and `TrainableNetwork`: an architecture is data, or (as a tuple of ints) a constant."""
 
   rows_on_cpu: ClassVar[int] = 16  # each chunk of cotangents repeats the forward pass
 
@@ -56,7 +56,11 @@ class SingleNetwork(Classified):
 
   def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
     """As `base.Single`."""
-    return by_layer(fn, trees, lambda path: path[0] in STAGES)
+    return by_layer(fn, trees, self.is_stacked)
+
+  def is_stacked(self, path: list[str]) -> bool:
+    """Whether parameters of this path have the cells of a stage as their first axis."""
+    return path[0] in STAGES
 
   def gates(self, samples: int) -> PyTree:
     """Ones, [N, Cout] for each convolution outside the cells, [cells, N, Cout] for each edge (it has one at most)."""
@@ -68,25 +72,6 @@ class SingleNetwork(Classified):
         ones[f"reduce_{stage}"] = {part: jnp.ones((samples, width)) for part in parts}
       ones[name] = {edge_name(e): jnp.ones((self.cells, samples, width)) for e in EDGES}
     return ones
-
-  def sample_gram(
-    self,
-    params: PyTree,
-    inputs: Array,
-    arch: Arch,
-    outputs: Callable[[Float[Array, "N K"]], Float[Array, " N"]],
-    *,
-    include: tuple[str, ...] = ("kernel", "scale"),
-    diagonal: bool = False,
-  ) -> Array:
-    """As `base.SampleGram`; see `nets.grams`."""
-    grams = Grams(include, diagonal)
-
-    def total(zeros: Array) -> Array:
-      own = {name: with_zeros(tree, zeros, name in STAGES) for name, tree in params.items()}
-      return outputs(self.apply(own, inputs, arch, "batch_frozen", grams=grams).logits).sum()
-
-    return jax.grad(total)(grams.zeros(len(inputs), inputs.dtype))
 
   def costs(self, arch: Arch, image_size: int = 32) -> Costs:
     """As `base.Single`."""
@@ -111,7 +96,7 @@ class SingleNetwork(Classified):
 
 
 @dataclasses.dataclass(frozen=True)
-class Supernet(Classified):
+class Supernet(Classified, SampleGrams):
   """The network of weights of the operations [1, 6, 5]; all of them are computed on every edge.
 
   Attributes:
@@ -128,6 +113,10 @@ class Supernet(Classified):
   @property
   def form(self) -> Form:
     return "many" if self.order == 1 else "second_order"
+
+  def is_stacked(self, path: list[str]) -> bool:
+    """As of `SingleNetwork`."""
+    return path[0] in STAGES
 
   def encode(self, codes: Int[np.ndarray, "A 6"]) -> np.ndarray:
     """As `base.Network`: one-hot weights, float32 [A, 1, 6, 5]."""
