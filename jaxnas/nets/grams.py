@@ -11,7 +11,7 @@ network whose layers with parameters all go through `layer` is a `base.SampleGra
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ Stacked = Callable[[list[str]], bool]
 """Whether the parameter of this path has layers as its first axis."""
 
 
+@runtime_checkable
 class _Stacking(Protocol):
   def is_stacked(self, path: list[str]) -> bool: ...
 

@@ -19,6 +19,7 @@ SIZES = {
   "darts": {"channels": 2, "cells": 1},  # a reduction cell alone, as data
   # In a stage the first cell reads the halves of an input twice the side, and the second does not.
   "darts, static": {"channels": 2, "cells": 7},
+  "darts, supernet": {"channels": 2, "cells": 2},
   "darts, mobile": {"channels": 2, "cells": 3, "stem": "imagenet"},
 }
 TEXTS = {
@@ -44,6 +45,8 @@ def network_of(name, code):
   config = NetworkConfig(classes=3, init="kaiming_fan_out", **SIZES[name])
   if name == "nb101":
     return space.network(config).variants()[2]
+  if name == "darts, supernet":
+    return space.supernet(config)
   return space.trained_network(config, code) if "," in name else space.network(config)
 
 
@@ -79,7 +82,8 @@ def test_one_backward_pass_gives_what_the_dense_jacobian_gives(x64, name):
 
   params, found, wanted = drawn(network), jax.jit(by_one_pass), jax.jit(dense)
   for code in codes:
-    arch = jnp.asarray(network.encode(code[None])[0])
+    arch = network.encode(code[None])[0]
+    arch = jnp.asarray(arch, jnp.float64 if arch.dtype == np.float32 else arch.dtype)
     (gram, squares), rows = found(params, arch), wanted(params, arch)
     expected = sum(rows[kind] @ rows[kind].T for kind in ("kernel", "scale"))
     np.testing.assert_allclose(gram, expected, rtol=0, atol=1e-10 * np.abs(expected).max(), err_msg=str(code))

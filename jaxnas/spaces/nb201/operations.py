@@ -59,8 +59,7 @@ class Operations:
     self, sources: Sequence[NodeOutput], weights: Float[Array, "e 5"], given: Sequence[PyTree]
   ) -> tuple[Maps, list]:
     """As `nets.choose.Choosable`, of nodes as `NodeOutput`."""
-    alone = "gram" in given[0]["params"][OPS[min(CONVS)]]["bn"]  # each layer gives its own part of a Gram matrix
-    mixed = self._fused if self.form == "many" and not alone else self._apart
+    mixed = self._fused if self.form == "many" else self._apart
     y, stats = mixed(sources, weights, given)
     for source, row in zip(sources, weights, strict=True):
       y = y + row[POOL] * source.pooled + row[SKIP] * source.x

@@ -96,7 +96,7 @@ class SingleNetwork(Classified, SampleGrams):
 
 
 @dataclasses.dataclass(frozen=True)
-class Supernet(Classified, SampleGrams):
+class Supernet(Classified):
   """The network of weights of the operations [1, 6, 5]; all of them are computed on every edge.
 
   Attributes:
@@ -113,10 +113,6 @@ class Supernet(Classified, SampleGrams):
   @property
   def form(self) -> Form:
     return "many" if self.order == 1 else "second_order"
-
-  def is_stacked(self, path: list[str]) -> bool:
-    """As of `SingleNetwork`."""
-    return path[0] in STAGES
 
   def encode(self, codes: Int[np.ndarray, "A 6"]) -> np.ndarray:
     """As `base.Network`: one-hot weights, float32 [A, 1, 6, 5]."""
