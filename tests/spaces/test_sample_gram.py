@@ -61,7 +61,9 @@ def drawn(network):
   return jax.tree_util.tree_map_with_path(lambda path, s: rng.normal(*spread[path[-1].key], s.shape), shapes)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+  "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("darts", "darts, mobile"))) for name in SIZES]
+)
 def test_one_backward_pass_gives_what_the_dense_jacobian_gives(x64, name):
   codes = [spaces.get(name[:5]).parse(text) for text in TEXTS[name[:5]]][: 1 if "," in name else None]
   network = network_of(name, codes[0])
