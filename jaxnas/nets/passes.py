@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxnas.base import Collect, Mode
 from jaxnas.errors import ConfigError, DatasetError
+from jaxnas.nets import grams
 from jaxnas.nets.layers import BN_EPSILON
 
 Moments = tuple[Float[Array, " C"], Float[Array, " C"]]  # mean, variance
@@ -93,8 +94,14 @@ class Pass(NamedTuple):
   def affine(self, z: Array, seen: Moments, bn: PyTree) -> Array:
     """(z - mean) / sqrt(variance + eps) * scale + bias, per channel."""
     mean, variance = seen
+    if "gram" in bn:
+      normal = (z - self.channels(mean)) * self.channels(lax.rsqrt(variance + jnp.asarray(BN_EPSILON, variance.dtype)))
+      return grams.layer(self._scaled, normal, bn, samples=0 if self.axis else 1)
     gain = bn["scale"] * lax.rsqrt(variance + jnp.asarray(BN_EPSILON, variance.dtype))
     return (z - self.channels(mean)) * self.channels(gain) + self.channels(bn["bias"])
+
+  def _scaled(self, z: Array, bn: PyTree) -> Array:
+    return z * self.channels(bn["scale"]) + self.channels(bn["bias"])
 
   def of_bn(self, z: Array, seen: Moments, counts: Bool[Array, " C"] | None = None) -> Seen:
     """What a BN shows that normalised z by these moments; `counts`: which channels the architecture has (None: all)."""
@@ -193,8 +200,11 @@ def gated(z: Array, layer: PyTree, axis: int = -1) -> Array:
 
 def linear(features: Float[Array, "N C"], params: PyTree) -> Float[Array, "N K"]:
   """The linear layer of a classifier."""
-  y = jnp.matmul(features, params["kernel"], precision=lax.Precision.HIGHEST)
-  return y + params["bias"][None]
+
+  def affine(features, params):
+    return jnp.matmul(features, params["kernel"], precision=lax.Precision.HIGHEST) + params["bias"][None]
+
+  return grams.layer(affine, features, params)
 
 
 def check_images(images: Array, channels: int = 3, least: int = 4, multiple: int = 1) -> None:

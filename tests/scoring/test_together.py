@@ -143,7 +143,7 @@ def test_networks_without_choices(unchecked):
 
 
 OTHERS = ("jacob_cov", "synflow", "snip", "grad_norm", "grasp", "fisher", "zen", "mgm", "ntk_condition_number_frozen")
-COSTLY = ("ntk_condition_number", "trace_norm_exact", "mgm_truncated", "plain", "params", "flops")
+COSTLY = ("ntk_condition_number", "trace_norm_exact", "plain", "params", "flops")
 
 
 @pytest.mark.parametrize(

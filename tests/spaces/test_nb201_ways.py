@@ -351,32 +351,3 @@ def test_backbone_costs():
     idle = sum(op in CONVS for op in arch) * 2 * (5 + 10 + 20)  # one bias instead of a scale and a bias
     assert found.params == whole.params - idle - 2 * 4 * 5 - head
     assert found.macs == whole.macs - head
-
-
-def test_the_gram_matrix_of_one_backward_pass_is_that_of_the_dense_jacobian(x64):
-  params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), SHORT.init(jax.random.key(3)))
-  images = images_of(5)
-
-  def outputs(logits):
-    return logits[:, 0] - 2 * jnp.tanh(logits[:, 1])
-
-  def dense(params, arch):
-    jacobian = jax.jacrev(lambda p: outputs(SHORT.apply(p, images, arch, "batch_frozen").logits))(params)
-    rows = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jacobian):
-      rows.setdefault(path[-1].key, []).append(leaf.reshape(len(images), -1))
-    return {kind: jnp.concatenate(own, 1) for kind, own in rows.items()}
-
-  def everything(params, arch):
-    kinds = ("kernel", "scale", "bias")
-    gram = SHORT.sample_gram(params, images, arch, outputs)
-    return gram, SHORT.sample_gram(params, images, arch, outputs, include=kinds, diagonal=True)
-
-  found, wanted = jax.jit(everything), jax.jit(dense)
-  for name in ("every op", "convolutions", "all none", "useless node"):
-    arch = encoded(SHORT, ARCHS[name])
-    (gram, squares), rows = found(params, arch), wanted(params, arch)
-    expected = sum(rows[kind] @ rows[kind].T for kind in ("kernel", "scale"))
-    np.testing.assert_allclose(gram, expected, rtol=0, atol=1e-10 * np.abs(expected).max(), err_msg=name)
-    expected = sum(np.square(own).sum(1) for own in rows.values())
-    np.testing.assert_allclose(squares, expected, rtol=1e-10, err_msg=name)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from jaxnas.nets import grams
 from jaxnas.nets.parameters import bn_shapes
 from jaxnas.nets.passes import Pass, Seen, gated, together
 from jaxnas.spaces.darts import operations
@@ -64,12 +65,24 @@ def dilated(x: Maps, params: PyTree, norm: Norm, stride: int) -> Convolved:
 
 
 def _depthwise_pointwise(x: Maps, params: PyTree, stride: int, dilation: int) -> Convolved:
-  wide = gated(operations.depthwise(x, params["dw"]["kernel"], stride, dilation), params["dw"], 0)
+  wide = convolved(lambda x, kernel: operations.depthwise(x, kernel, stride, dilation), x, params["dw"])
   return _pointwise(wide, params["pw"])
 
 
 def _pointwise(x: Maps, layer: PyTree) -> Convolved:
-  return gated(operations.pointwise(x, layer["kernel"]), layer, 0)
+  return convolved(operations.pointwise, x, layer)
+
+
+def convolved(convolve: Callable[[Maps, Array], Convolved], x: Maps, layer: PyTree) -> Convolved:
+  """`convolve`(x, the layer's kernel), times the layer's gates.
+
+  A kernel whose `mask` is 0 somewhere has zeros there that are no parameters (see `grams.layer`).
+  """
+
+  def fn(x, own):
+    return convolve(x, own["kernel"] * own["mask"] if "mask" in own else own["kernel"])
+
+  return gated(grams.layer(fn, x, layer, samples=1), layer, 0)
 
 
 def apply(op: str, x: Maps, params: PyTree, norm: Norm, stride: int) -> tuple[Convolved, tuple[Array, ...]]:

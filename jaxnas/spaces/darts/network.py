@@ -22,8 +22,9 @@ from jaxtyping import Array, Float, Int, Int32, PyTree
 from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output, Selections
 from jaxnas.errors import ConfigError
 from jaxnas.nets import parameters
+from jaxnas.nets.grams import SampleGrams
 from jaxnas.nets.parameters import by_layer
-from jaxnas.nets.passes import Pass, Seen, begin, check_images, gated, linear, together, unit_moments, with_gates
+from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together, unit_moments, with_gates
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding, layout, operations
 from jaxnas.spaces.darts.costs import EvaluationNetwork
 from jaxnas.spaces.darts.layout import SLOTS, STAGE
@@ -33,8 +34,10 @@ ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation")
 
 
 @dataclasses.dataclass(frozen=True)
-class DARTSNetwork:
-  """Pure functions of parameters, images and codes, int32 [32]: a `Single`, `TappedNetwork` and `TrainableNetwork`.
+class DARTSNetwork(SampleGrams):
+  """Pure functions of parameters, images and codes, int32 [32].
+
+  A `Single`, `SampleGram`, `TappedNetwork` and `TrainableNetwork`.
 
   Attributes:
     config: cells L // 3 and 2 L // 3 are reduction cells, which double the channels.
@@ -134,7 +137,11 @@ class DARTSNetwork:
 
   def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
     """See `nets.parameters.by_layer`."""
-    return by_layer(fn, trees, layout.is_stacked)
+    return by_layer(fn, trees, self.is_stacked)
+
+  def is_stacked(self, path: list[str]) -> bool:
+    """See `layout.is_stacked`."""
+    return layout.is_stacked(path)
 
   def gates(self, samples: int) -> PyTree:
     """Ones for each convolution, [N, Cout] or [cells, N, Cout]: the parameters' tree down to what holds a kernel."""
@@ -267,7 +274,8 @@ class DARTSNetwork:
     norm, found = blocks.collecting(run, stats and jax.lax.stop_gradient(stats))
 
     def layer(place, x, own, stride):
-      return norm(place, gated(operations.convolve(x, own["conv"]["kernel"], stride), own["conv"], 0), own["bn"])
+      z = blocks.convolved(functools.partial(operations.convolve, stride=stride), x, own["conv"])
+      return norm(place, z, own["bn"])
 
     if self.config.stem == "cifar":
       y = layer("a", x, params, 1)

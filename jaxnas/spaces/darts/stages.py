@@ -181,14 +181,18 @@ def _unlike(x: Maps, alike: Convolved, readers: int, run: Pass) -> Seen:
 
 def _joined(part: CellGroup, place: int, params: PyTree, width: int) -> PyTree:
   """The parameters of an input of all cells of a stage, as those of ReLU-conv-BN on `width` channels, stacked."""
-  kernels, gates = [], []
+  found = []
   for name, _ in groups(part, place):
     own = params[name]
     layers = [own["conv0"], own["conv1"]] if "conv0" in own else [own["conv"]]
-    kernels.append(_diagonal([layer["kernel"] for layer in layers], width))
-    gates += [jnp.concatenate([layer["gate"] for layer in layers], -1)] if "gate" in layers[0] else []
-  conv = {"kernel": jnp.concatenate(kernels), **({"gate": jnp.concatenate(gates)} if gates else {})}
-  return {"conv": conv, "bn": params["bn"]}
+    kernels = [layer["kernel"] for layer in layers]
+    conv = {"kernel": _diagonal(kernels, width)}
+    if "gate" in layers[0]:
+      conv["gate"] = jnp.concatenate([layer["gate"] for layer in layers], -1)
+    if "gram" in layers[0]:
+      conv |= {"gram": layers[0]["gram"], "mask": _diagonal([jnp.ones_like(kernel) for kernel in kernels], width)}
+    found.append(conv)
+  return {"conv": jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found), "bn": params["bn"]}
 
 
 def _diagonal(kernels: list[Float[Array, "cells 1 1 C D"]], width: int) -> Float[Array, "cells 1 1 width D2"]:

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PyTree
 from jaxnas.base import Collect, Mode, NetworkConfig, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import parameters
+from jaxnas.nets.grams import SampleGrams
 from jaxnas.nets.node import take
 from jaxnas.nets.parameters import bn_shapes
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together
@@ -43,7 +44,7 @@ def leaving(source: int) -> list[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class DARTSSupernet:
+class DARTSSupernet(SampleGrams):
   """Pure functions of parameters, images and mixing weights [2, 14, 8] (normal and reduction cell, edges, ops).
 
   Attributes:
@@ -88,6 +89,10 @@ class DARTSSupernet:
     """As drawn."""
     del arch
     return params
+
+  def is_stacked(self, path: list[str]) -> bool:
+    """Whether parameters of this path have the edges that leave a node as their first axis."""
+    return len(path) > 1 and path[1].startswith("from")
 
   def embed(self, params: PyTree, inputs: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
     """The images."""
@@ -148,7 +153,7 @@ class DARTSSupernet:
     signs: list[Array] = []
     x = operations.to_maps(images)
     if self.stem:
-      z = operations.convolve(x, params["stem"]["conv"]["kernel"])
+      z = blocks.convolved(operations.convolve, x, params["stem"]["conv"])
       x, found["stem"] = run.normalise(z, params["stem"]["bn"], stats and stats["stem"])
     s0 = s1 = x
     for i in range(self.config.size[1]):

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from jaxnas.nets import layers, plain_layers
+from jaxnas.nets import grams, layers, plain_layers
 from jaxnas.nets.choose import choose
 from jaxnas.nets.passes import Pass, Seen, gated, together
 from jaxnas.spaces.nb101.encoding import INNER_OPS, OP_COLUMNS, OPS, RANK_COLUMN
@@ -47,23 +47,23 @@ def run_module(x: Maps, own: PyTree, *, cell: Cell, feeding: int, run: Pass) -> 
 
 def conv_bn_relu(x: Maps, own: PyTree, run: Pass) -> tuple[Convolved, Seen]:
   """Convolution, BN and ReLU of one layer, and what they show."""
-  return _bn_relu(gated(_convolve(x, own["params"]["conv"]["kernel"], run), own["params"]), own, run)
+  return _bn_relu(gated(_convolve(x, own["params"]["conv"], run), own["params"]), own, run)
 
 
 def _vertex(row: Float[Array, " 11"], x: Maps, own: PyTree, run: Pass) -> tuple[Maps, Seen]:
   """The vertex's operation. Only the convolution is chosen: what BN needs for its pull-back is then kept."""
-  kernels = {name: own["params"][name]["kernel"] for name in CONV_NAMES}
-  branches = [lambda x, kernels: jnp.zeros_like(x)]
+  convs = {name: own["params"][name] for name in CONV_NAMES}
+  branches = [lambda x, convs: jnp.zeros_like(x)]
   for op in INNER_OPS:
     name = OPS[op]
     branches.append(
-      (lambda x, kernels, name=name: _convolve(x, kernels[name], run))
+      (lambda x, convs, name=name: _convolve(x, convs[name], run))
       if name in CONV_NAMES
-      else (lambda x, kernels: max_pool(x))
+      else (lambda x, convs: max_pool(x))
     )
   hot = row[OP_COLUMNS]
   operation = jnp.where(hot.max() > 0, 1 + jnp.argmax(hot), 0).astype(jnp.int32)
-  z = choose(branches, operation, x, kernels)
+  z = choose(branches, operation, x, convs)
   y, seen = _bn_relu(gated(z, own["params"]), own, run)
   convolved = hot[:2].max() > 0
   observed = jax.tree.map(lambda value: jnp.where(convolved, value, jnp.zeros_like(value)), seen.observed)
@@ -90,8 +90,8 @@ def _bn_relu(z: Maps, own: PyTree, run: Pass) -> tuple[Maps, Seen]:
   return y, run.of_bn(z, moments, counts).plus(run.of_relu(y, counts))
 
 
-def _convolve(x: Maps, kernel: Array, run: Pass) -> Convolved:
-  return layers.conv(x, kernel) if run.rows else plain_layers.convolve(x, kernel)
+def _convolve(x: Maps, conv: PyTree, run: Pass) -> Convolved:
+  return grams.convolve(x, conv, fn=layers.conv if run.rows else plain_layers.convolve)
 
 
 def _masks(cell: Cell, full: int, feeding: int):

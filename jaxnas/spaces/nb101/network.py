@@ -21,11 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import DictKey
 from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets.choose import choose
+from jaxnas.nets.grams import SampleGrams
 from jaxnas.nets.parameters import by_layer, draw
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together, unit_moments, with_gates
 from jaxnas.spaces.nb101 import encoding, parameters
@@ -37,8 +39,10 @@ ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation")
 
 
 @dataclasses.dataclass(frozen=True)
-class NB101Network:
-  """Pure functions of parameters, images and cells [7, 11], as `encoding.alphas` has them: `Single`, `TappedNetwork`.
+class NB101Network(SampleGrams):
+  """Pure functions of parameters, images and cells [7, 11], as `encoding.alphas` has them.
+
+  A `Single`, `SampleGram` and `TappedNetwork`.
 
   Attributes:
     config: cells are modules of a stack, of which there are three, of C, 2C and 4C channels; the benchmark has 3 at
@@ -116,7 +120,25 @@ class NB101Network:
 
   def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
     """See `nets.parameters.by_layer`."""
-    return by_layer(fn, trees, lambda path: path[0] in STACKS)
+    return by_layer(fn, trees, self.is_stacked)
+
+  def is_stacked(self, path: list[str]) -> bool:
+    """Whether parameters of this path have the modules of a stack as their first axis."""
+    return path[0] in STACKS
+
+  def sample_gram(
+    self,
+    params: PyTree,
+    inputs: Float[Array, "N H W 3"],
+    arch: Float[Array, "7 11"],
+    outputs: Callable[[Float[Array, "N K"]], Float[Array, " N"]],
+    **which: Any,
+  ) -> Array:
+    """As `base.SampleGram`, chosen among `variants` once for forward and backward pass."""
+    if self.feeding is not None:
+      return super().sample_gram(params, inputs, arch, outputs, **which)
+    runs = [functools.partial(v.sample_gram, outputs=outputs, **which) for v in self.variants()]
+    return lax.switch(self.variant(arch), runs, params, inputs, arch)
 
   def gates(self, samples: int) -> PyTree:
     """Ones: [N, C] for the stem, [modules, N, Cout] for each vertex (one convolution at most) and projection."""
@@ -216,14 +238,14 @@ def _stack(x: Maps, params: PyTree, stats: PyTree, cell: Cell, feeding: int, run
 def _cut(tree: PyTree, layer: str, width: int) -> PyTree:
   """The parameters, statistics and gates of a layer that a vertex of this width can use."""
 
-  def cut(leaf):
-    if layer == f"projection_{OUT}":
+  def cut(path, leaf):
+    if layer == f"projection_{OUT}" or DictKey("gram") in path:
       return leaf
     if leaf.ndim < 5 or layer.startswith("projection"):  # kernels are [modules, k, k, Cin, Cout]
       return leaf[..., :width]
     return leaf[..., :width, :width]
 
-  return jax.tree.map(cut, tree)
+  return jax.tree_util.tree_map_with_path(cut, tree)
 
 
 def _checked(arch: Array) -> Cell:

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxnas.base import Collect, Init, Mode, Observation, Output, Selections
 from jaxnas.errors import ConfigError
-from jaxnas.nets import grams as gram_layers
 from jaxnas.nets import layers, parameters, passes
-from jaxnas.nets.grams import Grams
 from jaxnas.nets.node import Choices
 from jaxnas.nets.passes import Pass, Seen, together
 from jaxnas.spaces.nb201 import encoding
@@ -92,19 +90,15 @@ class NB201Network:
     gates: PyTree | None = None,
     collect: Sequence[Collect] = (),
     rows: bool = False,
-    grams: Grams | None = None,
   ) -> Output:
-    """As `base.Network`; with `grams` the parameters have the zeros of `nets.grams`.
-
-    Edges that reach no output are computed only where an observation counts them.
-    """
+    """As `base.Network`. Edges that reach no output are computed only where an observation counts them."""
     run = passes.begin(mode, collect, stats, able=self.able, rows=rows)
     if (run.keeps_stats or run.observes) and mode not in ("batch", "batch_frozen"):
       raise ConfigError(
         f"mode={mode!r} with collect={tuple(collect)}: only passes that use the batch show its statistics"
       )
     self._check(inputs)
-    operations, params, given = Operations(run, self.form, grams), passes.with_gates(params, gates), stats or {}
+    operations, params, given = Operations(run, self.form), passes.with_gates(params, gates), stats or {}
     x, taps, seen, bits = self._stages(operations, params, inputs, self._choices(arch, run), given)
     logits, features, seen["last"] = self._head(operations, params, x, given)
     shown = together(seen)
@@ -191,9 +185,8 @@ class Classified(NB201Network):
     """(logits, what is pooled, what it shows)."""
     x, seen = operations.normalise(x, params["last"]["bn"], given.get("last"))
     features = jax.nn.relu(x)
-    pooled, own = features.mean((1, 2)), params["classifier"]
-    logits = gram_layers.linear(pooled, own, operations.grams) if operations.grams else passes.linear(pooled, own)
-    return cast(Array, logits), features, seen.plus(operations.run.of_relu(x))
+    logits = passes.linear(features.mean((1, 2)), params["classifier"])
+    return logits, features, seen.plus(operations.run.of_relu(x))
 
 
 def reduction(operations: Operations, x: Read, params: PyTree, given: PyTree) -> tuple[Maps, Seen, list[Array]]:

@@ -11,7 +11,7 @@ There are three forms of the same functions:
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.nets import grams, layers, passes, plain_layers
-from jaxnas.nets.grams import Grams
 from jaxnas.nets.node import Branch
 from jaxnas.nets.passes import Moments, Pass, Seen
 from jaxnas.spaces.nb201.encoding import OPS
@@ -46,12 +45,10 @@ class Operations:
   Attributes:
     run: how BN normalises, and what is collected.
     form: see above.
-    grams: what the pull-back gives beside derivatives, where the parameters have the zeros for it.
   """
 
   run: Pass
   form: Form
-  grams: Grams | None = None
 
   @functools.cached_property
   def branches(self) -> Sequence[Branch]:
@@ -89,21 +86,16 @@ class Operations:
     moments = self.run.statistics(z, given)
     if self.form == "single" and self.run.mode == "batch":
       y = plain_layers.batch_norm(z, bn["scale"], bn["bias"])
+    elif "gram" in bn:
+      y = self.run.affine(z, moments, bn)
     else:
-      z = layers.normalise(z, *moments)
-      if self.grams is None:
-        y = z * bn["scale"][None, None, None] + bn["bias"][None, None, None]
-      else:
-        y = cast(Maps, grams.affine(z, bn["scale"], bn["bias"], bn["gram"], self.grams))
+      y = layers.normalise(z, *moments) * bn["scale"][None, None, None] + bn["bias"][None, None, None]
     return y, self.run.of_bn(z, moments)
 
   def convolve(self, x: Read, conv: PyTree, stride: int = 1) -> Maps:
-    """A convolution whose pull-back is made for as many cotangents as there will be, or for Gram matrices."""
-    kernel = conv["kernel"]
-    if self.grams is not None:
-      return grams.convolve(x, kernel, conv["gram"], stride, self.grams)
+    """A convolution whose pull-back is made for as many cotangents as there will be."""
     many = self.form == "many" or (self.form == "single" and self.run.rows)
-    return layers.conv(x, kernel, stride) if many else plain_layers.convolve(x, kernel, stride)
+    return grams.convolve(x, conv, stride, fn=layers.conv if many else plain_layers.convolve)
 
   @property
   def _fuses(self) -> bool:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxnas.base import Collect, Costs, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import passes
-from jaxnas.nets.grams import Grams, with_zeros
+from jaxnas.nets.grams import SampleGrams
 from jaxnas.nets.node import Choices
 from jaxnas.nets.parameters import by_layer
 from jaxnas.nets.passes import Pass, Seen
@@ -24,8 +24,8 @@ from jaxnas.spaces.nb201.parameters import CONVS, STAGES, draw, draw_backbone, e
 
 
 @dataclasses.dataclass(frozen=True)
-class SingleNetwork(Classified):
-  """`base.Single` and `base.TrainableNetwork`: an architecture is data, or (as a tuple of ints) a constant."""
+class SingleNetwork(Classified, SampleGrams):
+  """`base.Single`, `SampleGram` and `TrainableNetwork`: an architecture is data, or (as a tuple of ints) a constant."""
 
   rows_on_cpu: ClassVar[int] = 16  # each chunk of cotangents repeats the forward pass
 
@@ -57,7 +57,11 @@ class SingleNetwork(Classified):
 
   def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
     """As `base.Single`."""
-    return by_layer(fn, trees, lambda path: path[0] in STAGES)
+    return by_layer(fn, trees, self.is_stacked)
+
+  def is_stacked(self, path: list[str]) -> bool:
+    """Whether parameters of this path have the cells of a stage as their first axis."""
+    return path[0] in STAGES
 
   def gates(self, samples: int) -> PyTree:
     """Ones, [N, Cout] for each convolution outside the cells, [cells, N, Cout] for each edge (it has one at most)."""
@@ -69,25 +73,6 @@ class SingleNetwork(Classified):
         ones[f"reduce_{stage}"] = {part: jnp.ones((samples, width)) for part in parts}
       ones[name] = {edge_name(e): jnp.ones((self.cells, samples, width)) for e in EDGES}
     return ones
-
-  def sample_gram(
-    self,
-    params: PyTree,
-    inputs: Array,
-    arch: Arch,
-    outputs: Callable[[Float[Array, "N K"]], Float[Array, " N"]],
-    *,
-    include: tuple[str, ...] = ("kernel", "scale"),
-    diagonal: bool = False,
-  ) -> Array:
-    """As `base.SampleGram`; see `nets.grams`."""
-    grams = Grams(include, diagonal)
-
-    def total(zeros: Array) -> Array:
-      own = {name: with_zeros(tree, zeros, name in STAGES) for name, tree in params.items()}
-      return outputs(self.apply(own, inputs, arch, "batch_frozen", grams=grams).logits).sum()
-
-    return jax.grad(total)(grams.zeros(len(inputs), inputs.dtype))
 
   def costs(self, arch: Arch, image_size: int = 32) -> Costs:
     """As `base.Single`."""
