@@ -90,8 +90,15 @@ def encode(value: Any, indent: int | None = None) -> str:
 
 
 def decode(text: str | bytes) -> Any:
-  """The value of a text that `encode` wrote (tuples and arrays come back as lists)."""
-  return _restore(json.loads(text))
+  """The value of a text that `encode` wrote (tuples and arrays come back as lists).
+
+  Raises:
+    ValueError: it is no JSON.
+  """
+  try:
+    return _restore(json.loads(text))
+  except RecursionError as error:
+    raise ValueError("nested too deeply") from error
 
 
 def read_json(file: pathlib.Path) -> Any:
