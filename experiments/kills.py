@@ -3,9 +3,10 @@
   python experiments/kills.py --out=experiments/results/kills.md      ten minutes
 
 Each of six algorithms runs to its end once, at toy size on generated images. Then it runs twice more, each time ended
-by SIGKILL, SIGTERM or Ctrl-C at a moment drawn uniformly from the time that such a run takes, and continued by the same
-command. What stood in scores.jsonl when the signal came must stand there in the end, and results, records and scores
-(but for their seconds) must be those of the run that was left alone. Exit code 1 where they are not.
+by SIGKILL, SIGTERM or Ctrl-C at a moment drawn uniformly from the last four fifths of the time that such a run takes,
+and continued by the same command. What stood in scores.jsonl when the signal came must stand there in the end, and
+results, records and scores (but for their seconds) must be those of the run that was left alone. Exit code 1 where they
+are not.
 """
 
 import datetime
@@ -27,12 +28,12 @@ from absl import app, flags
 
 TOY = "--score_batch=8 --score_channels=4 --score_cells=1"
 RUNS = {
-  "score": f"--archs=random:200 --proxies=naswot,mgm --seeds=0,1 {TOY}",
-  "random_search": f"--samples=400 --criterion=naswot {TOY}",
-  "knas": "--knas_candidates=300 --knas_shortlist=10 --knas_batch=8 --knas_channels=4 --knas_cells=1",
-  "tenas": "--ntk_batch=16 --repeats=2 --region_batches=1 --region_samples=200",
-  "nasi": "--nasi_steps=60 --nasi_batch=8 --nasi_channels=4 --nasi_cells=1",
-  "gennas": "--evolution_population=6 --evolution_tournament=3 --evolution_children=12 --signal_steps=20 "
+  "score": f"--archs=random:100 --proxies=naswot,mgm {TOY}",
+  "random_search": f"--samples=200 --criterion=naswot {TOY}",
+  "knas": "--knas_candidates=150 --knas_shortlist=10 --knas_batch=8 --knas_channels=4 --knas_cells=1",
+  "tenas": "--ntk_batch=8 --repeats=1 --region_batches=1 --region_samples=100",
+  "nasi": "--nasi_steps=30 --nasi_batch=8 --nasi_channels=4 --nasi_cells=1",
+  "gennas": "--evolution_population=6 --evolution_tournament=3 --evolution_children=6 --signal_steps=20 "
   "--signal_channels=4 --signal_cells=1",
 }
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -85,10 +86,14 @@ def lines(workdir: pathlib.Path) -> list[str]:
 
 def left(workdir: pathlib.Path) -> dict[str, Any]:
   """What a finished run found: the result but for its times and its folder, and every record but for its seconds."""
-  result = json.loads((workdir / "result.json").read_text())
-  records = [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines(workdir)]
-  kept = {key: result[key] for key in result.keys() - {"seconds", "provenance", "config"}}
+  result = json.loads((workdir / "result.json").read_text(), object_hook=_timeless)
+  records = [json.loads(line, object_hook=_timeless) for line in lines(workdir)]
+  kept = {key: result[key] for key in result.keys() - {"provenance", "config"}}
   return {**kept, "lines": sorted(json.dumps(record, sort_keys=True) for record in records)}
+
+
+def _timeless(value: dict[str, Any]) -> dict[str, Any]:
+  return {key: item for key, item in value.items() if key != "seconds"}
 
 
 def tried(runner: Runner, algorithm: str, kills: int, numbers: Sequence[signal.Signals], rng: random.Random):
@@ -99,18 +104,25 @@ def tried(runner: Runner, algorithm: str, kills: int, numbers: Sequence[signal.S
   for i in range(kills):
     workdir = runner.folder / f"{algorithm}_{i}_0"
     while True:  # programs are compiled by now: a run takes less time than the first, and may end before its moment
-      after = rng.uniform(0, longest)
+      begin, after = time.monotonic(), rng.uniform(0.2, 1) * longest
       code, said = runner.kill(algorithm, workdir, numbers[i], after)
       if code != 0:
         break
-      longest, workdir = after, workdir.with_name(f"{workdir.name}0")
+      longest, workdir = time.monotonic() - begin, workdir.with_name(f"{workdir.name}0")
     before = lines(workdir)
     seconds = runner.finish(algorithm, workdir)
     kept = lines(workdir)[: len(before)] == before
-    same = left(workdir) == wanted
+    found = left(workdir)
+    same = found == wanted
+    if not same:
+      print(*(f"{key}: {wanted[key]} became {found[key]}" for key in wanted if found[key] != wanted[key]), sep="\n")
     well = code == (-number if (number := numbers[i]) == signal.SIGKILL else 128 + number)
     cells = [f"{after:.1f}", code, len(before), len(wanted["lines"]), f"{seconds:.1f}"]
-    cells += ["yes" if kept else "NO", "yes" if same else "NO", f"`{said}`" if number != signal.SIGKILL else ""]
+    cells += [
+      "yes" if kept else "NO",
+      "yes" if same else "NO",
+      f"`{said.replace(str(workdir), 'WORKDIR')}`" if number != signal.SIGKILL else "",
+    ]
     yield [algorithm, number.name, *cells], kept and same and well
 
 

@@ -97,5 +97,5 @@ class Peers:
     self._tell(f"{LOST} {number}")
     if self._leads:
       time.sleep(0.5)  # the others go first
-    what = f"error: process {number} of {self._processes} {why}; start all again with the same command"
-    stopping.leave(what, 1)
+    fix = "start all again with the same command, which continues in its --workdir"
+    stopping.leave(f"error: process {number} of {self._processes} {why}; {fix}", 1)
