@@ -234,7 +234,6 @@ def _json_files() -> dict[str, str]:
     "task_huge.json": json.dumps({**task, "last_channel_l0": 10**400}),
     "task_batch.json": json.dumps({**task, "batchsize": 0}),
     "task_unlike.json": json.dumps({**task, "feature": {"0": 1}}),
-    "task_empty.json": json.dumps(task),
     "task_text.json": json.dumps({**task, "batchsize": "16"}),
   }
 
@@ -251,7 +250,6 @@ def _texts() -> dict[str, bytes | str]:
     "latin1.flags": "--workdir=é\n".encode("latin-1"),
     "unknown.flags": "--nonsense=1\n",
     "stray.flags": "tenas\n",
-    "itself.flags": "--flagfile=itself.flags\n--repeats=x\n",
     "data/cifar10/3.0.2/dataset_info.json": "{",
     "tfrecord/cifar10/3.0.2/dataset_info.json": json.dumps({"splits": [{"name": "train", "shardLengths": ["1"]}]}),
     "array/cifar10/3.0.2/dataset_info.json": json.dumps(

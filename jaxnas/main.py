@@ -213,10 +213,11 @@ def _join_hosts() -> None:
 def _find_devices() -> None:
   try:
     jax.devices()
-  except RuntimeError as error:
+  except Exception as error:  # a RuntimeError; of some plugins anything
     asked = os.environ.get("JAX_PLATFORMS")
     fix = f"JAX_PLATFORMS={asked}: set it to cpu or to what is installed, or unset it" if asked else "see JAX's message"
-    raise ConfigError(f"JAX finds no device ({str(error).splitlines()[0]}); {fix}") from error
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    raise ConfigError(f"JAX finds no device ({why}); {fix}") from error
 
 
 def cache_compilations(folder: str) -> None:

@@ -18,7 +18,7 @@ def read_result(workdir: str | os.PathLike[str], flag: str) -> dict[str, Any]:
     WorkdirError: there is no finished run.
   """
   path = user_path(workdir, flag)
-  result = read_json(path / "result.json")
+  result = read_json(path / "result.json", flag)
   if not _is_result(result):
     raise WorkdirError(f"{flag}={path} holds no finished run: no result.json as this version writes; let the run end")
   return result
