@@ -111,6 +111,7 @@ def run(argv: Sequence[str]) -> int:
   inputs, out = cases(), pathlib.Path(_OUT.value).resolve()
   with tempfile.TemporaryDirectory() as folder:
     said = answers([typed for _, typed, _ in inputs], pathlib.Path(folder))
+  said = [(code, error.replace(folder, "FOLDER")) for code, error in said]
   wrong = 0
   for (_, typed, words), (code, error) in zip(inputs, said, strict=True):
     if found := faults(code, error, words):
