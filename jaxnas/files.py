@@ -90,12 +90,22 @@ def encode(value: Any, indent: int | None = None) -> str:
 
 
 def decode(text: str | bytes) -> Any:
-  """The value of a text that `encode` wrote (tuples and arrays come back as lists)."""
-  return _restore(json.loads(text))
+  """The value of a text that `encode` wrote (tuples and arrays come back as lists).
+
+  Raises:
+    ValueError: it is no JSON.
+  """
+  try:
+    return _restore(json.loads(text))
+  except RecursionError as error:
+    raise ValueError("nested too deeply") from error
 
 
-def read_json(file: pathlib.Path) -> Any:
+def read_json(file: pathlib.Path, flag: str = "--workdir") -> Any:
   """The value in a file of a work directory; None where there is no file.
+
+  Args:
+    flag: what messages say of the folder.
 
   Raises:
     WorkdirError: it cannot be read, or is not JSON.
@@ -104,7 +114,7 @@ def read_json(file: pathlib.Path) -> Any:
     with refusing(file):
       return decode(file.read_bytes()) if file.exists() else None
   except ValueError as error:
-    raise WorkdirError(f"--workdir: {file} is not valid JSON ({error}); give another --workdir") from error
+    raise WorkdirError(f"{flag}: {file} is not valid JSON ({error}); give another {flag}") from error
 
 
 def plain(value: Any) -> Any:
@@ -146,6 +156,7 @@ def refusing(path: pathlib.Path) -> Iterator[None]:
       fix = "something else stands in its place; give another --workdir"
     else:
       fix = "give a --workdir that can be written"
-    where = error.filename if error.errno == errno.ELOOP else path  # of a folder's files
+    of_folder = error.errno in (errno.ELOOP, errno.EISDIR)  # which of a folder's files it is
+    where = (error.filename2 or error.filename or path) if of_folder else path
     reason = error.strerror or str(error)
     raise WorkdirError(f"--workdir: cannot write {where} ({reason}); {fix}") from error

@@ -1,5 +1,6 @@
 """Several processes, a host each, that make one run: all compute, the first alone reads and writes --workdir."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -7,9 +8,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxnas import stopping
 from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.files import decode, encode
+from jaxnas.peers import Peers
 from jaxnas.rendezvous import meet
+
+_peers: Peers | None = None  # the others of this process's run, where this program knows them
+_joined = False
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int = 60) -> None:
@@ -21,8 +27,10 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
   Raises:
     ConfigError: it cannot be found out, or the others do not come.
   """
+  global _peers, _joined
   if coordinator is not None and num_processes is not None and process_id is not None:
-    meet(coordinator, num_processes, process_id, timeout)
+    links = meet(coordinator, num_processes, process_id, timeout)
+    _peers = Peers(links, process_id, num_processes)
   try:
     jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout)
   except (ValueError, RuntimeError) as error:
@@ -30,6 +38,25 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
       f"--distributed: the other processes cannot be joined ({str(error).splitlines()[0]}); where there is no TPU pod, "
       "Slurm or MPI that tells them, give each --coordinator=HOST:PORT (of process 0), --num_processes and --process_id"
     ) from error
+  _joined = True
+
+
+def leave(code: int) -> None:
+  """Must come last before this process ends with that exit code: the other processes learn of it.
+
+  After an error it ends here, where JAX would wait for the others: any error where they are known by --coordinator,
+  else those that are no refusal, which comes to all of them.
+  """
+  if _peers is not None:
+    _peers.leave(code)
+  elif code == 1 and _joined:
+    stopping.leave("", code)
+
+
+def hear() -> None:
+  """To be called where something failed, perhaps because another process is gone: that is said then, and all ends."""
+  if _peers is not None:
+    time.sleep(1)  # of the thread that listens to them
 
 
 def leads() -> bool:

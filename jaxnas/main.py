@@ -17,6 +17,7 @@ Without flags: TE-NAS on NAS-Bench-201 and generated images, some minutes.
 import logging
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -26,6 +27,7 @@ from jaxnas import stopping
 if __name__ == "__main__":
   stopping.watch()  # before the imports, which take seconds
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
@@ -102,10 +104,14 @@ flags.DEFINE_bool(
   "and writes --workdir. A TPU pod, Slurm or MPI says who they are; elsewhere give the three flags below",
 )
 flags.DEFINE_string("coordinator", None, "with --distributed: HOST:PORT of process 0")
-flags.DEFINE_integer("num_processes", None, "with --distributed: how many there are", lower_bound=1)
+flags.DEFINE_integer("num_processes", None, "with --distributed: how many there are", lower_bound=1, upper_bound=65_536)
 flags.DEFINE_integer("process_id", None, "with --distributed: which one this is, from 0", lower_bound=0)
 flags.DEFINE_integer(
-  "distributed_timeout", 60, "with --distributed: seconds to wait for the other processes", lower_bound=1
+  "distributed_timeout",
+  60,
+  "with --distributed: seconds to wait for the other processes",
+  lower_bound=1,
+  upper_bound=86_400,
 )
 flags.DEFINE_bool("progress", True, "show progress with rate and time left on standard error")
 
@@ -185,11 +191,9 @@ def _refuse_contradictions() -> None:
 
 
 def _seeds() -> tuple[int, ...]:
-  try:
-    seeds = tuple(int(s) for s in FLAGS.seeds)
-  except ValueError:
-    seeds = ()
-  if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= s < 2**31 for s in seeds):
+  digits = all(re.fullmatch("[0-9]{1,10}", s.strip()) for s in FLAGS.seeds)
+  seeds = tuple(int(s) for s in FLAGS.seeds) if digits else ()
+  if not seeds or len(set(seeds)) < len(seeds) or max(seeds) >= 2**31:
     raise ConfigError(
       f"--seeds={','.join(FLAGS.seeds)!r} must be distinct integers from 0 to 2147483647, comma-separated"
     )
@@ -215,14 +219,13 @@ def _join_hosts() -> None:
 
 
 def _find_devices() -> None:
-  import jax
-
   try:
     jax.devices()
-  except RuntimeError as error:
+  except Exception as error:  # a RuntimeError; of some plugins anything
     asked = os.environ.get("JAX_PLATFORMS")
     fix = f"JAX_PLATFORMS={asked}: set it to cpu or to what is installed, or unset it" if asked else "see JAX's message"
-    raise ConfigError(f"JAX finds no device ({str(error).splitlines()[0]}); {fix}") from error
+    why = (str(error).splitlines() or [type(error).__name__])[0]
+    raise ConfigError(f"JAX finds no device ({why}); {fix}") from error
 
 
 def cache_compilations(folder: str) -> None:
@@ -231,8 +234,6 @@ def cache_compilations(folder: str) -> None:
   Raises:
     ConfigError: the folder cannot be written.
   """
-  import jax
-
   if folder == "off":
     return
   try:
@@ -315,6 +316,8 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: list[str]) -> list[str]:
   try:
     return parse(argv)
+  except UnicodeDecodeError as error:
+    sys.exit(_fail(f"--flagfile: not a text in UTF-8 ({error}); save it as one"))
   except (flags.Error, JaxnasError) as error:
     sys.exit(_fail(str(error).replace("flag --", "--", 1)))
 
@@ -327,17 +330,26 @@ def _fail(message: str, code: int = 2) -> int:
 def _guarded(argv: list[str]) -> int:
   absl_logging.set_verbosity(absl_logging.WARNING)  # JAX tells of every backend that it does not find
   try:
-    return main(argv)
+    code = main(argv)
   except JaxnasError as error:
-    return _fail(str(error))
+    code = _fail(str(error))
   except Exception as error:
-    if isinstance(error, MemoryError | OverflowError) or "RESOURCE_EXHAUSTED" in str(error):
-      return _fail("out of memory; give smaller batches, fewer channels or cells, or less --memory_gb", 1)
-    if FLAGS.distributed and type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
-      why = str(error).splitlines()[0][:200]
-      return _fail(f"probably another process of this run ended ({why}); start all again: it continues in --workdir", 1)
-    what = f"{type(error).__name__}: {error}"
-    return _fail(f"{what[:300]} (a bug of jaxnas or of a plugin; the log in --workdir has the traceback)", 1)
+    hosts.hear()
+    code = _fail(_unexpected(error), 1)
+  hosts.leave(code)
+  return code
+
+
+def _unexpected(error: Exception) -> str:
+  """What is said of an error that is no refusal."""
+  of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+  if isinstance(error, MemoryError) or (of_jax and "RESOURCE_EXHAUSTED" in str(error)):
+    return "out of memory; give smaller batches, fewer channels or cells, or less --memory_gb"
+  if of_jax and FLAGS.distributed:
+    why = str(error).splitlines()[0][:200]
+    return f"probably another process of this run ended ({why}); start all again: it continues in --workdir"
+  what = f"{type(error).__name__}: {error}"
+  return f"{what[:300]} (a bug of jaxnas or of a plugin; the log in --workdir has the traceback)"
 
 
 def run_app() -> None:

@@ -198,7 +198,7 @@ def _load(plugin: str, called: str) -> None:
     raise ConfigError(f"{called}: there is no such file; give the path of a Python file") from error
   except ConfigError as error:
     raise ConfigError(f"{called}: {error}") from error
-  except Exception as error:  # a user's code may raise anything
+  except (Exception, SystemExit) as error:  # a user's code may raise anything
     hint = "" if plugin.endswith(".py") else "; a file's path ends in .py"
     raise ConfigError(f"{called}: importing it raises {type(error).__name__}: {error}{hint}") from error
 

@@ -1,7 +1,8 @@
 """Processes of one run wait for one another and say so, before JAX joins them: its own wait is silent and ends badly.
 
 Process 0 listens where JAX's coordinator will, the others knock until it answers and send their number; when all have
-come, it tells them to go on. One line of text each way, no code and no data of the run.
+come, it tells them to go on. One line of text each way, no code and no data of the run. The connections stay open for
+`peers`.
 """
 
 import contextlib
@@ -17,8 +18,9 @@ _EVERY = 10.0  # seconds from one word of waiting to the next
 _KNOCK = 0.2  # seconds from one knock to the next
 
 
-def meet(coordinator: str, processes: int, number: int, timeout: float) -> None:
-  """Returns when all processes have called this.
+def meet(coordinator: str, processes: int, number: int, timeout: float) -> dict[int, socket.socket]:
+  """Returns when all processes have called this, with open connections, see `peers`, by number: process 0 has one to
+  each of the others, and they to process 0.
 
   Args:
     coordinator: HOST:PORT of process 0.
@@ -33,21 +35,19 @@ def meet(coordinator: str, processes: int, number: int, timeout: float) -> None:
     raise ConfigError(f"--coordinator={coordinator!r}: give HOST:PORT of process 0")
   if not 0 <= number < processes:
     raise ConfigError(f"--process_id={number} must lie in [0, {processes - 1}], --num_processes={processes}")
-  if processes > 1:
-    deadline = time.monotonic() + timeout
-    if number == 0:
-      _receive(coordinator, int(port), processes, deadline, timeout)
-    else:
-      _knock(coordinator, (host.strip("[]"), int(port)), (number, processes), deadline, timeout)
+  deadline = time.monotonic() + timeout
+  if number == 0:
+    return _receive(coordinator, int(port), processes, deadline, timeout) if processes > 1 else {}
+  return {0: _knock(coordinator, (host.strip("[]"), int(port)), (number, processes), deadline, timeout)}
 
 
-def _receive(coordinator: str, port: int, processes: int, deadline: float, timeout: float) -> None:
+def _receive(coordinator: str, port: int, processes: int, deadline: float, timeout: float) -> dict[int, socket.socket]:
   come: dict[int, socket.socket] = {}
-  with contextlib.ExitStack() as stack:
+  with contextlib.ExitStack() as stack, contextlib.ExitStack() as listening:
     try:
       both = socket.has_dualstack_ipv6()
       family = socket.AF_INET6 if both else socket.AF_INET
-      server = stack.enter_context(socket.create_server(("", port), family=family, dualstack_ipv6=both))
+      server = listening.enter_context(socket.create_server(("", port), family=family, dualstack_ipv6=both))
     except OSError as error:
       raise ConfigError(
         f"--coordinator={coordinator}: process 0 cannot listen there ({error.strerror}); give another port to all"
@@ -69,11 +69,15 @@ def _receive(coordinator: str, port: int, processes: int, deadline: float, timeo
       number = _hello(connection, processes)
       if number in come and not select.select([come[number]], [], [], 0)[0]:  # else that one has left meanwhile
         raise ConfigError(f"--process_id={number}: two processes have this number; give each its own")
-      if number is not None:
+      if number is None:
+        connection.close()
+      else:
         come[number] = connection
     for connection in come.values():
       with contextlib.suppress(OSError):  # one that died meanwhile is JAX's to miss
         connection.sendall(_GO)
+    stack.pop_all()  # they stay open
+  return come
 
 
 def _hello(connection: socket.socket, processes: int) -> int | None:
@@ -93,7 +97,9 @@ def _hello(connection: socket.socket, processes: int) -> int | None:
   return who if 0 < who < processes else None
 
 
-def _knock(coordinator: str, address: tuple[str, int], who: tuple[int, int], deadline: float, timeout: float) -> None:
+def _knock(
+  coordinator: str, address: tuple[str, int], who: tuple[int, int], deadline: float, timeout: float
+) -> socket.socket:
   said = time.monotonic()
   why = "nobody answers"
   while time.monotonic() < deadline:
@@ -101,15 +107,20 @@ def _knock(coordinator: str, address: tuple[str, int], who: tuple[int, int], dea
       said = time.monotonic()
       complain(f"jaxnas: waiting for process 0 at {coordinator} ({why})")
     try:
-      with socket.create_connection(address, timeout=2) as connection:
+      with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection(address, timeout=2))
         connection.sendall(_HELLO.format(number=who[0], processes=who[1]).encode())
         connection.settimeout(max(0.1, deadline - time.monotonic()) + 5)
-        answer = connection.recv(200)
-      if answer == _GO:
-        return
+        answer = connection.recv(len(_GO))  # and no more: what follows is for `peers`
+        if answer == _GO:
+          stack.pop_all()  # it stays open
+          return connection
+        answer += connection.recv(200)
       if answer:
         raise ConfigError(f"--distributed: {answer.decode(errors='replace').strip()}; give all the same")
       why = "it closed the connection"
+    except UnicodeError as error:
+      raise ConfigError(f"--coordinator={coordinator!r}: no name of a host ({error}); give HOST:PORT") from error
     except OSError as error:
       why = error.strerror or str(error)
     time.sleep(_KNOCK)

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 from jaxnas.terminal import complain
 
@@ -43,12 +44,17 @@ def _answer(pipe: int) -> None:
   number = 0
   while number not in _CALLED:
     number = os.read(pipe, 1)[0]
-  said = [text for make in reversed(_last_words) if (text := _calmly(make))]
-  complain("; ".join([f"jaxnas: {_CALLED[signal.Signals(number)]}", *said]))
+  leave(_CALLED[signal.Signals(number)], 128 + number)
+
+
+def leave(what: str, code: int) -> NoReturn:
+  """Says what happened (nothing of ""), with the last words, and ends the program at once, from any thread."""
+  if what:
+    complain("; ".join([f"jaxnas: {what}", *(text for make in reversed(_last_words) if (text := _calmly(make)))]))
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(Exception):
       stream.flush()
-  os._exit(128 + number)
+  os._exit(code)
 
 
 def _calmly(make: Callable[[], str]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxnas import hosts, registry, scoring
+from jaxnas.algorithms.naming import refuse_too_many
 from jaxnas.algorithms.validation import after_12_epochs
 from jaxnas.base import (
   Algorithm,
@@ -120,6 +121,7 @@ class KNAS(Algorithm[KNASConfig]):
 
   def work(self, context: Context[KNASConfig]) -> Work:
     settings = context.settings
+    refuse_too_many(context.space, settings.knas_candidates, "--knas_candidates")
     if settings.knas_fine == "table":
       _in_table(context)
     else:

@@ -47,6 +47,19 @@ def _number(text: str, count: str, most: int) -> int:
   return int(count)
 
 
+def refuse_too_many(space: Space, count: int, flag: str) -> None:
+  """Refuses to draw more different architectures than there are.
+
+  Args:
+    flag: whose value `count` is.
+
+  Raises:
+    ConfigError: names the flag.
+  """
+  if count > len(space):
+    raise ConfigError(f"{flag}={count} must be at most {len(space)}, the architectures of --space={space.name}")
+
+
 def _of_benchmark(space: Space, text: str, count: str | None, benchmark: Accuracies) -> Int[np.ndarray, "A L"]:
   """All architectures of a benchmark, or `count` of them drawn with seed 0."""
   most = len(benchmark.archs)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from jaxnas import registry
 from jaxnas.algorithms.measuring import UsualInputs, measure, passes
+from jaxnas.algorithms.naming import refuse_too_many
 from jaxnas.algorithms.validation import after_12_epochs
 from jaxnas.base import Algorithm, Column, Context, Outcome, Proxy, Work
 from jaxnas.errors import ConfigError
@@ -71,6 +72,7 @@ class RandomSearch(Algorithm[RandomSearchConfig]):
 
   def work(self, context: Context[RandomSearchConfig]) -> Work:
     settings = context.settings
+    refuse_too_many(context.space, settings.samples, "--samples")
     if settings.criterion == "valid_12ep":
       after_12_epochs(context.benchmark, "--criterion=valid_12ep", "give another --criterion")
     return Work(settings.samples * max(1, passes(self.proxies(settings))), "architectures")

@@ -68,6 +68,8 @@ class TENASConfig:
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ConfigError(f"--{name}={value} must be at least 1")
+    if self.precision > 15:
+      raise ConfigError(f"--precision={self.precision} must be at most 15: a float64 has no more digits")
     for name, allowed in (("variant", ("stable", "code")), ("batch_norm", ("batch_frozen", "batch"))):
       if getattr(self, name) not in allowed:
         raise ConfigError(f"--{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")

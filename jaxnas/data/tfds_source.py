@@ -133,7 +133,7 @@ def _open(name: str, folder: pathlib.Path, root: pathlib.Path, split: str) -> An
     info = json.loads((folder / "dataset_info.json").read_text())
     form = info.get("fileFormat", "tfrecord")
     sizes = {entry["name"]: sum(map(int, entry.get("shardLengths", ()))) for entry in info["splits"]}
-  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+  except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
     raise DatasetError(_damaged(name, folder, error)) from error
   if form != "array_record":
     raise DatasetError(

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from jaxnas import registry, scoring
+from jaxnas.algorithms.naming import refuse_too_many
 from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Inputs, Outcome, Proxy, Tapped, Work
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import plots
@@ -74,8 +75,14 @@ class GenNAS(Algorithm[GenNASConfig]):
     return (SignalRegression(),)
 
   def work(self, context: Context[GenNASConfig]) -> Work:
-    """An architecture for everyone that ever lives."""
-    return Work(context.settings.evolution.individuals, "architectures")
+    """An architecture for everyone that ever lives.
+
+    Raises:
+      ConfigError: a first population of more than there are.
+    """
+    evolution = context.settings.evolution
+    refuse_too_many(context.space, evolution.evolution_population, "--evolution_population")
+    return Work(evolution.individuals, "architectures")
 
   def search(self, context: Context[GenNASConfig], seed: int) -> Outcome:
     """Runs one search.

@@ -1,6 +1,7 @@
 """What runs left in their folders, for tables of one's own: `pandas.DataFrame(report.load("out"))`."""
 
 import csv
+import math
 import os
 from typing import Any
 
@@ -17,10 +18,19 @@ def read_result(workdir: str | os.PathLike[str], flag: str) -> dict[str, Any]:
     WorkdirError: there is no finished run.
   """
   path = user_path(workdir, flag)
-  result = read_json(path / "result.json")
-  if not isinstance(result, dict) or not result.keys() >= {"config", "results", "accuracies"}:
+  result = read_json(path / "result.json", flag)
+  if not _is_result(result):
     raise WorkdirError(f"{flag}={path} holds no finished run: no result.json as this version writes; let the run end")
   return result
+
+
+def _is_result(value: Any) -> bool:
+  """Whether a value is what `Finished.as_json` gives, as far as it is read here: the file may have been edited."""
+  match value:
+    case {"config": dict(), "results": [dict(), *_] as rows, "accuracies": list(keys)}:
+      found = [row.get(key, math.nan) for row in rows if isinstance(row, dict) for key in keys if isinstance(key, str)]
+      return len(found) == len(rows) * len(keys) and all(isinstance(number, int | float) for number in found)
+  return False
 
 
 def load(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -51,4 +51,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
       compared(*runs)
   with pytest.raises(WorkdirError, match="--runs=.* holds no finished run"):
     compared(str(tmp_path / "nothing"))
+  for part in ({"results": 5}, {"results": ["a"]}, {"config": 5}, {"accuracies": 7}, {"accuracies": ["seed", 1]}):
+    edited = json.loads((tmp_path / "a" / "result.json").read_text()) | part
+    (tmp_path / "edited").mkdir(exist_ok=True)
+    (tmp_path / "edited" / "result.json").write_text(json.dumps(edited))
+    with pytest.raises(WorkdirError, match="--runs=.* holds no finished run"):
+      compared(str(tmp_path / "edited"))
   assert report.load(run)[0]["algorithm"] == "tenas"

@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from helpers import ROOT, environment, free_port
@@ -123,6 +125,37 @@ def test_an_error_of_the_first_ends_both(one_run):
   folder, *_ = one_run
   for code, out, error in hosts_of(folder, "--score_cells=2"):
     assert (code, out) == (2, "") and "score_cells" in error and "another --workdir" in error
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["the first", "the other"])
+def test_one_that_is_killed_ends_the_other(tmp_path, victim):
+  """Soon, by one line that says who is gone and how to go on; what was scored is kept."""
+  own = [
+    "--distributed",
+    f"--coordinator=127.0.0.1:{free_port()}",
+    "--num_processes=2",
+    f"--workdir={tmp_path / 'out'}",
+  ]
+  command = ["-m", "jaxnas.main", *COMMAND.replace("6111,9930,13,14000", "all").split(), *own]
+  hosts = [started([*command, f"--process_id={i}"], 1) for i in range(2)]
+  scored = tmp_path / "out" / "scores.jsonl"
+  deadline = time.monotonic() + 200
+  while not (scored.exists() and scored.stat().st_size):
+    assert time.monotonic() < deadline and hosts[0].poll() is None and hosts[1].poll() is None
+    time.sleep(0.05)
+  begin = time.monotonic()
+  hosts[victim].kill()
+  _, error = hosts[1 - victim].communicate(timeout=60)
+  assert time.monotonic() - begin < 15
+  # JAX aborts the others when the first is gone, if it is faster: its own words may stand there too
+  assert hosts[1 - victim].returncode in ((1,) if victim else (1, -signal.SIGABRT)), error
+  assert victim == 0 or ("Traceback" not in error and "Fatal Python error" not in error)
+  (line,) = [line for line in error.splitlines() if line.startswith("jaxnas: error: ")]
+  assert (
+    f"process {victim} of 2 ended without a word" in line and "same command, which continues in its --workdir" in line
+  )
+  hosts[victim].communicate()
+  assert scores(tmp_path / "out")[1] >= 2
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,10 @@ def _object(value: Any, key: str, required: tuple[str, ...], optional: tuple[str
 def _number(value: Any, key: str) -> float:
   if isinstance(value, bool) or not isinstance(value, int | float):
     raise _wrong(key, value, "a number")
-  return float(value)
+  try:
+    return float(value)
+  except OverflowError:  # an integer of hundreds of digits
+    raise _wrong(key, value, "a number below 1e308") from None
 
 
 def _whole(value: Any, key: str) -> int:

@@ -92,7 +92,7 @@ class SingleNetwork(Classified, SampleGrams):
   ) -> Output:
     """As `base.TrainableNetwork`; this network has no drop path."""
     if key is not None:
-      raise ConfigError(f"drop_path={drop_path}: networks of nb201 have none; give key=None")
+      raise ConfigError("drop_path: networks of nb201 have none; leave it out (key=None)")
     return self.apply(params, inputs, arch, collect=("running_stats",))
 
 
