@@ -3,12 +3,13 @@
   python experiments/benchmark_ntk.py --torch_python=PATH/bin/python --out=FILE.md --plot=FILE.png
 
 An MLP, a CNN, a Transformer block and ResNet-18 with GroupNorm (`ntk_networks.py`); the mean over classes [N, N] and,
-of the first three, the full kernel [N, N, K, K]. All sides see the same weights and inputs in float32 and run in turn;
-neural_tangents is that of the bridge, PyTorch (`pytorch_ntk.py`, three recipes) runs in a process of its own. Every
-value is compared with jaxnas's in float64, and the program stops where half of the entries differ, or one by much: a
-ReLU of a deep network whose input is nearly 0 may fall on the other side in float32, and changes one sample's entries. CPU seconds are medians of runs
-after the first; temporary MiB are what XLA plans beside arguments and result. A side that would need more memory or
-operations than the flags allow is left out, with a line. Quote figures of an idle machine only.
+of the first three, the full kernel [N, N, K, K]. All sides see the same weights and inputs in float32 and run in
+turn; neural_tangents is that of the bridge, PyTorch (`pytorch_ntk.py`, three recipes) runs in a process of its own.
+Every value is compared with jaxnas's in float64, and the program stops where half of the entries differ, or one by
+much: a ReLU of a deep network whose input is nearly 0 may fall on the other side in float32, and changes one sample's
+entries. CPU seconds are medians of runs after the first; temporary MiB are what XLA plans beside arguments and
+result. A side that would need more memory or operations than the flags allow is left out, with a line. Quote figures
+of an idle machine only.
 """
 
 import functools
