@@ -58,8 +58,25 @@ def _convolution(x: Float[Array, "N H W Cin"], kernel: Float[Array, "p q Cin Cou
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _kernel_gradient(x: Float[Array, "N H W Cin"], dy: Float[Array, "N H2 W2 Cout"], pads: Pads) -> Array:
-  """The derivative of sum(dy * _convolution(x, kernel, pads)) in the kernel: samples take the place of channels."""
+  """The derivative of sum(dy * _convolution(x, kernel, pads)) in the kernel."""
+  if jax.default_backend() != "cpu":
+    return kernel_products(x, dy, pads)
+  # Samples take the place of channels.
   return _canonical(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), pads).transpose(1, 2, 0, 3)
+
+
+def kernel_products(x: Float[Array, "N H W Cin"], dy: Float[Array, "N H2 W2 Cout"], pads: Pads) -> Array:
+  """`_kernel_gradient` as one product: x moved along columns, dy along rows, each beside its other positions.
+
+  It stays a product, and becomes a batch of them, where many architectures have cotangents of their own.
+  """
+  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  height, width = dy.shape[1:3]
+  rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
+  moved_x = jnp.concatenate([x[:, :, b : b + width] for b in range(columns)], -1)
+  moved_dy = jnp.concatenate([jnp.pad(dy, ((0, 0), (a, rows - 1 - a), (0, 0), (0, 0))) for a in range(rows)], -1)
+  found = jnp.einsum("nhwi,nhwo->io", moved_x, moved_dy, precision=lax.Precision.HIGHEST)
+  return found.reshape(columns, x.shape[-1], rows, dy.shape[-1]).transpose(2, 0, 1, 3)
 
 
 def _input_gradient(dy: Array, kernel: Array, pads: Pads) -> Array:

@@ -71,18 +71,13 @@ class Together:
       yield left[places[new]], jax.tree.map(lambda leaf, new=new: leaf[new], values)
 
   def _run(self, packed: Packed, args: tuple) -> list[PyTree]:
-    slots = packed.slots
-
-    def run(weights, block, batch, key):
-      with capacities(slots):
-        return jax.vmap(self.one, (0 if self.draws else None, 0, None, None))(weights, block, batch, key)
-
-    name = (packed.blocks.shape[1], *((count, *own) for count, own in sorted(slots.items())))
-    program, needed = self.compiled(name, run, "ssaa" if self.draws else "asaa", args)
+    name = (packed.blocks.shape[1], *((count, *own) for count, own in sorted(packed.slots.items())))
+    run = program(self.one, self.draws, packed.slots)
+    compiled, needed = self.compiled(name, run, "ssaa" if self.draws else "asaa", args)
     if needed > self.memory:
       raise _NoMemory
     try:
-      return jax.device_get(program(*args))
+      return jax.device_get(compiled(*args))
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
@@ -91,3 +86,18 @@ class Together:
 
 class _NoMemory(Exception):
   pass
+
+
+def program(one: One, draws: bool, slots: dict[int, tuple[int, ...]]) -> Callable[..., list[PyTree]]:
+  """The program: weights or keys, architectures [a, ...], batch, key -> a tree a proxy, leaves [a, ...].
+
+  Args:
+    draws: whether each architecture has its own weights, of which the first argument has the keys.
+    slots: as `nets.choose.capacities`.
+  """
+
+  def run(weights, block, batch, key):
+    with capacities(slots):
+      return jax.vmap(one, (0 if draws else None, 0, None, None))(weights, block, batch, key)
+
+  return run

@@ -89,3 +89,19 @@ def test_float32_is_at_full_precision():
 def test_other_kernels_at_stride_2_are_refused():
   with pytest.raises(NotImplementedError, match="5 at stride 2"):
     plain_layers.convolve(jnp.zeros((1, 6, 6, 2)), jnp.zeros((5, 5, 2, 2)), 2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_accelerators_kernel_gradient_is_a_cpus(x64, monkeypatch, stride):
+  """A product, of one architecture and, under `vmap`, of several."""
+  rng = np.random.default_rng(0)
+  x, kernel = jnp.asarray(rng.normal(size=(2, 3, 6, 8, 2))), jnp.asarray(rng.normal(size=(3, 3, 2, 4)))
+
+  def gradient(x):
+    return jax.grad(lambda kernel: jnp.sin(plain_layers.convolve(x, kernel, stride)).sum())(kernel)
+
+  wanted = jnp.stack([gradient(own) for own in x])
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  np.testing.assert_allclose(jax.vmap(gradient)(x), wanted, rtol=1e-12, atol=1e-12)
+  text = str(jax.make_jaxpr(jax.vmap(gradient))(x))
+  assert "feature_group_count=1" in text and "group_count=2" not in text

@@ -1,0 +1,129 @@
+"""The scoring engine's programs compiled for TPU chips that need not be there: seconds, code, memory, collectives.
+
+  pip install libtpu
+  python experiments/compile_for_tpu.py --topology=v5e:2x2 --out=FILE.md
+
+NAS-Bench-201 at --channels and --cells with --batch images, by proxy and by way of batching (see `scoring.Engine`). A
+topology of so many chips takes the place of devices (`jax.experimental.topologies`); nothing is computed. Code is what
+every chip gets, memory what XLA plans there beside arguments; collectives are counted in the optimised program. Each
+program is compiled in a process of its own, for at most --seconds.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("topology", ["v5e:2x2"], "chips, of libtpu's names; v5e:16x16 has 256")
+flags.DEFINE_list("proxies", ["mgm"], "a program each")
+flags.DEFINE_list("batching", ["loop", "dispatch"], "ways")
+flags.DEFINE_integer("block", 25, "architectures a chip and call", lower_bound=1)
+flags.DEFINE_integer("batch", 32, "images N", lower_bound=2)
+flags.DEFINE_integer("side", 32, "of the images", lower_bound=4)
+flags.DEFINE_integer("channels", 16, "channels C of the first stage", lower_bound=1)
+flags.DEFINE_integer("cells", 5, "cells per stage", lower_bound=1)
+flags.DEFINE_float("seconds", 1800, "for a program", lower_bound=1)
+flags.DEFINE_string("out", None, "Markdown file for the table, rewritten after every program")
+flags.DEFINE_string("child", None, "compile this program in this process and print a JSON line; used by the script")
+
+TITLE = ["program", "way", "chips", "trace s", "compile s", "code MB", "temporary GiB a chip", "collectives"]
+_COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+
+
+def compiled(proxy: str, batching: str, topology: str) -> dict[str, Any]:
+  """The figures of one program."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  from jax.experimental import topologies
+  from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+  devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+  jax.default_backend = lambda: "tpu"  # what layers ask before they take a form that is a CPU's
+
+  from jaxnas import proxies, spaces
+  from jaxnas.base import Batch, NetworkConfig
+  from jaxnas.scoring import engine, together
+  from jaxnas.scoring.packing import pack
+  from jaxnas.scoring.spread import Spread
+
+  network = spaces.get("nb201").network(NetworkConfig(FLAGS.channels, FLAGS.cells, 10))
+  spread, one = Spread(devices), engine._one((proxies.get(proxy),), network, False, None)
+  archs = (np.arange(FLAGS.block)[:, None] + np.zeros((1, 6), int)) % 5
+  if batching == "loop":
+    run, kinds, counts = engine._loop(one, False), "assaa", [((spread.size,), jnp.int32)]
+  else:
+    run, kinds, counts = together.program(one, False, pack(network.choices(archs), FLAGS.block).slots), "asaa", []
+  mesh = Mesh(np.array(devices), ("device",))
+
+  def placed(tree: Any, *axes: str) -> Any:
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+
+  shapes = jax.eval_shape(lambda: (network.init(jax.random.key(0)), jax.random.key(0)))
+  images = (FLAGS.batch, FLAGS.side, FLAGS.side, 3)
+  batch = Batch(jax.ShapeDtypeStruct(images, jnp.float32), jax.ShapeDtypeStruct(images[:1], jnp.int32))
+  shared = [((spread.size * FLAGS.block, 6), jnp.int32), *counts]
+  own = [placed(jax.ShapeDtypeStruct(*a), "device") for a in shared]
+  begin = time.perf_counter()
+  lowered = spread.program(run, kinds).lower(placed(shapes[0]), *own, placed(batch), placed(shapes[1]))
+  traced = time.perf_counter()
+  program = lowered.compile()
+  memory: Any = program.memory_analysis()
+  names = _COLLECTIVE.findall(program.as_text() or "")
+  return {
+    "chips": spread.size,
+    "trace": traced - begin,
+    "compile": time.perf_counter() - traced,
+    "code": memory.generated_code_size_in_bytes / 1e6,
+    "temporary": memory.temp_size_in_bytes / 2**30,
+    "collectives": ", ".join(f"{names.count(name)} {name}" for name in sorted(set(names))) or "none",
+  }
+
+
+def row(proxy: str, batching: str, topology: str) -> list[str]:
+  """A line of the table, by a process of its own."""
+  child = [sys.executable, __file__, *sys.argv[1:], f"--child={proxy},{batching},{topology}"]
+  env = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+  try:
+    ran = subprocess.run(child, capture_output=True, text=True, timeout=FLAGS.seconds, env=env, check=False)
+  except subprocess.TimeoutExpired:
+    return [proxy, batching, topology, "", f"more than {FLAGS.seconds:.0f}", "", "", ""]
+  if ran.returncode:
+    return [proxy, batching, topology, "", (ran.stderr.strip().splitlines() or ["failed"])[-1][:200], "", "", ""]
+  own = json.loads(ran.stdout.splitlines()[-1])
+  figures = [f"{own[name]:.3g}" for name in ("trace", "compile", "code", "temporary")]
+  return [proxy, batching, f"{own['chips']} ({topology})", *figures, own["collectives"]]
+
+
+def main(argv: list[str]) -> None:
+  """Prints the table."""
+  del argv
+  if FLAGS.child:
+    print(json.dumps(compiled(*FLAGS.child.split(","))))
+    return
+  import jax
+
+  from jaxnas import report
+
+  rows, text = [], ""
+  for topology in FLAGS.topology:
+    for proxy in FLAGS.proxies:
+      for batching in FLAGS.batching:
+        rows.append(row(proxy, batching, topology))
+        size = f"C={FLAGS.channels}, N={FLAGS.cells}, {FLAGS.batch} images of {FLAGS.side}, {FLAGS.block} at once"
+        text = f"jax {jax.__version__}; {size}\n\n" + report.markdown_table(TITLE, rows)
+        if FLAGS.out:
+          pathlib.Path(FLAGS.out).write_text(text + "\n")
+  print(text)
+
+
+if __name__ == "__main__":
+  app.run(main)
