@@ -50,7 +50,7 @@ def choose(branches: Sequence[Callable], which: Int[Array, ""], *args: PyTree, s
     so_far: added to the branch's first result, inside the branch where it is one architecture's: a result of zeros then
       costs no sum.
   """
-  branches = tuple(branches)
+  branches, adds = tuple(branches), so_far is not None
 
   @custom_vmap
   def compute(which, args, so_far):
@@ -73,11 +73,11 @@ def choose(branches: Sequence[Callable], which: Int[Array, ""], *args: PyTree, s
     return compute(which, args, so_far)
 
   def pull(saved, cotangent):
-    which, args, adds = saved
+    which, args = saved
     pulls = [_pulling(branch) for branch in branches]
     return None, choose(pulls, which, args, cotangent), cotangent[0] if adds else None
 
-  run.defvjp(lambda which, args, so_far: (run(which, args, so_far), (which, args, so_far is not None)), pull)
+  run.defvjp(lambda which, args, so_far: (run(which, args, so_far), (which, args)), pull)
   return run(which, args, so_far)
 
 
@@ -110,7 +110,6 @@ def _dispatched(size: int, branches: Sequence[Callable], which: Int[Array, " A"]
   rows, found = [], []
   for branch, count, start in zip(branches, slots, starts, strict=True):
     index = order[jnp.minimum(start + np.arange(max(1, count), dtype=np.int32), size - 1)]
-
     own = jax.tree.map(lambda leaf, mapped, index=index: leaf[index] if mapped else leaf, args, is_mapped)
     found.append(_mapped(branch, is_mapped, len(index))(*own))
     rows.append(len(index))

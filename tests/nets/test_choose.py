@@ -57,7 +57,7 @@ def one_by_one(fn, which, x, own, so_far):
 def loss(fn):
   def value(x, own, which, so_far):
     y, shown = fn(which, x, own, so_far)
-    return jnp.sin(y).sum() + shown**2
+    return jnp.sin(y).sum() + (shown**2).sum()
 
   return value
 
@@ -91,6 +91,20 @@ def of_sums(fn):
   return samples
 
 
+def in_a_loop(fn):
+  """Twice, with derivatives through a scan that computes its body again."""
+
+  def looped(which, x, own, so_far):
+    @jax.checkpoint
+    def body(x, _):
+      y, shown = fn(which, x, own, so_far)
+      return y, shown
+
+    return lax.scan(body, x, None, 2)
+
+  return gradient(looped)
+
+
 WAYS = {
   "value": lambda fn: fn,
   "gradient": gradient,
@@ -98,6 +112,7 @@ WAYS = {
   "samples": of_samples,
   "gradient of samples": lambda fn: of_samples(gradient(fn)),
   "sums of samples": of_sums,
+  "gradient in a loop": in_a_loop,
 }
 
 
