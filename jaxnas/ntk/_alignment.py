@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_array
 from jaxnas.ntk._layout import square
 
 
@@ -34,7 +35,7 @@ def alignment(
     ConfigError: theta's axes are not pairs of equal size; targets that do not fit them; class labels
       (integers [N]) in place of one-hot rows.
   """
-  theta, targets = jnp.asarray(theta), jnp.asarray(targets)
+  theta, targets = checked_array(theta, "theta"), checked_array(targets, "targets")
   square(theta)
   outputs = theta.shape[theta.ndim % 2 :: 2]
   wanted = targets.ndim in (1, 2) and targets.shape[0] == outputs[0] if len(outputs) == 1 else targets.shape == outputs

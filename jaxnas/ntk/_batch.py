@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import checked_integer, second_input
+from jaxnas.ntk._arguments import checked_integer, key_axes, second_input
 
 
 def batch(
@@ -27,19 +27,22 @@ def batch(
   show to f one block at a time: batch normalisation takes its statistics over it, and each draws its noise anew.
 
   Args:
-    kernel_fn: `kernel_fn(x1, x2, *args, **kwargs) -> tree of kernels`; inputs have their rows on axis 0.
+    kernel_fn: `kernel_fn(x1, x2, *args, **kwargs) -> tree of kernels`; inputs have their rows on axis 0, and are taken
+      whole where they have none.
     batch_size: rows of x1 and of x2 in a block; the last block may be smaller. 0: all.
     device_count: over how many devices the rows of x1 in a block are spread; -1: over as many as divide them evenly,
       0: none.
     store_on_device: False: blocks are moved to the host's memory as they are computed, and are NumPy arrays.
 
   Returns:
-    `batched_fn(x1, x2=None, *args, **kwargs)`. Further arguments that are trees of arrays are traced, others compiled
-    in, and have to be hashable. A keyword argument that is a tuple of two arrays is cut along with x1 and x2.
+    `batched_fn(x1, x2=None, *args, **kwargs)`. Of further arguments the arrays in their trees are traced, and all else
+    is compiled in, and has to be hashable. A keyword argument that is a tuple of two arrays, or trees of them, with as
+    many rows as x1 and x2 is cut along with these; random keys count as rows where they are arrays of keys.
 
   Raises:
-    ConfigError: numbers out of range; a `device_count` that does not divide the rows; more rows than `batch_size` where
-      the kernel lacks their axis, or some of several have it once and others twice.
+    ConfigError: numbers out of range; a `device_count` that does not divide the rows; arrays of an input that differ in
+      their rows; an argument that is not hashable; more rows than `batch_size` where the kernel lacks their axis, or
+      some of several have it once and others twice.
 
   Example:
     >>> kernel_fn = ntk.batch(ntk.empirical_ntk_fn(f, vmap_axes=0), batch_size=64, store_on_device=False)
@@ -49,8 +52,9 @@ def batch(
   devices = checked_integer(device_count, -1, "device_count")
 
   @functools.partial(jax.jit, static_argnames="constants")
-  def block(x1, x2, traced, *, constants):
-    values = dict(constants) | traced
+  def block(x1, x2, arrays, *, constants):
+    treedef, others = constants
+    values = jax.tree.unflatten(treedef, [arrays.get(i, other) for i, other in enumerate(others)])
     args = [values.pop(name) for name in sorted(filter(str.isdigit, values), key=int)]
     return kernel_fn(x1, x2, *args, **values)
 
@@ -58,22 +62,25 @@ def batch(
     x2 = second_input(x2)
     other = x1 if x2 is None else x2
     values = {str(i): value for i, value in enumerate(args)} | kwargs
-    traced = {name: value for name, value in values.items() if _is_arrays(value)}
-    constants = tuple(sorted((name, value) for name, value in values.items() if name not in traced))
 
-    def at(one, two, traced):
-      kernels = block(*_spread(one, two, traced, devices), constants=constants)
+    def at(one, two, values):
+      arrays, constants = _split(values)
+      kernels = block(*_spread(one, two, arrays, devices), constants=constants)
       return kernels if store_on_device else jax.tree.map(np.asarray, kernels)
 
-    if not 0 < size < max(_rows(x1), _rows(other)):
-      return at(x1, x2, traced)
+    if size == 0:
+      return at(x1, x2, values)
+    rows1, rows2 = _rows(x1, "x1"), _rows(other, "x2")
+    if size >= max(rows1, rows2) or 0 in (rows1, rows2):
+      return at(x1, x2, values)
+    pairs = [name for name, value in kwargs.items() if _is_pair(name, value, rows1, rows2)]
 
     def square(rows):
       """The shapes of the kernels of so many rows of the longer input with themselves."""
-      side = int(_rows(other) > _rows(x1))
+      side = int(rows2 > rows1)
       cut = _cut(other if side else x1, 0, rows)
-      own = {name: (_cut(v[side], 0, rows),) * 2 if _is_pair(name, v) else v for name, v in traced.items()}
-      return jax.eval_shape(functools.partial(block, constants=constants), cut, cut, own)
+      arrays, constants = _split(values | {name: (_cut(values[name][side], 0, rows),) * 2 for name in pairs})
+      return jax.eval_shape(functools.partial(block, constants=constants), cut, cut, arrays)
 
     axes = [
       [axis for axis in range(len(a.shape)) if a.shape[axis] != b.shape[axis]]
@@ -87,15 +94,15 @@ def batch(
       )
 
     def cut(i, j):
-      pairs = {name: (_cut(v[0], i, size), _cut(v[1], j, size)) for name, v in traced.items() if _is_pair(name, v)}
-      return at(_cut(x1, i, size), _cut(other, j, size), traced | pairs)
+      own = {name: (_cut(values[name][0], i, size), _cut(values[name][1], j, size)) for name in pairs}
+      return at(_cut(x1, i, size), _cut(other, j, size), values | own)
 
     def joined(blocks, axes):
       concatenate = jnp.concatenate if store_on_device else np.concatenate
       leaves = [concatenate(parts, axis) for *parts, axis in zip(*map(jax.tree.leaves, blocks), axes, strict=True)]
       return jax.tree.unflatten(jax.tree.structure(blocks[0]), leaves)
 
-    starts1, starts2 = (range(0, _rows(x), size) for x in (x1, other))
+    starts1, starts2 = range(0, rows1, size), range(0, rows2, size)
     outer, inner = [grown[0] for grown in axes], [grown[-1] for grown in axes]
     if counts == {1}:
       return joined([cut(i, i) for i in starts1], outer)
@@ -104,35 +111,65 @@ def batch(
   return batched_fn
 
 
-def _is_arrays(value: Any) -> bool:
-  leaves = jax.tree.leaves(value)
-  return bool(leaves) and all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves)
+def _split(values: dict[str, Any]) -> tuple[dict[int, Any], tuple]:
+  """The arrays among the leaves, by number, and all else as what is hashable."""
+  for name, value in values.items():
+    try:
+      hash(tuple(leaf for leaf in jax.tree.leaves(value) if not _is_array(leaf)))
+    except TypeError as error:
+      argument = f"argument {int(name) + 2}" if name.isdigit() else name
+      raise ConfigError(f"{argument}={value!r}: expected arrays, or what is hashable, or trees of these.") from error
+  leaves, treedef = jax.tree.flatten(values)
+  arrays = {i: leaf for i, leaf in enumerate(leaves) if _is_array(leaf)}
+  return arrays, (treedef, tuple(None if i in arrays else leaf for i, leaf in enumerate(leaves)))
 
 
-def _is_pair(name: str, value: Any) -> bool:
-  """Whether a traced argument has a value for x1 and one for x2."""
-  return not name.isdigit() and isinstance(value, tuple) and len(value) == 2
+def _is_array(leaf: Any) -> bool:
+  return isinstance(leaf, jax.Array | np.ndarray)
 
 
-def _rows(x: PyTree) -> int:
-  return jnp.shape(jax.tree.leaves(x)[0])[0]
+def _is_pair(name: str, value: Any, *rows: int) -> bool:
+  """Whether a keyword argument is a value by rows for x1 and another for x2."""
+  if not isinstance(value, tuple) or len(value) != 2:
+    return False
+
+  def by_rows(leaf: Any, count: int) -> bool:
+    if not _is_array(leaf) or leaf.shape[:1] != (count,):
+      return False
+    return name != "rng" or key_axes(leaf) > 0
+
+  sides = [(jax.tree.leaves(own), count) for own, count in zip(value, rows, strict=True)]
+  return all(leaves and all(by_rows(leaf, count) for leaf in leaves) for leaves, count in sides)
+
+
+def _rows(x: PyTree, name: str) -> int:
+  """The rows of an input; 1 where no array in it has an axis."""
+  sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
+  if len(sizes) > 1:
+    raise ConfigError(
+      f"{name}: arrays with first axes of sizes {sorted(sizes)}; expected the rows there, equally many, in all of them."
+    )
+  return next((size[0] for size in sizes if size), 1)
 
 
 def _cut(x: PyTree, start: int, size: int) -> PyTree:
   return jax.tree.map(lambda leaf: leaf[start : start + size], x)
 
 
-def _spread(x1: PyTree, x2: PyTree, traced: dict[str, Any], device_count: int) -> tuple:
+def _spread(x1: PyTree, x2: PyTree, arrays: dict[int, Any], device_count: int) -> tuple:
   """The arguments with the rows of x1 spread over devices and the others on each of them."""
-  available, rows = len(jax.devices()), _rows(x1)
-  count = math.gcd(available, rows) if device_count == -1 else max(device_count, 1)
+  available = len(jax.devices())
+  if device_count in (0, 1) or (device_count == -1 and available == 1):
+    return x1, x2, arrays
+  rows = _rows(x1, "x1")
+  count = math.gcd(available, rows or 1) if device_count == -1 else device_count
   if count > available or rows % count:
     raise ConfigError(
       f"device_count={device_count}: expected at most the {available} devices there are, and a divisor of the {rows} "
       "rows computed at a time."
     )
   if count == 1:
-    return x1, x2, traced
+    return x1, x2, arrays
   mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:count]), ("rows",))
   by_rows, everywhere = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in (["rows"], []))
-  return jax.device_put(x1, by_rows), jax.device_put(x2, everywhere), jax.device_put(traced, everywhere)
+  return jax.device_put(x1, by_rows), jax.device_put(x2, everywhere), jax.device_put(arrays, everywhere)

@@ -44,12 +44,21 @@ def check_blocks(batch_size: Any, memory: Any, vmap_axes: Any) -> None:
     raise ConfigError(f"batch_size={batch_size} and memory={memory}: the memory chooses the block; give one of them.")
 
 
-def given(batch_size: int | None, first: Side, axes: Sequence[tuple]) -> list[Blocks]:
-  """For every output the blocks that a `batch_size` stands for."""
+def given(batch_size: int | None, sides: Sequence[Side], axes: Sequence[tuple]) -> list[Blocks]:
+  """For every output the blocks that a `batch_size` stands for; an empty kernel is not divided."""
   return [
-    Blocks(batch_size, batch_size is not None and sample not in (*traced, *diagonal) and len(traced) == len(shape) - 1)
-    for shape, sample, (traced, diagonal) in zip(first.shapes, first.sample_axes, axes, strict=True)
+    Blocks(None)
+    if batch_size is None or is_empty(sides, position)
+    else Blocks(batch_size, sample not in (*traced, *diagonal) and len(traced) == len(shape) - 1)
+    for position, (shape, sample, (traced, diagonal)) in enumerate(
+      zip(sides[0].shapes, sides[0].sample_axes, axes, strict=True)
+    )
   ]
+
+
+def is_empty(sides: Sequence[Side], position: int) -> bool:
+  """Whether an output has no elements, or an input no samples."""
+  return any(0 in side.shapes[position] for side in sides)
 
 
 def blocked(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import output_axes, second_input, split_kwargs
+from jaxnas.ntk._arguments import check_structure, checked_callable, output_axes, second_input, split_kwargs
 from jaxnas.ntk._blocks import Blocks, blocked, check_blocks, given
 from jaxnas.ntk._chunking import check_chunk_size
 from jaxnas.ntk._jacobian import accumulator, check_outputs, contract, jacobian, matmul_precision, select_leaves
@@ -101,6 +101,7 @@ def empirical_ntk_fn(
       that depend on data are raised by `kernel_fn`.
   """
   del _j_rules, _s_rules, _fwd
+  checked_callable(select, "select")
   check_chunk_size(chunk_size)
   check_blocks(batch_size, memory, vmap_axes)
   if memory is not None and _memory is None:
@@ -115,11 +116,12 @@ def empirical_ntk_fn(
       first = Side(f, parameters, x1, kwargs1, vmap_axes)
       sides = [first] if x2 is None else [first, Side(f, parameters, x2, kwargs2, vmap_axes)]
       second, leaves = sides[-1], parameters.leaves
+      check_structure(first.treedef, second.treedef, "at x2")
       axes = [
         checked_axes(*shapes, trace_axes, diagonal_axes) for shapes in zip(first.shapes, second.shapes, strict=True)
       ]
       if memory is None:
-        blocks = given(batch_size, first, axes)
+        blocks = given(batch_size, sides, axes)
       else:
         blocks = _memory.fitting(memory, sides, axes, leaves, method)
       if explain:

@@ -57,7 +57,8 @@ def batch_statistics(
   """The variables of a Flax linen model with the statistics of the batch x in place of the running ones.
 
   One forward pass in batch mode, in which every `flax.linen.BatchNorm` stores what it normalised by
-  (as if its momentum were 0). With them as constants the model gives x the outputs of batch mode.
+  (as if its momentum were 0). With them as constants the model gives x the outputs of batch mode. Each module keeps
+  one set of statistics, so it may be called once only. Not under `jit`, since it raises by values.
 
   Args:
     apply: `model.apply`.
@@ -69,7 +70,8 @@ def batch_statistics(
     A copy of variables with new "batch_stats", which do not depend on the old ones.
 
   Raises:
-    ConfigError: no "batch_stats"; statistics that did not change, or that are not a `flax.linen.BatchNorm`'s.
+    ConfigError: no "batch_stats"; statistics that did not change, that are not a `flax.linen.BatchNorm`'s, or of one
+      that was called several times, whose calls no single set of statistics can stand for.
   """
   from flax import linen as nn
 
@@ -84,20 +86,32 @@ def batch_statistics(
     paths.add(module.path)
     momentum = module.momentum
     object.__setattr__(module, "momentum", 0.0)  # Flax's modules are frozen dataclasses
+    before = module.get_variable("batch_stats", "var")
     try:
-      return call(*args, **kwargs)
+      result = call(*args, **kwargs)
     finally:
       object.__setattr__(module, "momentum", momentum)
+    if before is not None:
+      # By values and not by counting calls: a scan traces a module more than once, and calls it once a layer.
+      after = module.get_variable("batch_stats", "var")
+      module.put_variable("batch_stats", "var", jnp.where(before == fresh, after, repeated))
+    return result
 
-  # No batch has a variance of -1: what still is was not stored anew.
-  marked = jax.tree.map(lambda leaf: jnp.full_like(leaf, -1), variables["batch_stats"])
+  # No batch has a negative variance: these tell what was not stored anew, and what was twice.
+  fresh, repeated = -1, -2
+  marked = jax.tree.map(lambda leaf: jnp.full_like(leaf, fresh), variables["batch_stats"])
   with nn.intercept_methods(without_momentum):
     _, updated = apply({**variables, "batch_stats": marked}, x, mutable=["batch_stats"], **apply_kwargs)
   for path, leaf in jax.tree_util.tree_leaves_with_path(updated["batch_stats"]):
     names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
     if tuple(names[:-1]) not in paths:
       raise ConfigError(f"variables: batch_stats/{'/'.join(names)} belongs to no flax.linen.BatchNorm that was called.")
-    if names[-1] == "var" and (leaf == -1).any():
+    if names[-1] == "var" and (leaf == repeated).any():
+      raise ConfigError(
+        f"apply: batch_stats/{'/'.join(names)} is of a BatchNorm that was called several times; one set of statistics "
+        "cannot stand for all its calls: give each call a BatchNorm of its own, or pass vmap_axes=None in batch mode."
+      )
+    if names[-1] == "var" and (leaf == fresh).any():
       raise ConfigError(
         f"apply_kwargs={sorted(apply_kwargs)}: batch_stats/{'/'.join(names)} was not updated; pass what makes the "
         "model normalise by the batch (train=True, use_running_average=False, ...)."

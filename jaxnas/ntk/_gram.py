@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_array, checked_callable
 from jaxnas.ntk._chunking import check_chunk_size, chunked_vmap
 from jaxnas.ntk._jacobian import contract, jacobian, matmul_precision, select_leaves
 
@@ -46,6 +47,7 @@ def per_sample_gradients(
       selected leaf or the output is not real floating point.
   """
   check_chunk_size(chunk_size)
+  checked_callable(select, "select")
   if target not in ("sum_logits", "per_logit"):
     raise ConfigError(f"target={target!r}: expected 'sum_logits' or 'per_logit'.")
   parameters = select_leaves(params, select)
@@ -81,7 +83,7 @@ def gram(rows: PyTree, *, precision: jax.lax.Precision | None = jax.lax.Precisio
   Raises:
     ConfigError: no leaves, or leaves of different leading size.
   """
-  leaves = jax.tree.leaves(rows)
+  leaves = [checked_array(leaf, "rows") for leaf in jax.tree.leaves(rows)]
   if not leaves or any(leaf.ndim == 0 or leaf.shape[0] != leaves[0].shape[0] for leaf in leaves):
     shapes = [leaf.shape for leaf in leaves[:4]]
     raise ConfigError(f"rows: expected leaves [N, ...] with one N, got shapes {shapes}.")

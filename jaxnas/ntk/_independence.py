@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import split_kwargs
+from jaxnas.ntk._arguments import checked_callable, checked_not_negative, split_kwargs
 from jaxnas.ntk._jacobian import check_outputs, matmul_precision, select_leaves
 from jaxnas.ntk._sides import Side
 
@@ -53,6 +53,9 @@ def check_independence(
     ntk.check_independence(f, params, x[:8])  # silent, or says what to pass
     theta = ntk.empirical_ntk_fn(f, vmap_axes=0)(x, None, params)
   """
+  checked_callable(select, "select")
+  if tolerance is not None:
+    checked_not_negative(tolerance, "tolerance")
   parameters = select_leaves(params, select)
   kwargs, _ = split_kwargs(apply_fn_kwargs, x, None)
   x = jax.tree.map(jnp.asarray, x)
@@ -64,6 +67,8 @@ def check_independence(
   check_outputs(jax.tree.leaves(shapes))
   if vmap_axes is None:
     raise ConfigError("vmap_axes=None: without samples there is nothing to check.")
+  if not jax.tree.leaves(shapes):  # no outputs that samples could share
+    return
 
   def evidence(leaves, x):
     side = Side(f, parameters, x, kwargs, vmap_axes)
@@ -103,7 +108,7 @@ def _evidence(whole, sliced, leaves, x, side: Side) -> tuple[Array, tuple[Array,
   dtype = jnp.zeros(()).dtype  # of the sizes: JAX's default
 
   def largest(values):
-    return jnp.max(jnp.stack([jnp.abs(value).max().astype(dtype) for value in values]))
+    return jnp.max(jnp.stack([jnp.abs(value).max(initial=0).astype(dtype) for value in values]))
 
   def norm(values):
     scale = jnp.maximum(largest(values), jnp.finfo(dtype).tiny)

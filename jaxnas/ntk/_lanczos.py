@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float, PyTree, Real
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._spectrum import KernelStatus, classify, host, relative_zero
+from jaxnas.ntk._arguments import checked_array, checked_integer, checked_number
+from jaxnas.ntk._spectrum import KernelStatus, classify, eigenvalues_of, host, relative_zero
 
 _BASIS = 100  # Lanczos vectors that are kept: up to twice as many columns cost no more products than both ends do
 _COLUMNS = 4096  # up to this size all columns may be taken
@@ -60,10 +61,10 @@ def extreme_eigenvalues(
   Args:
     kernel: one symmetric kernel [N, N] or [N, N, K, K], or the function v -> K v of one, which gets
       and returns trees like `like` (from `empirical_ntk_vp_fn`; jit it).
-    like: tree of arrays or `jax.ShapeDtypeStruct`s with the shapes and dtypes of v; for a function only.
+    like: tree of arrays, numbers or `jax.ShapeDtypeStruct`s with the shapes and dtypes of v; for a function only.
     count: how many eigenvalues of either end.
     tol: of the residual norm |K v - lambda v|, relative to lambda_max; None: the size times the machine
-      epsilon of the kernel's dtype, or of v's. Eigenvalues that stand apart are more exact by far.
+      epsilon of the kernel's dtype, or of v's, at least float32's. Eigenvalues that stand apart are more exact by far.
     rtol: below which, relative to lambda_max, lambda_min counts as zero in the status; None: as in `spectrum`.
     max_products: after which it gives up; None: the size of the kernel, after which the columns of one up to
       4,096 are taken instead, one product each (eigenvalues that are close together at the low end take
@@ -74,7 +75,8 @@ def extreme_eigenvalues(
 
   Raises:
     ConfigError: not one kernel; `like` absent with a function or given with an array; no convergence
-      within `max_products`; a count that is not in 1 to the size; rtol or tol not in [0, 1).
+      within `max_products`; a count that is not in 1 to the size; rtol or tol not a number in [0, 1); a
+      `max_products` below 1.
 
   Example:
     product = jax.jit(ntk.empirical_ntk_vp_fn(f, x, None, params))
@@ -89,14 +91,13 @@ def extreme_eigenvalues(
     if matrix.ndim != 2:
       raise ConfigError(f"kernel: expected one of shape [N, N] or [N, N, K, K], got {np.shape(kernel)}.")
     multiply, size, dtype = matrix.__matmul__, len(matrix), np.asarray(kernel).dtype
-  if not 1 <= count <= size:
+  if checked_integer(count, 1, "count") > size:
     raise ConfigError(f"count={count!r}: expected 1 to {size}, the size of the kernel.")
   if tol is None:
     tol = relative_zero(size, dtype, None)
-  if not 0 <= tol < 1:
-    raise ConfigError(f"tol={tol!r}: expected a number in [0, 1).")
+  tol = float(checked_number(tol, "tol", lambda value: 0 <= value < 1, "a number in [0, 1)"))
   zero = relative_zero(size, dtype, rtol)
-  budget, products = size if max_products is None else max_products, 0
+  budget, products = size if max_products is None else checked_integer(max_products, 1, "max_products"), 0
 
   def product(v):
     nonlocal products
@@ -131,7 +132,7 @@ def extreme_eigenvalues(
 def _by_columns(product: Callable, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
   """The `count` smallest and largest eigenvalues, each ascending, from the whole kernel."""
   columns = np.stack([product(unit) for unit in np.eye(size)], -1)
-  eigenvalues = np.linalg.eigvalsh((columns + columns.T) / 2)
+  eigenvalues = eigenvalues_of(columns / 2 + columns.T / 2)
   return eigenvalues[:count], eigenvalues[-count:]
 
 
@@ -140,6 +141,7 @@ def _by_lanczos(product: Callable, size: int, count: int, tol: float, most: int)
   from scipy.sparse import linalg
 
   start = np.random.default_rng(0).normal(size=size)
+  start /= np.linalg.norm(start)  # no product is larger than lambda_max
   scale = np.abs(product(start)).max()  # ARPACK's thresholds are absolute near zero
   if scale == 0:
     return np.zeros(count), np.zeros(count)
@@ -162,9 +164,10 @@ def _by_lanczos(product: Callable, size: int, count: int, tol: float, most: int)
 
 def _on_vectors(function: Callable, like: PyTree) -> tuple[Callable[[np.ndarray], np.ndarray], int, Any]:
   """`function` of flat float64 vectors, their size, and the coarsest dtype of `like`'s leaves."""
-  leaves, treedef = jax.tree.flatten(like)
-  if not leaves:
+  given, treedef = jax.tree.flatten(like)
+  if not given:
     raise ConfigError("like: a function needs a tree with the shapes and dtypes of its argument.")
+  leaves = [leaf if isinstance(leaf, jax.ShapeDtypeStruct) else checked_array(leaf, "like") for leaf in given]
   if any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
     raise ConfigError(f"like: expected real floating-point leaves, got {[str(leaf.dtype) for leaf in leaves]}.")
   sizes = [math.prod(leaf.shape) for leaf in leaves]

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Real, Shaped
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_array, checked_on_host
 
 
 def flatten(theta: Shaped[Any, "..."]) -> Shaped[Any, "..."]:
@@ -19,18 +20,19 @@ def flatten(theta: Shaped[Any, "..."]) -> Shaped[Any, "..."]:
   kernel read its axes so; a batch with more than one leading axis has to be reshaped to one.
 
   Args:
-    theta: a NumPy or JAX array of at least two axes, any dtype.
+    theta: a NumPy or JAX array of at least two axes, or what `jnp.asarray` makes one; any dtype of numbers.
 
   Returns:
     [N K, M L], or [A, N K, M L]; of theta's kind and dtype.
 
   Raises:
-    ConfigError: fewer than two axes.
+    ConfigError: fewer than two axes, or no array of numbers.
 
   Example:
     theta = ntk.empirical_ntk_fn(f, trace_axes=())(x, None, params)  # [N, N, K, K]
     np.linalg.eigvalsh(ntk.flatten(theta))  # [N K]
   """
+  theta = _array(theta)
   if theta.ndim < 2:
     raise ConfigError(f"theta: expected a kernel of at least two axes, got shape {theta.shape}.")
   lead, pairs = theta.ndim % 2, theta.ndim // 2
@@ -48,6 +50,7 @@ def square(theta: Real[Any, "..."]) -> Real[Any, "... M M"]:
     ConfigError: the axes are not pairs of equal size (after one that counts kernels), or the matrix
       is empty, or complex.
   """
+  theta = _array(theta)
   lead = theta.ndim % 2
   sizes = theta.shape[lead:]
   if theta.ndim < 2 or sizes[::2] != sizes[1::2] or 0 in sizes:
@@ -58,3 +61,7 @@ def square(theta: Real[Any, "..."]) -> Real[Any, "... M M"]:
   if np.issubdtype(theta.dtype, np.complexfloating):
     raise ConfigError(f"theta: expected a real dtype, got {theta.dtype}.")
   return flatten(theta)
+
+
+def _array(theta: Any) -> Any:
+  return (checked_on_host if isinstance(theta, np.ndarray) else checked_array)(theta, "theta")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import checked_integer
+from jaxnas.ntk._arguments import checked_array, checked_integer, outputs_of
 
 
 def linearize(f: Callable[..., PyTree], params: PyTree) -> Callable[..., PyTree]:
@@ -52,14 +52,16 @@ def taylor_expand(f: Callable[..., PyTree], params: PyTree, degree: SupportsInde
   """
   order = checked_integer(degree, 0, "degree")
   flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+  leaves = []
   for path, leaf in flat:
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-      name = jax.tree_util.keystr(path, simple=True, separator="/")
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    leaves.append(checked_array(leaf, f"params: leaf {name!r}"))
+    if not jnp.issubdtype(leaves[-1].dtype, jnp.inexact):
       raise ConfigError(
-        f"params: leaf {name!r} is {jnp.result_type(leaf)}; an expansion needs floating-point leaves (close f over the "
+        f"params: leaf {name!r} is {leaves[-1].dtype}; an expansion needs floating-point leaves (close f over the "
         "others)."
       )
-  base = jax.tree.unflatten(treedef, [jnp.asarray(leaf) for _, leaf in flat])
+  base = jax.tree.unflatten(treedef, leaves)
 
   def f_tayl(p: PyTree, *args: Any, **kwargs: Any) -> PyTree:
     step = _difference(p, base)
@@ -89,7 +91,7 @@ def _difference(p: PyTree, base: PyTree) -> PyTree:
   wanted, got = jax.tree.structure(base), jax.tree.structure(p)
   if wanted != got:
     raise ConfigError(f"p: expected a tree like params, {wanted}, got {got}.")
-  shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(p)]
+  shapes = [jnp.shape(checked_array(leaf, "p")) for leaf in jax.tree.leaves(p)]
   expected = [leaf.shape for leaf in jax.tree.leaves(base)]
   if shapes != expected:
     raise ConfigError(f"p: expected leaves of the shapes of params, {expected}, got {shapes}.")
@@ -97,7 +99,7 @@ def _difference(p: PyTree, base: PyTree) -> PyTree:
 
 
 def _floating(out: PyTree) -> PyTree:
-  out = jax.tree.map(jnp.asarray, out)
+  out = outputs_of(out)
   for leaf in jax.tree.leaves(out):
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
       raise ConfigError(f"f: returned {leaf.dtype}; an expansion needs floating-point outputs.")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxnas.ntk._blocks import Blocks
+from jaxnas.ntk._blocks import Blocks, is_empty
 from jaxnas.ntk._sides import Side
 from jaxnas.ntk._structured import plan
 
@@ -41,7 +41,8 @@ def fitting(
   found = []
   for position, (traced, diagonal) in enumerate(axes):
     own = [side.only(position) for side in sides]
-    found.append(_one(memory, own, traced, diagonal, leaves, method))
+    empty = is_empty(sides, position)
+    found.append(Blocks(None) if empty else _one(memory, own, traced, diagonal, leaves, method))
   return found
 
 

@@ -29,6 +29,9 @@ def monte_carlo_kernel_fn(
   diagonal_axes: SupportsIndex | Sequence[SupportsIndex] = (),
   vmap_axes: Any = None,
   implementation: Implementation = NtkImplementation.AUTO,
+  _j_rules: bool = True,
+  _s_rules: bool = True,
+  _fwd: bool | None = None,
 ) -> Callable[..., Any]:
   """The function that estimates a network's NNGP and NTK over its initialisation, by their mean over random ones.
 
@@ -40,7 +43,9 @@ def monte_carlo_kernel_fn(
   Args:
     init_fn: `init_fn(key, input_shape) -> (output_shape, params)`; input_shape is a tree of shapes where inputs are a
       tree. For a Flax module: `lambda key, shape: (None, module.init(key, jnp.zeros(shape)))`.
-    apply_fn: `apply_fn(params, x, **kwargs)`; it is given `rng=key` if it takes an argument of that name, or any.
+    apply_fn: `apply_fn(params, x, **kwargs)`; it is given `rng=key` if it takes an argument of that name, or any, as
+      `module.apply` of a Flax module does, which has no `rng`: wrap it, `lambda params, x: module.apply(params, x)`, or
+      with dropout `lambda params, x, rng: module.apply(params, x, rngs={"dropout": rng})`.
     key: the random key, typed or raw.
     n_samples: how many networks; or several such numbers, for a generator of the estimates after so many, ascending.
     batch_size: as `batch`'s, and so are device_count and store_on_device: rows computed at a time, for less memory.
@@ -50,11 +55,12 @@ def monte_carlo_kernel_fn(
     diagonal_axes: output axes of which only the diagonal is computed.
     vmap_axes: as `empirical_ntk_fn`'s; for NTK.
     implementation: as `empirical_ntk_fn`'s; for NTK.
+    _j_rules, _s_rules, _fwd: neural_tangents' switches of its rules; without effect.
 
   Returns:
     `kernel_fn(x1, x2=None, get=None, **apply_fn_kwargs)`: the kernel for `get` "nngp" or "ntk", a named tuple
-    `MonteCarloKernel` of those in a tuple `get` (None: both); or a generator of such. It is compiled once for each
-    shape; keyword arguments that are not arrays have to be hashable.
+    `EmpiricalKernel` of those in a tuple `get` (None: both), as `empirical_kernel_fn`'s; or a generator of such. It is
+    compiled once for each shape; of keyword arguments what is not an array has to be hashable.
 
   Raises:
     ConfigError: as `batch`; `n_samples` out of range; an unknown `get`.
@@ -66,6 +72,7 @@ def monte_carlo_kernel_fn(
     >>> for n, kernel in zip([1, 10, 100], kernel_fn(x_train, x_test), strict=True):
     ...   print(n, kernel.nngp, kernel.ntk)
   """
+  del _j_rules, _s_rules, _fwd
   numbers, several = _sample_numbers(n_samples)
   kernel_fn = empirical_kernel_fn(apply_fn, trace_axes, diagonal_axes, vmap_axes, implementation)
   takes_rng = any(
@@ -90,7 +97,7 @@ def monte_carlo_kernel_fn(
       total = sample if total is None else jax.tree.map(operator.add, total, sample)
       if n in numbers:
         mean = jax.tree.map(lambda leaf, n=n: leaf / n, total)
-        yield named("MonteCarloKernel", get, {name: mean[name] for name in names})
+        yield named("EmpiricalKernel", get, {name: mean[name] for name in names})
 
   def sampled_kernel_fn(
     x1: PyTree, x2: PyTree = None, get: str | Sequence[str] | None = None, **apply_fn_kwargs: Any

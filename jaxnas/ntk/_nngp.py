@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, PyTree
 
-from jaxnas.ntk._arguments import outputs_of, second_input, split_kwargs
+from jaxnas.ntk._arguments import check_structure, outputs_of, second_input, split_kwargs
 from jaxnas.ntk._empirical import Axes, Implementation, NtkImplementation, checked_axes, empirical_ntk_fn
 from jaxnas.ntk._jacobian import check_outputs, contract, matmul_precision
 from jaxnas.ntk._requests import named, requested
@@ -32,6 +32,7 @@ def empirical_nngp_fn(
     with matmul_precision(precision):
       out1 = outputs_of(f(params, x1, **kwargs1))
       out2 = out1 if x2 is None else outputs_of(f(params, x2, **kwargs2))
+    check_structure(jax.tree.structure(out1), jax.tree.structure(out2), "at x2")
 
     def kernel(a: Array, b: Array) -> Array:
       check_outputs([a, b])
@@ -52,20 +53,26 @@ def empirical_kernel_fn(
   diagonal_axes: Axes = (),
   vmap_axes: Any = None,
   implementation: Implementation = NtkImplementation.AUTO,
+  _j_rules: bool = True,
+  _s_rules: bool = True,
+  _fwd: bool | None = None,
   **options: Any,
 ) -> Callable[..., Any]:
   """The function that computes either empirical kernel or both.
 
   Args:
     f, trace_axes, diagonal_axes, vmap_axes, implementation, options: as of `empirical_ntk_fn`.
+    _j_rules, _s_rules, _fwd: neural_tangents' switches of its rules; without effect.
 
   Returns:
-    `kernel_fn(x1, x2, get, params, **kwargs)`. `get` "nngp" or "ntk" gives that kernel, a sequence of them a named
-    tuple of them in its order, None one of both. `get` may be left out by name: `kernel_fn(x1, x2, params=params)`.
+    `kernel_fn(x1, x2, get, params, **kwargs)`. `get` "nngp" or "ntk", in any case, gives that kernel, a sequence of
+    them a named tuple `EmpiricalKernel` of them in its order, None one of both. `get` may be left out by name:
+    `kernel_fn(x1, x2, params=params)`.
 
   Raises:
     ConfigError: as of `empirical_ntk_fn`; an unknown kernel.
   """
+  del _j_rules, _s_rules, _fwd
   kernels = {
     "nngp": empirical_nngp_fn(f, trace_axes, diagonal_axes, **{k: v for k, v in options.items() if k == "precision"}),
     "ntk": empirical_ntk_fn(f, trace_axes, diagonal_axes, vmap_axes, implementation, **options),

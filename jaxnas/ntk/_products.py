@@ -85,12 +85,12 @@ def trace_norm(theta: Real[Any, "..."]) -> Real[Array, "..."]:
   `empirical_ntk_fn(f, trace_axes=(0, 1))` is `trace_norm / (N K)` of the full kernel.
 
   Args:
-    theta: one kernel [N, N] or [N, N, K, K], or several, [A, N, N] or [A, N, N, K, K].
+    theta: one kernel [N, N] or [N, N, K, K], or several, [A, N, N] or [A, N, N, K, K]; an array, or lists.
 
   Returns:
     A scalar, or [A]; in theta's dtype.
 
   Raises:
-    ConfigError: rows and columns differ, or theta is complex.
+    ConfigError: rows and columns differ, or theta is complex or no array of numbers.
   """
   return jnp.trace(square(theta), axis1=-2, axis2=-1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import leaf_axes, outputs_of, split_vmap_axes
+from jaxnas.ntk._arguments import check_structure, leaf_axes, outputs_of, split_vmap_axes
 from jaxnas.ntk._chunking import chunked_vmap
 from jaxnas.ntk._jacobian import Selection
 
@@ -35,19 +35,23 @@ class Side:
     def whole(leaves: list[Array]) -> PyTree:
       return outputs_of(f(parameters.rebuild(leaves), x, **kwargs))
 
-    shapes = jax.eval_shape(whole, parameters.leaves)
-    outputs, self.treedef = jax.tree.flatten(shapes)
-    self.shapes = [output.shape for output in outputs]
     self.sliced = vmap_axes is not None
     self.samples, self.slices = 1, ()
     self.in_axes: dict[int, int] = {}
+    x_axes, out_axes, kwarg_axes = split_vmap_axes(vmap_axes)
+    if self.sliced:  # before f is called, whose own errors would not tell that numbers of samples differ
+      self._slice(x, x_axes, kwarg_axes, vmap_axes)
+    shapes = jax.eval_shape(whole, parameters.leaves)
+    outputs, self.treedef = jax.tree.flatten(shapes)
+    self.shapes = [output.shape for output in outputs]
     self.sample_axes: list[int | None] = [None] * len(self.shapes)
     self._whole = whole
     if self.sliced:
-      self._slice(x, shapes, vmap_axes)
+      self.sample_axes = leaf_axes(out_axes, shapes, "vmap_axes")
+      if None in self.sample_axes:
+        raise ConfigError(f"vmap_axes={vmap_axes!r}: every output must have one mapped axis.")
 
-  def _slice(self, x: PyTree, shapes: PyTree, vmap_axes: Any) -> None:
-    x_axes, out_axes, kwarg_axes = split_vmap_axes(vmap_axes)
+  def _slice(self, x: PyTree, x_axes: Any, kwarg_axes: Any, vmap_axes: Any) -> None:
     if isinstance(kwarg_axes, int):
       kwarg_axes = dict.fromkeys(self._kwargs, kwarg_axes)
     mapped = {name: self._kwargs[name] for name in kwarg_axes if name in self._kwargs}
@@ -56,13 +60,13 @@ class Side:
     for name in sorted(mapped):  # the order in which a dict is flattened
       axes += leaf_axes(kwarg_axes[name], mapped[name], f"vmap_axes[2][{name!r}]")
     self.in_axes = {i: axis for i, axis in enumerate(axes) if axis is not None}
-    self.sample_axes = leaf_axes(out_axes, shapes, "vmap_axes")
     self.slices = {i: jnp.moveaxis(self._leaves[i], axis, 0) for i, axis in self.in_axes.items()}
     sizes = sorted({array.shape[0] for array in self.slices.values()})
-    if len(sizes) != 1 or None in self.sample_axes:
+    if len(sizes) != 1:
+      others = f" and {', '.join(sorted(mapped))} (a pair for x1 and x2)" if mapped else ""
       raise ConfigError(
-        f"vmap_axes={vmap_axes!r}: inputs must share one mapped axis (sizes {sizes}) and every "
-        "output must have one; use vmap_axes=None for a network without a batch axis."
+        f"vmap_axes={vmap_axes!r}: the inputs{others} must share one mapped axis, of one size, got sizes {sizes}; use "
+        "vmap_axes=None for a network without a batch axis."
       )
     self.samples, self._vmap_axes = sizes[0], vmap_axes
 
@@ -104,11 +108,14 @@ class Side:
     ]
     x, kwargs = jax.tree.unflatten(self._treedef, filled)
     try:
-      out = jax.tree.leaves(self._f(self._parameters.rebuild(leaves), x, **(self._kwargs | kwargs)))
+      found = self._f(self._parameters.rebuild(leaves), x, **(self._kwargs | kwargs))
     except (TypeError, ValueError) as error:  # the whole batch was taken without any
       raise ConfigError(f"vmap_axes={self._vmap_axes!r}: f does not take one slice of x: {error}") from error
+    out, treedef = jax.tree.flatten(outputs_of(found))
+    check_structure(self.treedef, treedef, "at one slice of it")
     for value, axis in zip(out, self.sample_axes, strict=True):
-      if value.shape[axis] != 1:
+      assert axis is not None  # f is taken by samples
+      if value.shape[axis : axis + 1] != (1,):
         raise ConfigError(
           f"vmap_axes={self._vmap_axes!r}: one slice of x gives an output of shape {value.shape}, "
           f"expected size 1 on axis {axis}."

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_not_negative, checked_on_host
 from jaxnas.ntk._spectrum import KernelStatus, host, spectrum
 
 
@@ -45,21 +46,19 @@ def solve(theta: Real[Any, "..."], y: Real[Any, "..."], *, ridge: float = 0.0) -
     and NEGATIVE a greater ridge helps.
 
   Raises:
-    ConfigError: theta is not one kernel; y does not fit it, or is complex or not finite; ridge is negative or not
-      finite.
+    ConfigError: theta is not one kernel; y does not fit it, or is complex or not finite; ridge is not a number of at
+      least 0, or not finite.
   """
   kernels, tolerance = host(theta, None)
   shape = np.shape(theta)
-  values = np.asarray(y)
+  values = checked_on_host(y, "y")
   if kernels.ndim != 2:
     raise ConfigError(f"theta: expected one kernel [N, N] or [N, N, K, K], got shape {shape}.")
   if values.shape[: len(shape) // 2] != shape[::2]:
     raise ConfigError(f"y: expected shape {[*shape[::2]]} or with axes after it, got {values.shape}.")
   if np.iscomplexobj(values) or not np.isfinite(values.astype(np.float64)).all():
     raise ConfigError("y: expected real and finite numbers.")
-  if not 0 <= ridge < np.inf:
-    raise ConfigError(f"ridge={ridge!r}: expected a finite number of at least 0.")
-  added = float(ridge * np.diagonal(kernels).mean())
+  added = float(float(checked_not_negative(ridge, "ridge")) * np.diagonal(kernels).mean())
   np.einsum("ii->i", kernels)[...] += added
   right = values.astype(np.float64).reshape(len(kernels), -1)
   solved, rcond = _cholesky(kernels, right)

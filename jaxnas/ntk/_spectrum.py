@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_number, checked_on_host
 from jaxnas.ntk._layout import square
 
 
@@ -36,7 +37,9 @@ class Spectrum:
 
 @dataclasses.dataclass(frozen=True)
 class ConditionNumber:
-  """lambda_max / lambda_min of one kernel (float64 scalars) or of a batch (float64 arrays [A]).
+  """lambda_max / lambda_min of one kernel or of a batch.
+
+  Numbers are float64, of one kernel `np.float64` or arrays of shape (), of a batch arrays [A].
 
   Attributes:
     value: at least 1 where the status is OK; else inf, the worst (see `negative`).
@@ -59,18 +62,21 @@ def spectrum(theta: Real[Any, "..."], *, rtol: float | None = None) -> Spectrum:
 
   Args:
     theta: one kernel, [N, N] (M = N eigenvalues) or [N, N, K, K] (M = N K), or one axis more in front for A of them,
-      as `flatten` reads them; any real dtype. Only the upper triangle of the matrix enters the eigenvalues.
-    rtol: an eigenvalue within `rtol * lambda_max` of zero counts as zero; None: M times the machine
-      epsilon of theta's dtype, the bound of `numpy.linalg.matrix_rank`.
+      as `flatten` reads them; an array of any real dtype, or lists. Only the upper triangle of the matrix enters the
+      eigenvalues.
+    rtol: an eigenvalue within `rtol * lambda_max` of zero counts as zero; None: M times the machine epsilon of theta's
+      dtype, the bound of `numpy.linalg.matrix_rank`. Numbers in half precision count as exact float32, since M times
+      their own epsilon is soon above 1.
 
   Returns:
     Spectrum; never fails on the values of `theta`.
 
   Raises:
-    ConfigError: theta's axes are not such pairs of equal size, or theta is empty or complex; rtol is not in [0, 1).
+    ConfigError: theta's axes are not such pairs of equal size, or theta is empty, complex or no array of numbers; rtol
+      is not a number in [0, 1).
   """
   kernels, tolerance = host(theta, rtol)
-  eigenvalues = _eigenvalues(kernels)
+  eigenvalues = eigenvalues_of(kernels)
   return Spectrum(eigenvalues, _scalar_status(classify(eigenvalues, tolerance)))
 
 
@@ -99,7 +105,7 @@ def condition_number(
   if negative not in ("worst", "keep"):
     raise ConfigError(f"negative={negative!r}: expected 'worst' or 'keep'.")
   kernels, tolerance = host(theta, rtol)
-  eigenvalues = _eigenvalues(kernels)
+  eigenvalues = eigenvalues_of(kernels)
   status = classify(eigenvalues, tolerance)
   lowest, highest = eigenvalues[..., 0], eigenvalues[..., -1]
   with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -134,7 +140,7 @@ def effective_rank(
   if kind not in ("entropy", "participation"):
     raise ConfigError(f"kind={kind!r}: expected 'entropy' or 'participation'.")
   kernels, _ = host(theta, None)
-  values = np.abs(_eigenvalues(kernels))
+  values = np.abs(eigenvalues_of(kernels))
   highest = values.max(-1, keepdims=True)
   values = values / np.where(highest == 0, 1, highest)  # before sums and squares, which may underflow
   shares = values / np.where(highest == 0, 1, values.sum(-1, keepdims=True))
@@ -148,24 +154,23 @@ def effective_rank(
 
 def host(theta: Any, rtol: float | None) -> tuple[np.ndarray, float]:
   """The matrices of `theta` as float64 and the relative size below which an eigenvalue counts as zero."""
-  array = square(np.asarray(theta))
+  array = square(checked_on_host(theta, "theta"))
   return array.astype(np.float64), relative_zero(array.shape[-1], array.dtype, rtol)
 
 
 def relative_zero(size: int, dtype: Any, rtol: float | None) -> float:
-  """`rtol`, or by default `size` times the rounding of `dtype` (float64's for integers).
+  """`rtol`, or by default `size` times the rounding of `dtype` (float64's for integers, float32's for half precision).
 
   Raises:
-    ConfigError: rtol is not in [0, 1).
+    ConfigError: rtol is not a number in [0, 1).
   """
   if rtol is None:
-    return size * float(jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else np.float64).eps)
-  if not 0 <= rtol < 1:
-    raise ConfigError(f"rtol={rtol!r}: expected a number in [0, 1).")
-  return rtol
+    eps = jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else np.float64).eps
+    return size * min(float(eps), float(np.finfo(np.float32).eps))
+  return float(checked_number(rtol, "rtol", lambda value: 0 <= value < 1, "a number in [0, 1)"))
 
 
-def _eigenvalues(kernels: np.ndarray) -> np.ndarray:
+def eigenvalues_of(kernels: np.ndarray) -> np.ndarray:
   """[..., N] ascending; NaN for kernels that have none."""
   size = kernels.shape[-1]
   result = np.full((*kernels.shape[:-2], size), np.nan)

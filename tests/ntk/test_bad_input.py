@@ -59,6 +59,7 @@ def test_bad_outputs(unchecked, implementation):
     (dict(implementation=7), "implementation=7"),
     (dict(implementation="fast"), "implementation='fast'"),
     (dict(select=lambda path: path == "nothing"), "select: none of the 1"),
+    (dict(select="w"), "select='w'"),
   ],
 )
 def test_bad_arguments(unchecked, change, message):
@@ -80,6 +81,42 @@ def test_non_finite_outputs_stay_where_they_are(x64, implementation):
   rest = np.ones((N, N), bool)
   rest[1], rest[:, 1] = False, False
   assert np.isfinite(kernel[rest]).all() and np.isnan(kernel[~rest]).all()
+
+
+def tree_of_its_input(p, x):
+  y = x @ p["w"]
+  return (y,) if len(x) == N else [y, y]
+
+
+@pytest.mark.parametrize(
+  "call",
+  [
+    lambda *own: ntk.empirical_ntk_fn(tree_of_its_input)(*own),
+    lambda *own: ntk.empirical_nngp_fn(tree_of_its_input)(*own),
+    lambda x1, _, params: ntk.empirical_ntk_fn(tree_of_its_input, vmap_axes=0)(x1, None, params),
+    lambda x1, _, params: ntk.check_independence(tree_of_its_input, params, x1),
+  ],
+)
+def test_outputs_are_one_tree(call):
+  with pytest.raises(ConfigError, match="f: returns PyTreeDef.* trees of one structure"):
+    call(jnp.ones((N, 2)), jnp.ones((3, 2)), {"w": jnp.ones((2, K))})
+
+
+@pytest.mark.parametrize("how", [dict(batch_size=2), dict(memory=1), dict(memory=1000)])
+@pytest.mark.parametrize(("trace_axes", "diagonal_axes"), [((), ()), ((1,), ()), ((1,), (0,)), ((0, 1), ())])
+def test_empty_kernels_in_blocks(how, trace_axes, diagonal_axes):
+  params = {"w": jnp.ones((2, K))}
+  for samples, others, outputs in [(0, None, K), (0, 3, K), (3, 0, K), (3, None, 0), (3, 3, 0)]:
+    if others not in (None, samples) and 0 in (*trace_axes, *diagonal_axes):
+      continue
+    x1, x2 = jnp.ones((samples, 2)), None if others is None else jnp.ones((others, 2))
+
+    def f(p, x, outputs=outputs):
+      return (x @ p["w"])[:, :outputs]
+
+    own = dict(trace_axes=trace_axes, diagonal_axes=diagonal_axes, vmap_axes=0)
+    whole, blocks = (ntk.empirical_ntk_fn(f, **own, **more)(x1, x2, params) for more in ({}, how))
+    np.testing.assert_array_equal(blocks, whole)  # NaN where it is the mean of nothing
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

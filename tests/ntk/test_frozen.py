@@ -96,6 +96,41 @@ def test_a_model_that_is_one_normalisation():
   np.testing.assert_allclose(at_x["batch_stats"]["mean"], X.mean(0), atol=1e-6)
 
 
+class Blocks(nn.Module):
+  """A normalised layer, called twice, or scanned over with parameters of its own each time."""
+
+  scanned: bool
+
+  @nn.compact
+  def __call__(self, x, train):
+    if self.scanned:
+      body = nn.scan(Block, variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True}, length=2)
+      return body(train)(x, None)[0]
+    block = Block(train)
+    return block(block(x, None)[0], None)[0]
+
+
+class Block(nn.Module):
+  train: bool
+
+  @nn.compact
+  def __call__(self, x, _):
+    return nn.BatchNorm(use_running_average=not self.train)(jnp.tanh(nn.Dense(4)(x))), None
+
+
+def test_a_normalisation_that_is_called_twice():
+  model = Blocks(scanned=False)
+  with pytest.raises(ConfigError, match="apply: batch_stats/Block_0/BatchNorm_0/var .* called several times"):
+    ntk.batch_statistics(model.apply, model.init(jax.random.key(0), X, False), X, train=True)
+  model = Blocks(scanned=True)  # traced several times, called once a layer
+  variables = model.init(jax.random.key(0), X, False)
+  f, params = ntk.frozen_statistics(
+    model.apply, ntk.batch_statistics(model.apply, variables, X, train=True), train=False
+  )
+  in_batch_mode, _ = model.apply(variables, X, True, mutable=["batch_stats"])
+  np.testing.assert_allclose(f(params, X), in_batch_mode, rtol=1e-4, atol=1e-4)
+
+
 def test_bad_statistics():
   model, variables = trained()
   with pytest.raises(ConfigError, match=r"batch_stats/\w+/var was not updated.*train=True"):

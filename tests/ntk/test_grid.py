@@ -13,6 +13,7 @@ import pytest
 from kernel_cases import CASES, K, N, assert_close, contracted, dense_kernels, draw_from
 
 from jaxnas import ntk
+from jaxnas.errors import ConfigError
 
 IMPLEMENTATIONS = (0, 1, 2, 3)
 some_implementations = pytest.mark.parametrize(
@@ -386,6 +387,39 @@ def test_keyword_arguments(x64, implementation):
 
   by_samples = (0, 0, {"mask": 0})
   assert_kernels(jax.jit(lambda: [kernel(None), kernel(by_samples), kernel(by_samples, 3)])(), expected)
+
+
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
+def test_a_key_a_sample(x64, make_key):
+  """Keys are mapped with the samples: the same for equal inputs, others where they differ, and pairs as they are."""
+  draw = draw_from()
+  params, x1, x2 = {"w": draw(4, K)}, draw(N, 4), draw(3, 4)
+
+  def f(p, x, rng):
+    return jnp.tanh(x @ p["w"]) * jax.vmap(lambda key: jax.random.uniform(key, (K,)))(rng)
+
+  keys, others = (jax.random.split(make_key(i), n) for i, n in enumerate((N, 3)))
+  folded = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
+  kernel_fn = ntk.empirical_ntk_fn(f, (), vmap_axes=(0, 0, {"rng": 0}), implementation=1)
+  cases = [(x2, (keys, others), others), (x1 + 0, keys, keys), (x1 + 1, keys, folded)]
+  found = jax.jit(lambda: [kernel_fn(x1, second, params, rng=given) for second, given, _ in cases])()
+  for kernel, (second, _, used) in zip(found, cases, strict=True):
+    (expected,) = dense_kernels(f, params, x1, second, kwargs1=dict(rng=keys), kwargs2=dict(rng=used))
+    assert_close(kernel, expected)
+  assert_close(ntk.batch(kernel_fn, 2)(x1, x2, params, rng=(keys, others)), found[0])
+  with pytest.raises(ConfigError, match="the inputs and rng .*got sizes"):
+    kernel_fn(x1, x2, params, rng=keys)
+
+
+@pytest.mark.parametrize("rng", ["a", 1.5, 3, [1.0, 2.0], (jax.random.PRNGKey(0), "a")])
+def test_rng_is_a_key(rng):
+  with pytest.raises(ConfigError, match="rng="):
+    ntk.empirical_nngp_fn(lambda p, x, rng: x * p)(jnp.ones((2, 2)), jnp.ones((3, 2)), jnp.ones(()), rng=rng)
+
+
+def test_noise_at_a_number():
+  kernel_fn = ntk.empirical_ntk_fn(lambda p, x, rng: x * p, ())
+  assert kernel_fn(2.0, 3.0, jnp.ones(()), rng=jax.random.key(0)) == 6
 
 
 # Transforms.

@@ -160,6 +160,11 @@ def test_tolerance():
     ntk.check_independence(nearly, PARAMS, X)
 
 
+@pytest.mark.parametrize("f", [lambda p, x: (), lambda p, x: mlp(p, x)[:, :0]])
+def test_no_outputs(f):
+  assert ntk.check_independence(f, PARAMS, X) is None
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -171,8 +176,10 @@ def test_tolerance():
     (dict(f=lambda p, x: mlp(p, x) > 0), "real floating-point outputs"),
     (dict(f=lambda p, x: p["a"] * x.sum()), "expected size 1 on axis 0"),
     (dict(select=lambda path: False), "none of the 2"),
+    (dict(select="a"), "select='a'"),
+    *((dict(tolerance=tolerance), "tolerance=") for tolerance in ("a", -1.0, np.nan, [1.0])),
   ],
 )
-def test_bad_arguments(arguments, message):
+def test_bad_arguments(unchecked, arguments, message):
   with pytest.raises(ConfigError, match=message):
     ntk.check_independence(**{"f": mlp, "params": PARAMS, "x": X, **arguments})

@@ -52,6 +52,38 @@ def test_degenerate_kernels(size):
     assert np.isnan(ends.smallest).all() and ends.largest.shape == (2,)
 
 
+@pytest.mark.parametrize("size", [3, 240])
+def test_numbers_near_the_largest(size):
+  ends = ntk.extreme_eigenvalues(1e308 * np.eye(size))
+  np.testing.assert_allclose([*ends.smallest, *ends.largest], 1e308)
+  assert ends.status is KernelStatus.OK
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(jnp.bfloat16, 130), (jnp.bfloat16, 240)])
+def test_half_precision_counts_as_float32(dtype, size):
+  """`size` times its own epsilon is above 1."""
+  entries = np.linspace(1, 2, size).astype(dtype)
+  expected = entries.astype(np.float64)[[0, -1]]
+  theta, like = np.diag(entries), jax.ShapeDtypeStruct((size,), dtype)
+  for ends in (
+    ntk.extreme_eigenvalues(theta),
+    ntk.extreme_eigenvalues(jax.jit(lambda v: jnp.asarray(entries) * v), like),
+  ):
+    np.testing.assert_allclose([ends.smallest[0], ends.largest[0]], expected, rtol=1e-2)
+    assert ends.status is KernelStatus.OK
+  number = ntk.condition_number(theta)
+  assert number.status is KernelStatus.OK
+  np.testing.assert_allclose(number.value, expected[1] / expected[0], rtol=1e-6)
+  found = ntk.solve(theta, expected[0] * np.ones(size))
+  assert found.status is KernelStatus.OK
+  np.testing.assert_allclose(found.value, expected[0] / entries.astype(np.float64))
+
+
+def test_like_may_be_numbers():
+  ends = ntk.extreme_eigenvalues(lambda v: [2 * v[0], 3 * v[1]], like=[1.0, 2.0])
+  np.testing.assert_allclose([ends.smallest[0], ends.largest[0]], [2, 3])
+
+
 def test_status_by_rtol_and_dtype():
   theta = kernel_of(np.linspace(1e-3, 1, 220))
   assert ntk.extreme_eigenvalues(theta).status is KernelStatus.OK
@@ -100,6 +132,11 @@ def test_bad_arguments(unchecked):
   eye, like = np.eye(4), jax.ShapeDtypeStruct((4,), jnp.float32)
   for arguments, message in [
     (dict(kernel=eye, count=0), "count=0"),
+    *((dict(kernel=eye, count=count), "count=") for count in (1.5, "a", None, True)),
+    *((dict(kernel=eye, **{name: "a"}), f"{name}='a'") for name in ("tol", "rtol", "max_products")),
+    (dict(kernel=eye, max_products=0), "max_products=0"),
+    (dict(kernel=None), "theta=None"),
+    (dict(kernel=lambda v: v, like="a"), "like='a'"),
     (dict(kernel=eye, count=5), "count=5"),
     (dict(kernel=eye, rtol=1.0), "rtol=1.0"),
     (dict(kernel=eye, tol=-1.0), "tol=-1.0"),

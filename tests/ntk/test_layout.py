@@ -74,6 +74,35 @@ def test_trace_norm_is_differentiable(x64):
   np.testing.assert_allclose(gradient, 6)
 
 
+TAKES_KERNELS = {
+  "flatten": ntk.flatten,
+  "trace_norm": ntk.trace_norm,
+  "spectrum": lambda theta: ntk.spectrum(theta).eigenvalues,
+  "condition_number": lambda theta: ntk.condition_number(theta).value,
+  "effective_rank": ntk.effective_rank,
+  "alignment": lambda theta: ntk.alignment(theta, [1.0, -1.0]),
+  "targets": lambda y: ntk.alignment(np.eye(2), y),
+  "solve": lambda theta: ntk.solve(theta, [1.0, 1.0]).value,
+  "y": lambda y: ntk.solve(np.eye(2), y).value,
+  "gram": ntk.gram,
+  "max_learning_rate": ntk.predict.max_learning_rate,
+  "gradient_descent_mse": lambda theta: ntk.predict.gradient_descent_mse(theta, [[1.0], [2.0]])(),
+  "y_train": lambda y: ntk.predict.gp_inference(np.eye(2), y)("ntk", np.eye(2)),
+}
+
+
+@pytest.mark.parametrize("name", TAKES_KERNELS)
+def test_lists_are_arrays_and_nothing_else_is(unchecked, name):
+  function, own = TAKES_KERNELS[name], [[2.0, 0.5], [0.5, 3.0]]
+  bad = ["a", 3.0, None, [[1.0], [1.0, 2.0]], np.array([[None]])]
+  if name != "gram":  # which takes trees
+    np.testing.assert_allclose(function(own), function(np.array(own)), rtol=1e-6)
+    bad.append({"a": np.eye(2)})
+  for value in bad:
+    with pytest.raises(ConfigError):
+      function(value)
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 2, 3, 4), (4, 2, 3)])
 def test_trace_norm_needs_a_square_kernel(shape):
   with pytest.raises(ConfigError, match="theta: expected shape"):

@@ -101,6 +101,10 @@ def test_bad_degree(unchecked, degree):
       "p: expected leaves of the shapes",
     ),
     (lambda: ntk.linearize(lambda p: jnp.argmax(p), jnp.ones(3))(jnp.ones(3)), "f: returned int32"),
+    (lambda: ntk.linearize(cubic, {"a": "text", "b": (1.0,)}), "params: leaf 'a'='text'"),
+    (lambda: ntk.linearize(cubic, {"a": PARAMS["a"], "b": ("text",)}), "params: leaf 'b/0'='text'"),
+    (lambda: ntk.linearize(lambda p: "text", jnp.ones(3))(jnp.ones(3)), "f: returned 'text'"),
+    (lambda: ntk.linearize(cubic, PARAMS)({**PARAMS, "a": "text"}, jnp.ones(3)), "p='text'"),
   ],
 )
 def test_bad_input(call, word):

@@ -50,7 +50,8 @@ def near(got, expected, tolerance=1e-5):
 @pytest.mark.parametrize("key", [jax.random.key(3), jax.random.PRNGKey(3)])
 def test_mean_over_networks(key):
   got = ntk.monte_carlo_kernel_fn(init_fn, apply_fn, key, 3)(X, Z)
-  assert type(got).__name__ == "MonteCarloKernel" and got._fields == ("nngp", "ntk")
+  one = ntk.empirical_kernel_fn(apply_fn)(X, Z, None, init_fn(key, X.shape)[1])
+  assert type(got).__name__ == "EmpiricalKernel" and jax.tree.structure(got) == jax.tree.structure(one)
   outputs = [(apply_fn(p, X), apply_fn(p, Z)) for p, _ in networks(key, 3)]
   near(got.nngp, np.mean([a @ b.T / 2 for a, b in outputs], axis=0))
   near(got.ntk, mean_ntk(X, Z, 3, key))
@@ -76,12 +77,17 @@ def test_generator():
     near(kernel, ntk.monte_carlo_kernel_fn(init_fn, apply_fn, key, n)(X, None, "ntk"))
 
 
-def test_get():
+def test_get(unchecked):
   kernel_fn = ntk.monte_carlo_kernel_fn(init_fn, apply_fn, jax.random.key(0), 1)
   both = kernel_fn(X, get=("ntk", "nngp"))
   assert both._fields == ("ntk", "nngp")
   near(kernel_fn(X, None, "nngp"), both.nngp)
   near(kernel_fn(X, None, ("ntk",)).ntk, both.ntk)
+  near(kernel_fn(X, None, "NTK"), both.ntk)
+  assert kernel_fn(X, None, ["NTK", "NNGP"])._fields == both._fields
+  for get in (3, (1,)):
+    with pytest.raises(ConfigError, match="get="):
+      kernel_fn(X, None, get)
   with pytest.raises(ConfigError, match="get='cov'"):
     kernel_fn(X, None, "cov")
 
@@ -116,6 +122,53 @@ def test_batch_takes_any_kernel_function():
   near(got[1], Z**2 @ X.T)
   with pytest.raises(ConfigError, match=r"batch_size=3: .* \[1, 2\] times"):
     ntk.batch(lambda x1, x2: (x1 @ x2.T, jnp.sum(x1 * x2, 1)), 3)(X, X)
+
+
+def test_rule_switches_are_taken_as_upstreams():
+  """By position, as neural_tangents 0.6.5 has them."""
+  params = init_fn(jax.random.key(0), X.shape)[1]
+  by_rules = ntk.empirical_kernel_fn(apply_fn, (-1,), (), None, 1, True, False, None)
+  near(by_rules(X, None, "ntk", params), ntk.empirical_ntk_fn(apply_fn)(X, None, params))
+  own = (init_fn, apply_fn, jax.random.key(0), 1, 0, -1, True, (-1,), (), None, 1)
+  near(ntk.monte_carlo_kernel_fn(*own, False, True, True)(X), ntk.monte_carlo_kernel_fn(*own)(X))
+
+
+def test_what_is_no_array_is_compiled_in():
+  params = {**init_fn(jax.random.key(0), X.shape)[1], "scale": 2.0}
+  kernel_fn = ntk.empirical_kernel_fn(lambda p, x: p["scale"] * apply_fn(p, x))
+  expected = kernel_fn(X, Z, "nngp", params)
+  near(ntk.batch(kernel_fn, 2, 0)(X, Z, ["NNGP"], params).nngp, expected)
+  near(ntk.batch(kernel_fn, 2, 0)(X, Z, get=["nngp"], params=params).nngp, expected)
+  with pytest.raises(ConfigError, match=r"argument 2=\{'ntk'\}"):
+    ntk.batch(kernel_fn, 2)(X, Z, {"ntk"}, params)
+  with pytest.raises(ConfigError, match=r"get=\{'ntk'\}"):
+    ntk.batch(kernel_fn, 2)(X, Z, get={"ntk"}, params=params)
+
+
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
+def test_pairs_that_are_not_rows_are_not_cut(make_key):
+  keys = make_key(0), make_key(1)
+  params = init_fn(jax.random.key(0), X.shape)[1]
+
+  def at_both(params, x, rng, shift):
+    return apply_fn(params, x) * jax.random.uniform(rng, (1, 2)) + shift
+
+  kernel_fn = ntk.empirical_nngp_fn(at_both)
+  how = dict(rng=keys, shift=(jnp.float32(1), jnp.float32(2)))
+  for x1, x2 in ((X, Z), (X[:2], Z)):  # as many rows as a raw key has numbers
+    near(ntk.batch(kernel_fn, 1)(x1, x2, params, **how), kernel_fn(x1, x2, params, **how))
+
+
+def test_batch_of_inputs_without_rows():
+  params = init_fn(jax.random.key(0), X.shape)[1]
+  kernel_fn = ntk.empirical_ntk_fn(apply_fn, vmap_axes=0)
+  for x1, x2, shape in [(X[:0], Z, (0, 2)), (X, Z[:0], (4, 0)), (X[:0], None, (0, 0))]:
+    assert ntk.batch(kernel_fn, 1)(x1, x2, params).shape == shape
+  for x in (2.0, {}):
+    got = ntk.batch(ntk.empirical_ntk_fn(lambda p, x: p["a"][0] * sum(jax.tree.leaves(x)), ()), 2)(x, None, params)
+    near(got, np.eye(WIDTH) * sum(jax.tree.leaves(x)) ** 2)
+  with pytest.raises(ConfigError, match=r"x1: arrays with first axes of sizes \[\(2,\), \(4,\)\]"):
+    ntk.batch(kernel_fn, 1)((X, Z), None, params)
 
 
 def test_noise_and_keyword_arguments():

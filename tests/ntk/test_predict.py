@@ -438,7 +438,22 @@ FULL = np.zeros((5, 5, 2, 2))
     (lambda: predict.gradient_descent_mse(THETA, Y, trace_axes=(0, 1)), "y_train: shape"),
     (lambda: predict.gradient_descent_mse(np.zeros((0, 0)), np.zeros((0, 2))), "y_train: shape"),
     (lambda: predict.gradient_descent_mse(THETA, Y, diag_reg=-1.0), "diag_reg=-1.0"),
+    (lambda: predict.gradient_descent_mse(THETA, Y, diag_reg=np.float32(-1)), "diag_reg="),
+    (lambda: predict.gp_inference(THETA, Y, diag_reg="a"), "diag_reg='a'"),
+    (lambda: predict.gradient_descent_mse(THETA, Y, learning_rate=-1.0), "learning_rate=-1.0"),
     (lambda: predict.gradient_descent_mse(THETA + 0j, Y), "k_train_train: complex"),
+    *((lambda t=t: predict.gradient_descent_mse(THETA, Y)(t), "t=") for t in (-1, np.nan, "a", np.array([1.0, -1.0]))),
+    (lambda: predict.gradient_descent_mse(THETA, Y)(1.0, "a"), "fx_train_0='a'"),
+    (lambda: predict.gradient_descent_mse_ensemble(None, X, Y, learning_rate="a"), "learning_rate='a'"),
+    (lambda: predict.gradient_descent_mse_ensemble(None, X, Y)(np.nan), "t=nan"),
+    (lambda: predict.gradient_descent(lambda f, y: (f - y) ** 2, THETA, Y), "loss: returned"),
+    (lambda: predict.gradient_descent(lambda f, y: "text", THETA, Y), r"loss\(fx_train, y_train\)='text'"),
+    (lambda: predict.gradient_descent(mse, THETA, Y, np.float32(0)), "learning_rate="),
+    (lambda: predict.gradient_descent(mse, THETA, Y, momentum="a"), "momentum='a'"),
+    (lambda: predict.gradient_descent(mse, THETA, Y)("a"), "t='a'"),
+    (lambda: predict.max_learning_rate("a"), "ntk_train_train='a'"),
+    (lambda: predict.max_learning_rate(THETA, "a"), "y_train_size='a'"),
+    (lambda: predict.max_learning_rate(THETA, 10, "a"), "momentum='a'"),
     (lambda: predict.gradient_descent_mse(THETA, Y)(1.0, None), "nothing to predict"),
     (lambda: predict.gradient_descent_mse(THETA, Y)(1.0, F0, G0), "k_test_train=None"),
     (lambda: predict.gradient_descent_mse(THETA, Y)(1.0, F0[:4]), "fx_train_0: expected"),
@@ -463,6 +478,6 @@ FULL = np.zeros((5, 5, 2, 2))
     (lambda: predict.max_learning_rate(THETA, 10, 0.0, -1.0), "eps=-1.0"),
   ],
 )
-def test_bad_input(call, word):
+def test_bad_input(unchecked, call, word):
   with pytest.raises(ConfigError, match=word):
     call()

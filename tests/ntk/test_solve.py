@@ -92,6 +92,12 @@ def test_status_knows_the_rounding_of_the_dtype():
   np.testing.assert_allclose(low.value, [1e7, 1, 1], rtol=1e-6)  # given, and named
 
 
+def test_half_precision_counts_as_float32():
+  found = ntk.solve(2 * np.eye(1100, dtype=np.float16), np.ones(1100))
+  assert found.status is KernelStatus.OK
+  np.testing.assert_allclose(found.value, 0.5)
+
+
 def test_negative_and_non_finite():
   negative = ntk.solve(np.diag([-0.5, 1, 2]), np.ones(3))
   assert negative.status is KernelStatus.NEGATIVE and np.isnan(negative.value).all() and negative.rcond == 0
@@ -116,6 +122,6 @@ def test_bad_arguments(unchecked):
   ]:
     with pytest.raises(ConfigError, match=message):
       ntk.solve(*arguments)
-  for ridge in (-1e-3, np.nan, np.inf):
+  for ridge in (-1e-3, np.nan, np.inf, "a", None, np.ones(2)):
     with pytest.raises(ConfigError, match="ridge="):
       ntk.solve(theta, y, ridge=ridge)

@@ -10,12 +10,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_array, checked_not_negative
 from jaxnas.ntk._jacobian import matmul_precision
 from jaxnas.ntk._requests import named, requested
 from jaxnas.ntk.predict._gp_inference import Gaussian, gp_inference, kernel_named
-from jaxnas.ntk.predict._gradient_descent_mse import flow_times
+from jaxnas.ntk.predict._gradient_descent_mse import check_times, flow_times
 from jaxnas.ntk.predict._layout import as_kernel, layout_of, square_matrix, unflatten_kernel
-from jaxnas.ntk.predict._solve import Eigen, check_not_negative, eigen, once, regularise
+from jaxnas.ntk.predict._solve import Eigen, eigen, once, regularise
 
 
 class _Kernels(NamedTuple):
@@ -69,8 +70,9 @@ def gradient_descent_mse_ensemble(
   Raises:
     ConfigError: shapes or axes that contradict one another, an unknown `get`, keyword arguments that differ.
   """
-  check_not_negative(diag_reg, "diag_reg")
-  y_train = jnp.asarray(y_train)
+  checked_not_negative(diag_reg, "diag_reg")
+  checked_not_negative(learning_rate, "learning_rate")
+  y_train = checked_array(y_train, "y_train")
   layout = layout_of(y_train, trace_axes)
 
   @once
@@ -101,6 +103,7 @@ def gradient_descent_mse_ensemble(
     **kernel_fn_test_test_kwargs: Any,
   ) -> Any:
     names = requested(get, ("nngp", "ntk"))
+    check_times(t)
     needed = tuple(name for name in ("nngp", "ntk") if name in names or (name == "nngp" and compute_cov))
     # Without test inputs `gp_inference` wants to know only whether a covariance is asked for.
     test_train, test_test = None, (True if compute_cov else None)

@@ -10,10 +10,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_array, checked_not_negative
 from jaxnas.ntk._jacobian import matmul_precision
 from jaxnas.ntk._requests import named, requested
 from jaxnas.ntk.predict._layout import as_kernel, layout_of, square_matrix, unflatten_kernel
-from jaxnas.ntk.predict._solve import Inverse, check_not_negative, factorise, once, regularise
+from jaxnas.ntk.predict._solve import Inverse, factorise, once, regularise
 
 
 class Gaussian(NamedTuple):
@@ -66,8 +67,8 @@ def gp_inference(
   Raises:
     ConfigError: shapes or axes that contradict one another, an unknown `get`, a kernel that is missing.
   """
-  check_not_negative(diag_reg, "diag_reg")
-  y_train = jnp.asarray(y_train)
+  checked_not_negative(diag_reg, "diag_reg")
+  y_train = checked_array(y_train, "y_train")
   layout = layout_of(y_train, trace_axes)
 
   def train_matrix(name: str) -> Array:

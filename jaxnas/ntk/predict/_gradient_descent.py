@@ -12,8 +12,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_array, checked_number
 from jaxnas.ntk._jacobian import matmul_precision
-from jaxnas.ntk.predict._gradient_descent_mse import broadcast, check_requested
+from jaxnas.ntk.predict._gradient_descent_mse import broadcast, check_requested, check_times
 from jaxnas.ntk.predict._layout import as_kernel, layout_of, square_matrix
 
 _WINDOWS = 14  # each doubles the time, and an explicit solver's work with it: ten thousands of steps in all
@@ -76,8 +77,8 @@ def gradient_descent(
     loss without a minimum, such as the cross-entropy, has no limit: what the last window reached is returned.
 
   Raises:
-    ConfigError: shapes or axes that contradict one another; a learning rate or times out of range; velocities without
-      momentum; nothing to predict, or test outputs without `k_test_train`.
+    ConfigError: shapes or axes that contradict one another; a learning rate or times out of range; a loss that is not
+      one real number; velocities without momentum; nothing to predict, or test outputs without `k_test_train`.
 
   Example:
     >>> def cross_entropy(fx, y):
@@ -85,14 +86,16 @@ def gradient_descent(
     >>> predict_fn = ntk.predict.gradient_descent(cross_entropy, theta, y_train, learning_rate=0.1, momentum=0.9)
     >>> train = predict_fn(jnp.array([1.0, 10.0, 100.0]), f(params, x_train))
   """
-  if isinstance(learning_rate, int | float) and not learning_rate > 0:
-    raise ConfigError(f"learning_rate={learning_rate!r}: expected a number above 0.")
+  checked_number(learning_rate, "learning_rate", lambda value: 0 < value < np.inf, "a finite number above 0")
+  if momentum is not None:
+    checked_number(momentum, "momentum", np.isfinite, "a finite number, or None")
   kernel = as_kernel(k_train_train, "k_train_train")
-  targets = jnp.asarray(y_train)
+  targets = checked_array(y_train, "y_train")
   if jnp.issubdtype(targets.dtype, jnp.floating):
     targets = targets.astype(kernel.dtype)
   layout = layout_of(targets, trace_axes)
   matrix = square_matrix(kernel, layout.sizes, "k_train_train")
+  _check_loss(loss, jax.ShapeDtypeStruct(layout.shape, kernel.dtype), targets)
   tolerance = 1.4e-8 if kernel.dtype == jnp.float64 else 1e-6
   unit = jnp.asarray(learning_rate, kernel.dtype)
   if momentum is not None:
@@ -199,6 +202,13 @@ def gradient_descent(
   return predict_fn
 
 
+def _check_loss(loss: Callable[[Array, Array], Array], outputs: jax.ShapeDtypeStruct, targets: Array) -> None:
+  """ConfigError unless the loss of outputs of this shape is one real number."""
+  value = jax.eval_shape(lambda fx, y: checked_array(loss(fx, y), "loss(fx_train, y_train)"), outputs, targets)
+  if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
+    raise ConfigError(f"loss: returned {value}; expected one real number, such as the mean over all outputs.")
+
+
 def _largest(tree: Any) -> Array:
   """The largest absolute value in a tree."""
   return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
@@ -206,14 +216,11 @@ def _largest(tree: Any) -> Array:
 
 def _check_times(t: ArrayLike | None) -> bool:
   """Whether `t` is infinity; ConfigError for times, where they are known and not traced, that are out of range."""
-  if t is None:
-    return True
-  try:
-    times = np.asarray(t)
-  except jax.errors.TracerArrayConversionError:
-    return False
+  times = check_times(t)
+  if times is None:
+    return t is None
   if times.ndim == 0 and times == np.inf:
     return True
-  if not (np.isfinite(times) & (times >= 0)).all() or times.size == 0:
+  if not np.isfinite(times).all() or times.size == 0:
     raise ConfigError(f"t={t!r}: expected finite times of at least 0, or None for infinity.")
   return False

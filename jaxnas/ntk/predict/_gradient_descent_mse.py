@@ -6,13 +6,15 @@ from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_array, checked_not_negative, checked_on_host
 from jaxnas.ntk._jacobian import matmul_precision
 from jaxnas.ntk.predict._layout import as_kernel, layout_of, square_matrix
-from jaxnas.ntk.predict._solve import Eigen, Inverse, check_not_negative, eigen, factorise, once, regularise
+from jaxnas.ntk.predict._solve import Eigen, Inverse, eigen, factorise, once, regularise
 
 
 def gradient_descent_mse(
@@ -47,17 +49,18 @@ def gradient_descent_mse(
     finite times need. `fx_test_0` may be a number; test outputs need `k_test_train` [M, N, ...].
 
   Raises:
-    ConfigError: shapes or axes that contradict one another, a negative `diag_reg`, complex kernels; and from
-      `predict_fn`, nothing to predict, or test outputs without `k_test_train`.
+    ConfigError: shapes or axes that contradict one another, a negative `diag_reg` or `learning_rate`, complex kernels;
+      and from `predict_fn`, times below 0, nothing to predict, or test outputs without `k_test_train`.
 
   Example:
     >>> kernel_fn = ntk.empirical_ntk_fn(f, vmap_axes=0)
     >>> predict_fn = ntk.predict.gradient_descent_mse(kernel_fn(x_train, None, params), y_train, learning_rate=0.1)
     >>> train, test = predict_fn(100, f(params, x_train), f(params, x_test), kernel_fn(x_test, x_train, params))
   """
-  check_not_negative(diag_reg, "diag_reg")
+  checked_not_negative(diag_reg, "diag_reg")
+  checked_not_negative(learning_rate, "learning_rate")
   kernel = as_kernel(k_train_train, "k_train_train")
-  y_train = jnp.asarray(y_train, kernel.dtype)
+  y_train = checked_array(y_train, "y_train").astype(kernel.dtype)
   layout = layout_of(y_train, trace_axes)
   matrix = regularise(square_matrix(kernel, layout.sizes, "k_train_train"), diag_reg, diag_reg_absolute_scale)
   y = layout.rows(y_train)
@@ -72,6 +75,7 @@ def gradient_descent_mse(
     k_test_train: ArrayLike | None = None,
   ) -> Array | tuple[Array, Array]:
     check_requested(fx_train_0, fx_test_0, k_test_train)
+    check_times(t)
     start = layout.rows(broadcast(0.0 if fx_train_0 is None else fx_train_0, layout.shape, kernel.dtype, "fx_train_0"))
     with matmul_precision(jax.lax.Precision.HIGHEST):
       if t is None:
@@ -144,10 +148,23 @@ def _test_at(
 
 def broadcast(value: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype, name: str) -> Array:
   """A number, or an array of `shape`, as an array of `shape`."""
-  array = jnp.asarray(value, dtype)
+  array = checked_array(value, name).astype(dtype)
   if array.shape not in ((), shape):
     raise ConfigError(f"{name}: expected a number or the shape {shape}, got {array.shape}.")
   return jnp.broadcast_to(array, shape)
+
+
+def check_times(t: ArrayLike | None) -> np.ndarray | None:
+  """The times where they are known, and not traced or None, which is infinity; ConfigError for negative ones or NaN."""
+  if t is None:
+    return None
+  try:
+    times = checked_on_host(t, "t")
+  except jax.errors.TracerArrayConversionError:
+    return None
+  if jnp.iscomplexobj(times) or not (times >= 0).all():
+    raise ConfigError(f"t={t!r}: expected times of at least 0, or None for infinity.")
+  return times
 
 
 def check_requested(fx_train_0: object, fx_test_0: object, k_test_train: object) -> None:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import output_axes
+from jaxnas.ntk._arguments import checked_array, output_axes
 from jaxnas.ntk._layout import flatten
 
 
@@ -74,10 +74,10 @@ def layout_of(y_train: Array, trace_axes: SupportsIndex | Sequence[SupportsIndex
 
 
 def as_kernel(kernel: ArrayLike | None, name: str) -> Array:
-  """A kernel in float32, or in float64 where it is; ConfigError if it is missing or complex."""
+  """A kernel in float32, or in float64 where it is; ConfigError if it is missing, complex or no array of numbers."""
   if kernel is None:
     raise ConfigError(f"{name}=None: expected a kernel.")
-  array = jnp.asarray(kernel)
+  array = checked_array(kernel, name)
   if jnp.iscomplexobj(array):
     raise ConfigError(f"{name}: complex; expected real numbers.")
   with jax.numpy_dtype_promotion("standard"):

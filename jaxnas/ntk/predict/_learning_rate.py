@@ -3,6 +3,7 @@
 from jax.typing import ArrayLike
 
 from jaxnas.errors import ConfigError
+from jaxnas.ntk._arguments import checked_integer, checked_not_negative, checked_number
 from jaxnas.ntk._spectrum import spectrum
 from jaxnas.ntk.predict._layout import as_kernel, square_matrix
 
@@ -34,12 +35,8 @@ def max_learning_rate(
   if kernel.ndim == 0 or kernel.size == 0:
     raise ConfigError(f"ntk_train_train: expected [N, N] or [N, N, K, K, ...], got shape {kernel.shape}.")
   matrix = square_matrix(kernel, kernel.shape[0::2], "ntk_train_train")
-  size = matrix.shape[0] if y_train_size is None else y_train_size
-  if size < 1:
-    raise ConfigError(f"y_train_size={y_train_size!r}: expected y_train.size, at least 1.")
-  if not 0 <= momentum <= 1:
-    raise ConfigError(f"momentum={momentum!r}: expected a number in [0, 1].")
-  if not eps >= 0:
-    raise ConfigError(f"eps={eps!r}: expected a number of at least 0.")
+  size = matrix.shape[0] if y_train_size is None else checked_integer(y_train_size, 1, "y_train_size")
+  momentum = float(checked_number(momentum, "momentum", lambda value: 0 <= value <= 1, "a number in [0, 1]"))
+  eps = float(checked_not_negative(eps, "eps"))
   largest = float(spectrum(matrix).eigenvalues[-1])
   return 2 * (1 + momentum) * size / (largest + eps)

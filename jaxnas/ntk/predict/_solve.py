@@ -9,8 +9,6 @@ import jax.numpy as jnp
 from jax.scipy import linalg
 from jaxtyping import Array, Bool, Float
 
-from jaxnas.errors import ConfigError
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -24,12 +22,6 @@ def once(fn: Callable[P, R]) -> Callable[P, R]:
       return fn(*args, **kwargs)
 
   return cached  # pyright: ignore[reportReturnType]  # functools.cache has no signature
-
-
-def check_not_negative(value: object, name: str) -> None:
-  """Raises ConfigError if a number that is known, not traced, is negative or NaN."""
-  if isinstance(value, int | float) and not value >= 0:
-    raise ConfigError(f"{name}={value!r}: expected a number of at least 0.")
 
 
 @functools.partial(jax.jit, static_argnames="absolute")
