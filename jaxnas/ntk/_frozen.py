@@ -41,8 +41,8 @@ def frozen_statistics(
   An NNX model splits its own: `graph, params, rest = nnx.split(model, nnx.Param, ...)` after
   `model.eval()`, and `f = lambda params, x: nnx.merge(graph, params, rest)(x)`.
   """
-  if "params" not in variables:
-    raise ConfigError(f"variables: expected a mapping with 'params', as model.init returns; got {sorted(variables)}.")
+  if "params" not in _names(variables):
+    raise ConfigError(f"variables: expected a mapping with 'params', as model.init returns; got {_names(variables)}.")
   constants = {name: value for name, value in variables.items() if name != "params"}
 
   def f(params: PyTree, x: PyTree, **kwargs: Any) -> Any:
@@ -75,8 +75,8 @@ def batch_statistics(
   """
   from flax import linen as nn
 
-  if "batch_stats" not in variables:
-    raise ConfigError(f"variables: no 'batch_stats' among {sorted(variables)}; this model has no statistics to take.")
+  if "batch_stats" not in _names(variables):
+    raise ConfigError(f"variables: no 'batch_stats' among {_names(variables)}; this model has no statistics to take.")
   paths = set()
 
   def without_momentum(call, args, kwargs, context):
@@ -117,3 +117,8 @@ def batch_statistics(
         "model normalise by the batch (train=True, use_running_average=False, ...)."
       )
   return {**variables, **updated}
+
+
+def _names(variables: Any) -> list[str]:
+  """Those of the collections of variables; of what is no mapping, its type's."""
+  return sorted(variables) if isinstance(variables, Mapping) else [f"a {type(variables).__name__}"]

@@ -63,7 +63,7 @@ def monte_carlo_kernel_fn(
     compiled once for each shape; of keyword arguments what is not an array has to be hashable.
 
   Raises:
-    ConfigError: as `batch`; `n_samples` out of range; an unknown `get`.
+    ConfigError: as `batch`; `n_samples` out of range; `key` is not one random key; an unknown `get`.
 
   Example:
     >>> kernel_fn = ntk.monte_carlo_kernel_fn(init_fn, apply_fn, jax.random.key(0), 100, vmap_axes=0)
@@ -74,6 +74,10 @@ def monte_carlo_kernel_fn(
   """
   del _j_rules, _s_rules, _fwd
   numbers, several = _sample_numbers(n_samples)
+  try:
+    jax.random.split(key)
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f"key={key!r}: expected one random key, typed or raw.") from error
   kernel_fn = empirical_kernel_fn(apply_fn, trace_axes, diagonal_axes, vmap_axes, implementation)
   takes_rng = any(
     parameter.kind == parameter.VAR_KEYWORD or parameter.name == "rng"

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Real
 
 from jaxnas.errors import ConfigError
-from jaxnas.ntk._arguments import second_input, split_kwargs
-from jaxnas.ntk._jacobian import matmul_precision
+from jaxnas.ntk._arguments import checked_array, outputs_of, second_input, split_kwargs
+from jaxnas.ntk._jacobian import check_outputs, matmul_precision
 from jaxnas.ntk._layout import square
 
 
@@ -42,15 +42,21 @@ def empirical_ntk_vp_fn(
     dtype of `f(params, x1)`. For f [N, K] it is the sum over j, l of T[i, j, k, l] v[j, l]. v holds real
     numbers, which are taken in f's dtype; `fn` raises ConfigError where it does not fit.
 
+  Raises:
+    ConfigError: f returns what are no real floating-point arrays; a parameter is no array.
+
   Example:
     product = jax.jit(ntk.empirical_ntk_vp_fn(f, x, None, params))
     ntk.extreme_eigenvalues(product, jax.eval_shape(f, params, x))
   """
   x2 = second_input(x2)
   kwargs1, kwargs2 = split_kwargs(apply_fn_kwargs, x1, x2)
+  params = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else checked_array(leaf, "params"), params)
 
   def at(x, kwargs):
-    return jax.vjp(lambda p: f(p, x, **kwargs), params)
+    out, pullback = jax.vjp(lambda p: outputs_of(f(p, x, **kwargs)), params)
+    check_outputs(jax.tree.leaves(out))
+    return out, pullback
 
   with matmul_precision(precision):
     out1, pullback1 = at(x1, kwargs1)

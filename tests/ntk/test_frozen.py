@@ -131,7 +131,7 @@ def test_a_normalisation_that_is_called_twice():
   np.testing.assert_allclose(f(params, X), in_batch_mode, rtol=1e-4, atol=1e-4)
 
 
-def test_bad_statistics():
+def test_bad_statistics(unchecked):
   model, variables = trained()
   with pytest.raises(ConfigError, match=r"batch_stats/\w+/var was not updated.*train=True"):
     ntk.batch_statistics(model.apply, variables, X, train=False)
@@ -139,6 +139,9 @@ def test_bad_statistics():
     ntk.batch_statistics(model.apply, {"params": variables["params"]}, X, train=True)
   with pytest.raises(ConfigError, match="expected a mapping with 'params'"):
     ntk.frozen_statistics(model.apply, variables["params"], train=False)
+  for function in (ntk.frozen_statistics, lambda *own: ntk.batch_statistics(*own, X)):
+    with pytest.raises(ConfigError, match="variables: .*a list"):
+      function(model.apply, [variables])
 
   class Own(nn.Module):
     @nn.compact

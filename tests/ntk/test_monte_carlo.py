@@ -250,9 +250,11 @@ def test_devices():
     ({"batch_size": -1}, "batch_size=-1"),
     ({"device_count": -2}, "device_count=-2"),
     ({"trace_axes": (0,), "batch_size": 2}, "batch_size=2"),
+    ({"key": "text"}, "key='text'"),
+    ({"key": jax.random.split(jax.random.key(0), 3)}, "key="),
   ],
 )
 def test_bad_input(unchecked, options, word):
-  arguments = {"n_samples": 1} | options
+  arguments = {"n_samples": 1, "key": jax.random.key(0)} | options
   with pytest.raises(ConfigError, match=word):
-    ntk.monte_carlo_kernel_fn(init_fn, apply_fn, jax.random.key(0), **arguments)(X, None, "ntk")
+    ntk.monte_carlo_kernel_fn(init_fn, apply_fn, **arguments)(X, None, "ntk")

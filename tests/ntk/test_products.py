@@ -168,3 +168,17 @@ def test_v_must_have_the_shape_of_the_second_outputs():
   for v in (jnp.ones((N, K)), jnp.ones((2,)), [jnp.ones((2, K))]):
     with pytest.raises(ConfigError, match=r"v: expected the shape of f\(params, x2\)"):
       product(v)
+
+
+@pytest.mark.parametrize(
+  ("f", "change", "message"),
+  [
+    (mlp, {"a": "text"}, "params='text'"),
+    (lambda p, x: "text", {}, "f: returned 'text'"),
+    (lambda p, x: jnp.argmax(mlp(p, x), -1), {}, "f: returned int32"),
+  ],
+)
+def test_what_has_no_derivatives(f, change, message):
+  params, x = case(dtype=np.float32)
+  with pytest.raises(ConfigError, match=message):
+    ntk.empirical_ntk_vp_fn(f, x, None, {**params, **change})
