@@ -26,7 +26,7 @@ MAY_IMPORT = {
   "nets": {"base", "errors"},
   "spaces": LEAVES | {"nets", "ntk", "tabular"},  # reads its benchmarks into tables; kernels of infinite width
   "proxies": LEAVES | {"ntk"},
-  "scoring": LEAVES | {"proxies"},
+  "scoring": LEAVES | {"nets", "proxies"},  # nets: the slots of choices
   "train": LEAVES,
   "data": LEAVES,
   "tabular": LEAVES,

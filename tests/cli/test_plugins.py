@@ -59,6 +59,7 @@ def test_a_proxy_of_ones_own(jaxnas, tmp_path):
   assert results(folder)["config"]["plugins"] == [str(EXAMPLES / "jacobian_norm.py")]
 
 
+@pytest.mark.slow
 def test_it_is_a_criterion_of_random_search_too(jaxnas, tmp_path):
   folder = tmp_path / "run"
   jaxnas(

@@ -157,7 +157,7 @@ def test_images_of_odd_sides_are_taken_or_refused(space, unchecked):
   network, codes = several(space, 1)
   arch, params = network.encode(codes)[0], jax.eval_shape(network.init, jax.random.key(0))
   said = {}
-  for side in (1, 3, 5, 6, 8, 30, 33):
+  for side in (1, 3, 6, 8, 33):
     try:
       jax.eval_shape(network.apply, params, jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32), arch)
     except DatasetError as error:

@@ -137,6 +137,7 @@ def curves(archs, key=0):
   return ENGINE.measure(proxies, SMALL, None, SMALL.encode(archs), batch(key), init_keys=keys)[0]
 
 
+@pytest.mark.slow
 def test_scores_depend_on_the_draws_and_not_on_company():
   archs = np.stack([SPACE.parse(ARCH), *SPACE.sample(jax.random.key(0), 2)])
   together = curves(archs)

@@ -30,6 +30,7 @@ def run(seed=3, **given):
   return GenNAS().search(Context(SPACE, SOURCE, CONFIG, engine=ENGINE, **given), seed).found
 
 
+@pytest.mark.slow
 def test_search_finds_the_lowest_loss_of_all_that_lived():
   kept, done = [], Counted()
   found = run(keep=lambda *r: kept.extend(r), advance=done)

@@ -45,17 +45,20 @@ WAYS = [
   for i, v, b in itertools.product(IMPLEMENTATIONS, (None, 0), (None, 3))
   if v == 0 or b is None
 ]
+ALIKE = (  # others of their kind run every time
+  *("explicitly_padded_nchw_convolution", "one_dimensional_convolution", "kernel_that_slides_over_itself", "tokens"),
+  *("filled_embedding", "indexed_embedding", "nested_calls", "flax_nnx"),
+)
 QUICK = [w for w in WAYS if (w["implementation"], w["vmap_axes"], w["batch_size"]) in ((3, None, None), (0, 0, None))]
 
 
 @pytest.mark.parametrize(
-  "ways",
+  ("name", "ways"),
   [
-    pytest.param(QUICK, id="quick"),
-    pytest.param(WAYS, id="all", marks=pytest.mark.slow),
+    *(pytest.param(n, QUICK, marks=[pytest.mark.slow] * (n in ALIKE), id=f"{n}-quick") for n in CASES),
+    *(pytest.param(n, WAYS, marks=pytest.mark.slow, id=f"{n}-all") for n in CASES),
   ],
 )
-@pytest.mark.parametrize("name", CASES)
 def test_networks(x64, name, ways):
   f, params, x = CASES[name](draw_from())
   other = x[:3][::-1]
@@ -161,6 +164,7 @@ def test_lower_precision(name):
     assert_kernels(found, [expected], tolerance)
 
 
+@pytest.mark.slow
 def test_mixed_dtypes(x64):
   """Parameters of several dtypes, cast where they are used; the kernel is float64 where one is."""
 

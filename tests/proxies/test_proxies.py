@@ -83,7 +83,7 @@ def test_kernel_is_the_reference(x64, ntk_reference, case):
   np.testing.assert_allclose(reading.value, ntk_reference[f"{case}/cond"], rtol=1e-10)
 
 
-@pytest.mark.parametrize("case", ["full", "single_path"])
+@pytest.mark.parametrize("case", ["single_path", pytest.param("full", marks=pytest.mark.slow)])
 def test_float32_kernel_is_near_the_reference(ntk_reference, case):
   proxy = NTKConditionNumber(batch_norm="batch")
   theta = reference_kernel(ntk_reference, case, jnp.float32, proxy)

@@ -108,9 +108,9 @@ def test_blocks_side_by_side_change_nothing(streams):
 def test_a_stopped_run_leaves_no_blocks_behind():
   own = Engine(block=1, streams=2)
   blocks = own.blocks([REGIONS], NETWORK, own_params(), archs(), batch_of(REGIONS))
-  (first,) = next(blocks)
+  rows, (first,) = next(blocks)
   blocks.close()
-  assert REGIONS.finish(first[0]) == readings(REGIONS)[0]
+  assert rows == [0] and REGIONS.finish(first[0]) == readings(REGIONS)[0]
   assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
 
 

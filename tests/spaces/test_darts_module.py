@@ -37,6 +37,7 @@ def check(code, cells, size=8, static=True, **settings):
   check_module_is_network(space, code, config, parts, own, size)
 
 
+@pytest.mark.slow
 def test_every_operation_at_both_strides_and_odd_sizes(x64):
   check(EVERY, cells=3, size=7)
 

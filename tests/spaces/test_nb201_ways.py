@@ -86,19 +86,9 @@ def program(network, mode, rows=False, static=None):
 @pytest.mark.parametrize(
   ("mode", "rows"),
   [
-    ("batch", False),
-    *(
-      pytest.param(mode, rows, marks=pytest.mark.slow)
-      for mode, rows in [
-        ("batch", True),
-        ("running", False),
-        ("running", True),
-        ("batch_frozen", False),
-        ("batch_frozen", True),
-        ("identity", False),
-        ("identity", True),
-      ]
-    ),
+    pytest.param(mode, rows, marks=pytest.mark.slow)
+    for mode in ("batch", "running", "batch_frozen", "identity")
+    for rows in (False, True)
   ],
 )
 def test_switch_is_the_mixture_of_one_hot_weights(x64, mode, rows):

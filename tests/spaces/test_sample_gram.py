@@ -63,10 +63,7 @@ def drawn(network):
 
 @pytest.mark.parametrize(
   "name",
-  [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in ("darts", "darts, supernet", "darts, mobile")))
-    for name in SIZES
-  ],
+  [pytest.param(name, marks=[pytest.mark.slow] * (name != "nb201")) for name in SIZES],
 )
 def test_one_backward_pass_gives_what_the_dense_jacobian_gives(x64, name):
   codes = [spaces.get(name[:5]).parse(text) for text in TEXTS[name[:5]]][: 1 if "," in name else None]

@@ -49,6 +49,7 @@ def test_exported_module_classifies_as_the_trainer_measured(name, tmp_path):
   assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, shapes)
 
 
+@pytest.mark.slow
 def test_training_from_the_command_line_is_loaded(tmp_path):
   flags = [
     "--algorithm=train", "--space=nb201", f"--genotype={CASES['nb201'][1]}", "--train_channels=2", "--train_cells=1",
