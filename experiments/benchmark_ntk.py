@@ -214,19 +214,22 @@ def draw(rows: list[list[str]], path: str) -> None:
   """Bars of CPU seconds, a panel a model and kernel."""
   cases = list(dict.fromkeys((r[0], r[1]) for r in rows))
   with figures.own_settings():
-    columns = min(4, len(cases))
-    figure = figures.new_figure(3.6 * columns, 3.2 * math.ceil(len(cases) / columns))
+    columns = min(2, len(cases))
+    figure = figures.new_figure(5 * columns, 2.6 * math.ceil(len(cases) / columns))
     for i, case in enumerate(cases):
       axis = figure.add_subplot(math.ceil(len(cases) / columns), columns, i + 1)
       own = [r for r in rows if (r[0], r[1]) == case and r[4]]  # not those left out
       colours = {"jaxnas": figures.BLUE, "neural_tangents": figures.ORANGE, "torch.func": figures.GREEN}
       names, values = [r[2] for r in own], [float(r[3]) for r in own]
-      axis.bar(names, values, color=[colours[name.split()[0]] for name in names])
+      bars = axis.barh(names[::-1], values[::-1], color=[colours[name.split()[0]] for name in names[::-1]])
+      axis.bar_label(bars, [f" {value:.2g}" for value in values[::-1]], fontsize=8)
       axis.set_title(f"{case[0]}, {case[1]}", fontsize=10)
-      axis.set_ylabel("CPU s")
-      axis.set_yscale("log")
+      axis.set_xlabel("CPU s")
+      axis.set_xscale("log")
+      axis.margins(x=0.2)
+      axis.tick_params(axis="x", which="minor", labelbottom=False)
       figures.plain_frame(axis)
-      axis.tick_params(axis="x", rotation=45)
+      axis.grid(visible=False)
     figures.save_png(figure, path)
 
 
