@@ -64,7 +64,7 @@ class Engine:
     streams: blocks at a time. Default: the cores this process may use, 4 at most, on one CPU device; 1 elsewhere.
     devices: of JAX; default all.
     note: told "compiling" when a program is, which may take minutes, and "" when it is done.
-    batching: "loop", "dispatch", or "auto": "dispatch" on accelerators for networks that have it.
+    batching: "loop", "dispatch", or "auto": "dispatch" on accelerators for networks that have it, with shared weights.
   """
 
   def __init__(
@@ -124,7 +124,7 @@ class Engine:
     which = (tuple(proxies), network, init_keys is not None)
     weights = self.spread.same(params) if init_keys is None else init_keys
     left = np.arange(len(encoded))
-    if self._dispatches(network, archs):
+    if self._dispatches(network, archs, shared=init_keys is None):
       try:
         together = self._together(which)
         size = self.block or SIZE
@@ -167,13 +167,14 @@ class Engine:
       finally:
         pool.shutdown(cancel_futures=True)
 
-  def _dispatches(self, network: Parametrised, archs: Num[np.ndarray, "A ..."]) -> bool:
+  def _dispatches(self, network: Parametrised, archs: Num[np.ndarray, "A ..."], shared: bool) -> bool:
     if self.batching == "loop" or not np.issubdtype(archs.dtype, np.integer):  # mixtures choose nothing
       return False
     able = isinstance(network, Dispatched)
     if self.batching == "dispatch" and not able:
       raise ConfigError("batching='dispatch': networks of this space cannot be measured so; give 'loop' or 'auto'")
-    return able and (self.batching == "dispatch" or jax.default_backend() != "cpu")
+    # With weights of their own `vmap` makes grouped convolutions, which are slow on every device.
+    return able and (self.batching == "dispatch" or (shared and jax.default_backend() != "cpu"))
 
   def _together(self, which: Which) -> Together:
     def compiled(name, run, arguments, args):
