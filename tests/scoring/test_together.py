@@ -142,6 +142,14 @@ def test_networks_without_choices(unchecked):
     Engine(batching="vmap")  # type: ignore[arg-type]
 
 
+def test_accelerators_dispatch_what_shares_weights(monkeypatch):
+  own, keys = Engine(4), jax.random.split(jax.random.key(5), len(CODES))
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  measured(own)
+  measured(own, init_keys=keys)
+  assert [("dispatch" in name, "loop" in name) for name in own._programs] == [(True, False), (False, True)]
+
+
 OTHERS = ("jacob_cov", "synflow", "snip", "grad_norm", "grasp", "fisher", "zen", "mgm", "ntk_condition_number_frozen")
 COSTLY = ("ntk_condition_number", "trace_norm_exact", "plain", "params", "flops")
 
