@@ -174,7 +174,10 @@ class Selections(NamedTuple):
 
 @runtime_checkable
 class Dispatched(Parametrised, Protocol):
-  """A network that computes many architectures in one program, each operation for those that chose it."""
+  """A network that computes many architectures in one program, each operation for those that chose it.
+
+  Its operations are chosen by `nets.choose.choose`, which `jax.vmap` over architectures batches so.
+  """
 
   def choices(self, archs: Int[np.ndarray, "A ..."]) -> Sequence[Selections]:
     """All choices that a pass makes, of rows of what `encode` returned; no two of one number of operations."""

@@ -134,20 +134,9 @@ def _rows_of_convolution(stride: int, x: Array, params: PyTree, dy: Array) -> di
   if not params["gram"]:
     return {}
   size = params["kernel"].shape[0]
-  at_once = stride == 1 and size == 3
-  return {"kernel": _products_at_stride_1(x, dy) if at_once else _products(layers.patches(x, size, stride), dy)}
-
-
-def _products_at_stride_1(x: Float[Array, "N H W Cin"], dy: Float[Array, "N H W Cout"]) -> Array:
-  """The gradients by a 3x3 kernel, one a sample, as one product: x moved along rows, dy along columns.
-
-  Its entries are in an order of their own. On a CPU it is 2 to 5 times as fast as a product with the patches of x.
-  """
-  height, width = x.shape[1:3]
-  wide, high = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0))), jnp.pad(dy, ((0, 0), (1, 1), (0, 0), (0, 0)))
-  columns = jnp.concatenate([wide[:, :, b : b + width] for b in range(3)], -1)
-  rows = jnp.concatenate([high[:, 2 - a : 2 - a + height] for a in range(3)], -1)
-  return _products(columns, rows)
+  if stride == 1 and size == 3:  # on a CPU 2 to 5 times as fast; entries are in an order of their own
+    return {"kernel": _products(*plain_layers.moved(x, dy, ((1, 1), (1, 1))))}
+  return {"kernel": _products(layers.patches(x, size, stride), dy)}
 
 
 def _products(x: Float[Array, "N H W I"], dy: Float[Array, "N H W J"]) -> Float[Array, "N I J"]:

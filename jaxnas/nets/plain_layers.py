@@ -3,8 +3,8 @@ cotangents), and batch normalisation with its pull-back in closed form, for abou
 
 Inside `lax.scan`, `lax.switch` and loops, XLA's own gradients of a convolution ran a hundred times slower on a CPU than
 at top level: only convolutions in the canonical layout reach the fast routine there (BUILD_NOTES.md, decision 16). So
-a strided convolution is one at stride 1 on 2x2 blocks of pixels, and convolution and kernel gradient are written as
-each other's derivatives, all in that layout, to any order.
+a strided convolution is one at stride 1 on 2x2 blocks of pixels, all in that layout, its kernel gradient is a product,
+and the two are written as each other's derivatives, to any order.
 """
 
 import functools
@@ -58,25 +58,27 @@ def _convolution(x: Float[Array, "N H W Cin"], kernel: Float[Array, "p q Cin Cou
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _kernel_gradient(x: Float[Array, "N H W Cin"], dy: Float[Array, "N H2 W2 Cout"], pads: Pads) -> Array:
-  """The derivative of sum(dy * _convolution(x, kernel, pads)) in the kernel."""
-  if jax.default_backend() != "cpu":
-    return kernel_products(x, dy, pads)
-  # Samples take the place of channels.
-  return _canonical(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), pads).transpose(1, 2, 0, 3)
+  """The derivative of sum(dy * _convolution(x, kernel, pads)) in the kernel, as one product.
 
-
-def kernel_products(x: Float[Array, "N H W Cin"], dy: Float[Array, "N H2 W2 Cout"], pads: Pads) -> Array:
-  """`_kernel_gradient` as one product: x moved along columns, dy along rows, each beside its other positions.
-
-  It stays a product, and becomes a batch of them, where many architectures have cotangents of their own.
+  It becomes a batch of products where architectures have cotangents of their own.
   """
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  height, width = dy.shape[1:3]
-  rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
-  moved_x = jnp.concatenate([x[:, :, b : b + width] for b in range(columns)], -1)
-  moved_dy = jnp.concatenate([jnp.pad(dy, ((0, 0), (a, rows - 1 - a), (0, 0), (0, 0))) for a in range(rows)], -1)
-  found = jnp.einsum("nhwi,nhwo->io", moved_x, moved_dy, precision=lax.Precision.HIGHEST)
-  return found.reshape(columns, x.shape[-1], rows, dy.shape[-1]).transpose(2, 0, 1, 3)
+  found = jnp.einsum("nhwi,nhwo->io", *moved(x, dy, pads), precision=lax.Precision.HIGHEST)
+  sizes = [found.shape[0] // x.shape[-1], x.shape[-1], found.shape[1] // dy.shape[-1], dy.shape[-1]]
+  return found.reshape(sizes).transpose(2, 0, 1, 3)
+
+
+def moved(x: Float[Array, "N H W Cin"], dy: Float[Array, "N H2 W2 Cout"], pads: Pads) -> tuple[Array, Array]:
+  """x moved along columns, [N, H, W2, q Cin], and dy along rows, [N, H, W2, p Cout], beside one another.
+
+  Their product over pixels has the gradient of a p x q kernel, [q, Cin, p, Cout].
+  """
+  (top, bottom), columns = pads
+  height, width = x.shape[1], dy.shape[2]
+  wide = jnp.pad(x, ((0, 0), (0, 0), columns, (0, 0)))
+  last = height + top + bottom - dy.shape[1]  # row of the kernel
+  tall = jnp.pad(dy, ((0, 0), (last - top, last - bottom), (0, 0), (0, 0)))
+  xs = [wide[:, :, b : b + width] for b in range(wide.shape[2] - width + 1)]
+  return jnp.concatenate(xs, -1), jnp.concatenate([tall[:, last - a : last - a + height] for a in range(last + 1)], -1)
 
 
 def _input_gradient(dy: Array, kernel: Array, pads: Pads) -> Array:
