@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from ntk_networks import CLASSES, MODELS, Model
+from ntk_networks import CLASSES, MODELS, Model, conv
 
 from jaxnas import figures, ntk, report
 
@@ -39,6 +39,7 @@ flags.DEFINE_integer("runs", 5, "runs of which a median is taken, after the firs
 flags.DEFINE_float("gib", 6, "sides that need more memory are left out", lower_bound=0)
 flags.DEFINE_float("tflop", 2, "and those with more operations", lower_bound=0)
 flags.DEFINE_bool("blocks", False, "also the CNN's kernel of many samples, whole and by `batch_size`")
+flags.DEFINE_bool("parts", False, "also passes of the CNN alone, which its kernel is made of")
 flags.DEFINE_bool("toy", False, "tiny networks and few samples, to see that everything runs")
 flags.DEFINE_string("out", None, "Markdown file for the table")
 flags.DEFINE_string("plot", None, "PNG file for the plot")
@@ -210,6 +211,33 @@ def blocks() -> Iterator[list[str]]:
   yield from compare(f"cnn, N={model.samples}", "trace", sides, sides[0].run()[0])
 
 
+def parts() -> Iterator[list[str]]:
+  """A forward pass of all samples, one backward pass an output, and of that the convolutions of equal width alone."""
+  model = MODELS["cnn"].toy() if FLAGS.toy else MODELS["cnn"]
+  params, x = jax.tree.map(jnp.asarray, (model.parameters(), model.inputs()))
+
+  def backward(x: Any, _: None, params: Any) -> Any:
+    def one(x: Any) -> Any:
+      out, pullback = jax.vjp(lambda x: model.f(params, x[None])[0], x)
+      return jax.vmap(pullback)(jnp.eye(out.size))[0].sum()
+
+    return jax.vmap(one)(x)
+
+  def convolutions(x: Any, _: None, params: Any) -> Any:
+    maps = jnp.broadcast_to(x[:, None, ..., :1], (len(x), CLASSES, *x.shape[1:3], model.width))
+    maps = maps.reshape(-1, *maps.shape[2:])
+    for i in (1, 2, 3):
+      maps = conv(maps, params[f"{i}/kernel"])
+    return maps.sum()
+
+  sides = {"forward": lambda x, _, params: model.f(params, x), "backward": backward, "its convolutions": convolutions}
+  for name, fn in sides.items():
+    side = jax_side(name, fn, params, x)
+    seconds = [side.run()[1:] for _ in range(FLAGS.runs + 1)][1:]
+    cpu, wall = (statistics.median(column) for column in zip(*seconds, strict=True))
+    yield ["cnn", "parts", name, f"{cpu:.3g}", f"{wall:.3g}", side.temporary, side.compiled, ""]
+
+
 def draw(rows: list[list[str]], path: str) -> None:
   """Bars of CPU seconds, a panel a model and kernel."""
   cases = list(dict.fromkeys((r[0], r[1]) for r in rows))
@@ -255,6 +283,8 @@ def main(argv: list[str]) -> None:
       rows += measure(name, package, has_torch, folder)
   if FLAGS.blocks:
     rows += blocks()
+  if FLAGS.parts:
+    rows += parts()
   head = f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} threads; "
   head += f"load average {os.getloadavg()[0]:.1f}"
   text = "\n\n".join([head, report.markdown_table(TITLE, rows), *notes])
@@ -262,7 +292,7 @@ def main(argv: list[str]) -> None:
   if FLAGS.out:
     pathlib.Path(FLAGS.out).write_text(text + "\n")
   if FLAGS.plot:
-    draw(rows, FLAGS.plot)
+    draw([row for row in rows if row[1] != "parts"], FLAGS.plot)
 
 
 if __name__ == "__main__":

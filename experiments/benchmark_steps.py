@@ -1,4 +1,4 @@
-"""What the parts cost that no other benchmark times: a step of NASI, a score of NAS-Bench-101, a step of a training.
+"""What the parts cost that no other benchmark times: a step of NASI or of a training, scores of the other two spaces.
 
   python experiments/benchmark_steps.py --out=FILE.md
 
@@ -6,6 +6,8 @@ CPU and wall seconds, medians; the first one, less the median, is compilation an
 of an idle machine only.
 """
 
+import dataclasses
+import functools
 import itertools
 import os
 import pathlib
@@ -19,13 +21,21 @@ from absl import app, flags
 
 from jaxnas import data, proxies, report, scoring, spaces
 from jaxnas.algorithms.nasi import NASI, NASIConfig
-from jaxnas.base import Batch, Context, NetworkConfig
+from jaxnas.base import Batch, Context
 from jaxnas.train.network import trained_network
 from jaxnas.train.recipe import TrainConfig
 from jaxnas.train.trainer import train
 
 FLAGS = flags.FLAGS
-JOBS = ("nasi nb201", "nasi darts", "score nb101", "train nb201", "train darts")
+PROXIES = {  # of each kind of score
+  "score": ("mgm", "trace_norm", "synflow"),
+  "frozen": ("ntk_condition_number_frozen",),
+  "traces": ("trace_norm_exact",),
+}
+JOBS = (
+  *("nasi nb201", "nasi darts", "score nb101", "train nb201", "train darts"),
+  *("frozen nb101", "frozen darts", "traces nb101", "traces darts"),
+)
 flags.DEFINE_multi_enum("job", JOBS, JOBS, "what to time; repeat for more")
 flags.DEFINE_integer("count", 6, "steps or architectures after the first", lower_bound=1)
 flags.DEFINE_string("out", None, "Markdown file for the table")
@@ -33,7 +43,6 @@ flags.DEFINE_string("out", None, "Markdown file for the table")
 NB201 = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_3x3~2|"
 ARCHS = {"nb201": NB201, "darts": "DARTS_V2"}
 CELLS = {"nb201": 1, "darts": 5}
-PASS = ("mgm", "trace_norm", "synflow")
 
 
 def clocks() -> tuple[float, float]:
@@ -47,12 +56,13 @@ def nasi(name: str, mark: Callable[..., None]) -> None:
   NASI().search(Context(spaces.get(name), data.load("synthetic"), settings, advance=mark), 0)
 
 
-def score(name: str, mark: Callable[..., None]) -> None:
-  """MGM, trace norm and synflow of `count` + 1 architectures, one a block."""
+def score(kind: str, name: str, mark: Callable[..., None]) -> None:
+  """The kind's proxies of `count` + 1 architectures at the space's own size, one a block."""
   space, source = spaces.get(name), data.load("synthetic")
   batch = Batch(*data.plain_batch(source, jax.random.key(0), 32))
   archs = space.sample(jax.random.key(0), FLAGS.count + 1)
-  network, own = space.network(NetworkConfig(16, 3, source.classes)), [proxies.get(n) for n in PASS]
+  network = space.network(dataclasses.replace(space.default_config, classes=source.classes))
+  own = [proxies.get(name) for name in PROXIES[kind]]
   engine = scoring.Engine(block=1, streams=1)
   for arch in archs:
     scoring.score(own, space, arch[None], batch, network=network, engine=engine)
@@ -68,7 +78,7 @@ def training(name: str, mark: Callable[..., None]) -> None:
   train(trained_network(space, config, source.classes, code), code, source, source.first(batch), config, advance=mark)
 
 
-KINDS = {"nasi": nasi, "score": score, "train": training}
+KINDS = {"nasi": nasi, "train": training, **{kind: functools.partial(score, kind) for kind in PROXIES}}
 
 
 def timed(job: str) -> list[str]:

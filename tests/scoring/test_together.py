@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import ROOT, python
 
 from jaxnas import proxies, spaces
 from jaxnas.base import Batch, NetworkConfig, Parametrised, Proxy, Selections
@@ -140,6 +141,24 @@ def test_networks_without_choices(unchecked):
   assert_same(measured(Engine(batching="auto"), Plain()), measured(Engine()))
   with pytest.raises(ConfigError, match="batching='vmap' must be one of auto, loop, dispatch"):
     Engine(batching="vmap")  # type: ignore[arg-type]
+
+
+FOUR_DEVICES = """
+import sys
+sys.path[:0] = sys.argv[1:]
+import jax
+from test_together import CODES, Engine, assert_same, measured
+assert len(jax.devices()) == 4
+for given in ({}, {"init_keys": jax.random.split(jax.random.key(5), len(CODES))}):
+  for block in (1, 2, None):
+    alone = measured(Engine(batching="loop", devices=jax.devices()[:1]), **given)
+    assert_same(measured(Engine(block, batching="dispatch"), **given), alone)
+"""
+
+
+def test_four_devices_measure_what_one_does():
+  """Of 7 architectures, in blocks of 1 or 2 a device; the rest of a turn is filled with some for a second time."""
+  python(FOUR_DEVICES, ROOT / "tests", ROOT / "tests" / "scoring", devices=4)
 
 
 def test_accelerators_dispatch_what_shares_weights(monkeypatch):
