@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ ABLE: tuple[Collect, ...] = ("stats", "observation", "patterns")
 _OBSERVING = Pass("batch", ("observation",))
 
 
+@runtime_checkable
 class Call(Protocol):
   """A model of one kind as a pure function of its parameters and of its batch normalisations' statistics.
 
@@ -33,7 +34,7 @@ class Call(Protocol):
     stats: the statistics.
   """
 
-  kind: ClassVar[str]
+  kind: str
   params: PyTree
   stats: PyTree
 
@@ -46,12 +47,12 @@ class PartialObservation(Observation):
   """An observation of which a part may be missing; whoever asks for that is told why."""
 
   @property
-  def features(self) -> Array:
+  def features(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
     """As `base.Observation`."""
     return _there(self[0], "no global average pooling of [N, H, W, C] or [N, tokens, C] was found in the model")
 
   @property
-  def agreement(self) -> Array:
+  def agreement(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
     """As `base.Observation`."""
     return _there(self[1], _NO_ACTIVATIONS)
 

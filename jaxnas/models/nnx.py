@@ -18,6 +18,7 @@ from jaxnas.models.hooks import Hooks
 LINEAR = (nnx.Conv, nnx.ConvTranspose, nnx.Linear, nnx.LinearGeneral)
 WITHIN_SAMPLES = tuple(getattr(nnx, n) for n in ("LayerNorm", "GroupNorm", "RMSNorm", "InstanceNorm") if n in dir(nnx))
 
+_PATH = "jaxnas_path"  # an attribute of hooked modules
 _HOOKS: contextvars.ContextVar[Hooks] = contextvars.ContextVar("hooks of the running pass")
 
 
@@ -58,8 +59,12 @@ class NNXCall:
       makers = (_hooked_batch_norm, _hooked_norm, _hooked_linear)
       kind = next((make for types, make in zip(self._types, makers, strict=True) if isinstance(module, types)), None)
     if kind is not None:
-      module.model_path = path
+      setattr(module, _PATH, path)
       object.__setattr__(module, "__class__", kind(type(module)))
+
+
+def _path_of(module: Any) -> str:
+  return getattr(module, _PATH)
 
 
 def _subclass(base: type, call: Any) -> type:
@@ -71,9 +76,9 @@ def _hooked_batch_norm(base: type) -> type:
   def call(self, x, use_running_average=None, *, mask=None):
     del use_running_average
     if mask is not None:
-      raise ConfigError(f"model: {self.model_path} is given a mask of what to normalise by, which is not supported")
+      raise ConfigError(f"model: {_path_of(self)} is given a mask of what to normalise by, which is not supported")
     y, (mean, variance) = _HOOKS.get().batch_norm(
-      self.model_path, self, x, *_affine_of(self), (self.mean[...], self.var[...])
+      _path_of(self), self, x, *_affine_of(self), (self.mean[...], self.var[...])
     )
     self.mean, self.var = nnx.BatchStat(mean), nnx.BatchStat(variance)
     return y
@@ -84,7 +89,7 @@ def _hooked_batch_norm(base: type) -> type:
 @functools.cache
 def _hooked_norm(base: type) -> type:
   def call(self, x, *args, **kwargs):
-    y = _HOOKS.get().other_norm(self.model_path, self, x, *_affine_of(self))
+    y = _HOOKS.get().other_norm(_path_of(self), self, x, *_affine_of(self))
     return base.__call__(self, x, *args, **kwargs) if y is None else y
 
   return _subclass(base, call)
@@ -94,7 +99,7 @@ def _hooked_norm(base: type) -> type:
 def _hooked_linear(base: type) -> type:
   def call(self, *args, **kwargs):
     axes = np.size(self.out_features) if isinstance(self, nnx.LinearGeneral) else 1
-    return _HOOKS.get().output(self.model_path, base.__call__(self, *args, **kwargs), self.kernel[...], axes)
+    return _HOOKS.get().output(_path_of(self), base.__call__(self, *args, **kwargs), self.kernel[...], axes)
 
   return _subclass(base, call)
 

@@ -131,11 +131,16 @@ class _Walk:
     if name not in ("reduce_sum", "reduce_window_sum") or x is None or jnp.shape(x)[0] != self.samples:
       return
     if name == "reduce_window_sum":
-      whole = x.ndim == 4 and equation.outvars[0].aval.shape == (x.shape[0], 1, 1, x.shape[3])
+      whole = x.ndim == 4 and _result(equation).shape == (x.shape[0], 1, 1, x.shape[3])
     else:
       whole = (x.ndim, tuple(equation.params["axes"])) in ((4, (1, 2)), (3, (1,)))
     if whole:
       self.pooled = x if x.ndim == 4 else x[:, :, None]
+
+
+def _result(equation: JaxprEqn) -> Any:
+  """Shape and dtype of the first result."""
+  return equation.outvars[0].aval
 
 
 def _bodies(equation: JaxprEqn) -> list[ClosedJaxpr]:
@@ -172,9 +177,9 @@ def _multiply_adds(jaxpr: Jaxpr, origins: Sequence[int | None]) -> tuple[int, li
     name, bodies = equation.primitive.name, _bodies(equation)
     sources = [None if isinstance(var, Literal) else env.get(var) for var in equation.invars]
     if name in ("dot_general", "conv_general_dilated"):
-      total += equation.outvars[0].aval.size * _terms(equation)
+      total += _result(equation).size * _terms(equation)
     elif name == "add" and any(source is not None for source in sources):
-      total += equation.outvars[0].aval.size
+      total += _result(equation).size
     elif name in _CARRYING:
       env[equation.outvars[0]] = sources[0]
     elif bodies:
@@ -189,7 +194,8 @@ def _multiply_adds(jaxpr: Jaxpr, origins: Sequence[int | None]) -> tuple[int, li
 
 def _terms(equation: JaxprEqn) -> int:
   """How many products are added up in one element of the result."""
-  left, right = (var.aval.shape for var in equation.invars)
+  shapes: list[Any] = [var.aval for var in equation.invars]
+  left, right = (one.shape for one in shapes)
   if equation.primitive.name == "conv_general_dilated":
     return math.prod(right) // right[equation.params["dimension_numbers"].rhs_spec[0]]
   (contracted, _), _ = equation.params["dimension_numbers"]
