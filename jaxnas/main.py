@@ -35,6 +35,7 @@ from jaxnas import data, hosts, registry, run, tabular, usage
 from jaxnas.base import Algorithm, Context, Space
 from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.files import user_path
+from jaxnas.nets.products import Precision
 from jaxnas.scoring import Batching
 from jaxnas.setting_flags import SettingFlags
 from jaxnas.settings import filled, recorded
@@ -96,6 +97,12 @@ flags.DEFINE_enum(
   list(get_args(Batching)),
   "architectures one after the other ('loop'), or many in one program, each operation for those that chose it "
   "('dispatch'); 'auto': 'dispatch' on accelerators, where the space has it",
+)
+flags.DEFINE_enum(
+  "precision",
+  "highest",
+  list(get_args(Precision)),
+  "products of networks: as precise as float32, three of bfloat16 ('high'), or one ('bfloat16'); sums are of float32",
 )
 flags.DEFINE_bool(
   "distributed",
@@ -269,6 +276,8 @@ def _config_record(settings: object, proxy_settings: Mapping[type, Any], seeds: 
   """Every setting, for config.json; `run.MAY_DIFFER` are those that do not make it another run."""
   found = {name: FLAGS[name].value for name in ("algorithm", "space", "dataset", *run.MAY_DIFFER)}
   found["seeds"] = list(seeds)
+  if FLAGS.precision != "highest":  # came later, see `setting`
+    found["precision"] = FLAGS.precision
   for part in (*proxy_settings.values(), settings):
     found |= {name: list(value) if isinstance(value, tuple) else value for name, value in recorded(part).items()}
   return found
@@ -300,16 +309,17 @@ def main(argv: Sequence[str]) -> int:
     proxy_settings=proxy_settings,
     open_split=load,
   )
-  run.run(
-    algorithm,
-    context,
-    seeds=seeds,
-    workdir=FLAGS.workdir,
-    config=_config_record(settings, proxy_settings, seeds),
-    progress=FLAGS.progress,
-    memory=_memory(),
-    batching=FLAGS.batching,
-  )
+  with jax.default_matmul_precision(FLAGS.precision):
+    run.run(
+      algorithm,
+      context,
+      seeds=seeds,
+      workdir=FLAGS.workdir,
+      config=_config_record(settings, proxy_settings, seeds),
+      progress=FLAGS.progress,
+      memory=_memory(),
+      batching=FLAGS.batching,
+    )
   return 0
 
 

@@ -15,8 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnas.nets import layers
-
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from jaxnas.nets.products import Pads, convolution, einsum, matmul
 
 
 def convolve(
@@ -26,7 +25,7 @@ def convolve(
   if kernel.shape[0] == 1:
     x = x[:, ::stride, ::stride]
     rows = x.reshape(-1, x.shape[-1])  # as a matrix: its kernel gradient is twice as fast on a CPU
-    return jnp.matmul(rows, kernel[0, 0], precision=lax.Precision.HIGHEST).reshape(*x.shape[:3], -1)
+    return matmul(rows, kernel[0, 0]).reshape(*x.shape[:3], -1)
   if stride == 2:
     return _at_stride_2(x, kernel)
   pad = kernel.shape[0] // 2
@@ -45,15 +44,10 @@ def _at_stride_2(x: Array, kernel: Array) -> Array:
   return _convolution(blocks.reshape(n, height // 2, width // 2, 4 * channels), taps, ((1, 0), (1, 0)))
 
 
-def _canonical(x: Array, kernel: Array, pads: Pads) -> Array:
-  dims = ("NHWC", "HWIO", "NHWC")
-  return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=dims, precision=lax.Precision.HIGHEST)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolution(x: Float[Array, "N H W Cin"], kernel: Float[Array, "p q Cin Cout"], pads: Pads) -> Array:
   """A convolution at stride 1."""
-  return _canonical(x, kernel, pads)
+  return convolution(x, kernel, pads)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -62,7 +56,7 @@ def _kernel_gradient(x: Float[Array, "N H W Cin"], dy: Float[Array, "N H2 W2 Cou
 
   It becomes a batch of products where architectures have cotangents of their own.
   """
-  found = jnp.einsum("nhwi,nhwo->io", *moved(x, dy, pads), precision=lax.Precision.HIGHEST)
+  found = einsum("nhwi,nhwo->io", *moved(x, dy, pads))
   sizes = [found.shape[0] // x.shape[-1], x.shape[-1], found.shape[1] // dy.shape[-1], dy.shape[-1]]
   return found.reshape(sizes).transpose(2, 0, 1, 3)
 
@@ -87,7 +81,7 @@ def _input_gradient(dy: Array, kernel: Array, pads: Pads) -> Array:
 
 
 _convolution.defvjp(
-  lambda x, kernel, pads: (_canonical(x, kernel, pads), (x, kernel)),
+  lambda x, kernel, pads: (_convolution(x, kernel, pads), (x, kernel)),
   lambda pads, saved, dy: (_input_gradient(dy, saved[1], pads), _kernel_gradient(saved[0], dy, pads)),
 )
 _kernel_gradient.defvjp(
