@@ -355,9 +355,11 @@ def _unexpected(error: Exception) -> str:
   of_jax = isinstance(error, jax.errors.JaxRuntimeError)
   if isinstance(error, MemoryError) or (of_jax and "RESOURCE_EXHAUSTED" in str(error)):
     return "out of memory; give smaller batches, fewer channels or cells, or less --memory_gb"
-  if of_jax and FLAGS.distributed:
-    why = str(error).splitlines()[0][:200]
-    return f"probably another process of this run ended ({why}); start all again: it continues in --workdir"
+  if of_jax:
+    why = str(error).partition("\n")[0][:200]
+    if FLAGS.distributed:
+      return f"probably another process of this run ended ({why}); start all again: it continues in --workdir"
+    return f"the device failed ({why}); the same command continues in --workdir, where one was given"
   what = f"{type(error).__name__}: {error}"
   return f"{what[:300]} (a bug of jaxnas or of a plugin; the log in --workdir has the traceback)"
 
