@@ -2,10 +2,10 @@
 
     score = sum |W| log(1 + dR / d|W|),   R = sum of the outputs for one image of ones, every parameter replaced by |.|
 
-over the convolution and linear kernels, without batch normalisation, as `synflow`, whose passes it shares. The logarithm
-is inside the sum, so unlike there the score is not a function of SynFlow's. Gradients that pass float32's range enter
-through their exponent: log(1 + g) = softplus(log g). Higher is better. A network that no path crosses scores 0; one
-whose first pass overflows has status `non_finite`.
+over the convolution and linear kernels, without batch normalisation, as `synflow`, whose passes it shares. The
+logarithm is inside the sum, so the score is no function of SynFlow's. Gradients that pass float32's range enter through
+their exponent: log(1 + g) = softplus(log g). Higher is better. A network that no path crosses scores 0; one whose first
+pass overflows has status `non_finite`.
 
 The weights are the given ones. Their scale matters here: the published scores take the mean of three draws of Kaiming's
 normal initialisation by fan out (`kaiming_fan_out`, three repeats). Source: Cavagnero, Robbiano, Caputo, Averta,

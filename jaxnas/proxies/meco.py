@@ -16,7 +16,6 @@ Correlation", NeurIPS 2023, section 3, equation 8.
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxnas import registry
