@@ -1,6 +1,7 @@
 """The proxies of 2021-26 against their formulas written out, on a network of a few layers."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -175,7 +176,7 @@ def test_az_expressivity_and_progressivity(x64, arch):
   e = evaluation(NETWORK, arch, dtype=np.float64)
   found, own = everything(e), [entropy(maps) for maps in az_cells(e)[0]]
   np.testing.assert_allclose(found["az_expressivity"].value, sum(own), rtol=1e-9)
-  expected = min(after - before for before, after in zip(own, own[1:], strict=False))
+  expected = min(after - before for before, after in itertools.pairwise(own))
   np.testing.assert_allclose(found["az_progressivity"].value, expected, rtol=1e-7, atol=1e-12)
   assert (arch is SKIP) == (abs(expected) < 1e-12)
 

@@ -5,6 +5,7 @@ seconds); the slow tier has those whose architecture is data.
 """
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -195,7 +196,7 @@ def by_paths(code):
   edges = {(1, 0): 0, (2, 0): 1, (2, 1): 2, (3, 0): 3, (3, 1): 4, (3, 2): 5}
   kept = set()
   for path in ((0, 3), (0, 1, 3), (0, 2, 3), (0, 1, 2, 3)):
-    own = [edges[target, source] for source, target in zip(path, path[1:], strict=False)]
+    own = [edges[target, source] for source, target in itertools.pairwise(path)]
     if all(code[e] for e in own):
       kept |= set(own)
   return [op if e in kept else 0 for e, op in enumerate(code)], bool(kept)

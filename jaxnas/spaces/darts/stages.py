@@ -158,10 +158,9 @@ def _branch(op: str, stride: int, run: Pass, x: Maps, own: PyTree) -> tuple[Conv
   x = own["input"] if stride == 2 else x
   y, seen = _operation(op, x, own["params"].get(op, {}), own["stats"], stride, run)
   nothing = (jnp.zeros((len(x),), x.dtype), jnp.zeros((len(x),), x.dtype)) if run.keeps_stats else None
-  most = [y, y if own["input"] is None else own["input"]]  # what the two ReLUs of a separable convolution read
-  return y, seen._replace(stats={"a": nothing, "b": nothing, **seen.stats}).padded(
-    sum(read.size // read.shape[1] for read in most)
-  )
+  reads = (y, y if own["input"] is None else own["input"])  # what two ReLUs read at most
+  bits = sum(read.size // read.shape[1] for read in reads)
+  return y, seen._replace(stats={"a": nothing, "b": nothing, **seen.stats}).padded(bits)
 
 
 def _operation(
