@@ -4,7 +4,7 @@
 
 over the convolution and linear kernels. A pass a sample, whose batch normalisation sees that image only. Higher is
 better; a network without gradients scores 0. Grows with the number of weights: at most N times it. Source: Zhang & Jia,
-"GradSign: Model Performance Inference with Theoretical Insights", ICLR 2022, section 4; the code agrees.
+"GradSign: Model Performance Inference with Theoretical Insights", ICLR 2022; as their code computes it.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ Higher is better. A network that is not finite has that status; one without a pa
 
 The code hooks every PyTorch module, containers, ReLUs and pools too: one ReLU-conv-BN block counts its convolution four
 times. Source: Jiang, Wang, Bie, "MeCo: Zero-Shot NAS with One Data and Single Forward Pass via Minimum Eigenvalue of
-Correlation", NeurIPS 2023, section 3, equation 8.
+Correlation", NeurIPS 2023.
 """
 
 import dataclasses

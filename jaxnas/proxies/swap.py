@@ -9,7 +9,7 @@ output ignores. NASWOT compares the samples by their rows of S, SWAP the units b
 better. A network that ignores its input has the one pattern of units that are always on, or none; one that is not
 finite has that status. mu and sigma are a guess at the size of the best network of a space, so they are not given by
 default. Source: Peng, Song, Fayek, Ciesielski, Chang, "SWAP-NAS: Sample-Wise Activation Patterns for Ultra-fast NAS",
-ICLR 2024, section 3, definitions 3.2 and 3.3.
+ICLR 2024, and its code.
 """
 
 import dataclasses

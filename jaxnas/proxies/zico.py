@@ -7,7 +7,7 @@ vary are left out, and layers that have no other. The batch is cut into mini-bat
 left over is not read), each with its own statistics (mode `batch`). By construction the score grows with the number of
 layers and of weights. Higher is better; a network without gradients scores 0. The code takes whole batches of the data
 instead of parts of one. Source: Li, Yang, Bhardwaj, Marculescu, "ZiCo: Zero-shot NAS via Inverse Coefficient of
-Variation on Gradients", ICLR 2023, section 3, equation 15.
+Variation on Gradients", ICLR 2023, section 3.
 """
 
 import dataclasses
