@@ -26,8 +26,9 @@ def convolve(x, kernel):
 
 
 def least_correlation(z):
-  """The smallest eigenvalue of the channels' correlations, of which none is constant."""
-  return jnp.linalg.eigvalsh(jnp.corrcoef(z.reshape(-1, z.shape[-1]).T))[0]
+  """The smallest eigenvalue of the channels' correlations, 0 for those that are constant."""
+  rows = z.reshape(-1, z.shape[-1]).T
+  return jnp.linalg.eigvalsh(jnp.where(jnp.cov(rows) == 0, 0, jnp.corrcoef(rows)))[0]
 
 
 def agreement(x):

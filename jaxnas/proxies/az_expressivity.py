@@ -59,7 +59,8 @@ def cells_of(evaluation: Evaluated) -> Cells:
     (gradients,) = back(cotangents)
     g_in = [row for group in gradients for row in group][:-1]
     g_out = [row for group in cotangents for row in group][1:]
-    products = [_product(i, o) for i, o in zip(g_in, g_out, strict=True)]
+    finite = jnp.stack([jnp.isfinite(group).all() for group in cells]).all()  # a ReLU's pull-back forgets what is not
+    products = [jnp.where(finite, _product(i, o), jnp.nan) for i, o in zip(g_in, g_out, strict=True)]
     same = [jnp.all(i == o) if i.shape == o.shape else jnp.zeros((), bool) for i, o in zip(g_in, g_out, strict=True)]
     return Cells([_covariances(group) for group in cells], _side_by_side(products), jnp.stack(same))
 

@@ -70,4 +70,5 @@ def different(patterns: Bool[Array, "N bits"]) -> Float[Array, ""]:
   words = (padded.astype(jnp.uint32) << place).sum(1, dtype=jnp.uint32)  # [words, bits]
   ordered = jnp.stack(jax.lax.sort(tuple(words), num_keys=len(words)))
   news = (ordered[:, 1:] != ordered[:, :-1]).any(0).sum(dtype=jnp.int32)
-  return (news + (ordered[:, 0] != 0).any()).astype(jnp.float32)  # the first of them, if it is not the zeros
+  first = (ordered[:, 0] != 0).any()  # the least of them, unless that is the zeros
+  return news.astype(jnp.float32) + first.astype(jnp.float32)

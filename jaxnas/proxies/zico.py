@@ -71,6 +71,6 @@ def _of_layer(*gradients: Array) -> Float[Array, ""]:
   largest = jnp.max(jnp.stack([jnp.abs(g).max() for g in gradients]))
   g = jnp.stack(gradients) / jnp.where(largest > 0, largest, 1)  # squares of small gradients leave float32
   deviation = jnp.sqrt(jnp.square(g - g.mean(0, keepdims=True)).mean(0))
-  varies = deviation > 0
+  varies = deviation != 0  # what is no number stays that
   total = jnp.where(varies, jnp.abs(g).mean(0) / jnp.where(varies, deviation, 1), 0).sum()
   return jnp.where(total == 0, 0, jnp.log(jnp.where(total == 0, 1, total)))

@@ -27,12 +27,12 @@ from jaxnas.spaces.nb201 import mapping as nb201_mapping
 CONFIGS = {
   "nb201": base.NetworkConfig(4, 2, 3),
   "nb101": base.NetworkConfig(5, 2, 3),
-  "darts": base.NetworkConfig(2, 4, 3),
+  "darts": base.NetworkConfig(2, 3, 3),
 }
 MAPPINGS = {"nb201": nb201_mapping, "nb101": nb101_mapping, "darts": darts_mapping}
-NB201 = (
+NB201 = (  # of the first two edges are off the paths
+  "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|nor_conv_1x1~2|",
   "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|none~0|avg_pool_3x3~1|nor_conv_3x3~2|",
-  "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|nor_conv_1x1~2|",  # edges off the paths
 )
 NB101 = ("conv3x3:0|maxpool3x3:01|conv1x1:12|output:023", "output:0", "conv3x3:0|conv1x1:0|conv3x3:0|output:123")
 slow = pytest.mark.slow
@@ -63,14 +63,14 @@ class Case(NamedTuple):
 
 
 def cases():
-  for text in NB201:
-    yield Case("nb201", text)
-  for text in NB101:
-    yield Case("nb101", text, static=True)
+  for i, text in enumerate(NB201):
+    yield pytest.param(Case("nb201", text), marks=[slow] * (i > 0))
+  for i, text in enumerate(NB101):
+    yield pytest.param(Case("nb101", text, static=True), marks=[slow] * (i > 0))
     yield pytest.param(Case("nb101", text), marks=slow)
   for number in range(2):
     text = spaces.get("darts").format(darts_code(number))
-    yield pytest.param(Case("darts", text, static=True), marks=[slow] * number)
+    yield pytest.param(Case("darts", text, static=True), marks=[slow] * (number > 0))
     yield pytest.param(Case("darts", text), marks=slow)
 
 
@@ -121,11 +121,13 @@ def shown_by_module(case, variables, images, shifts=None):
 
 
 @functools.cache
-def both(case):
-  """(module's variables, fast network's parameters, its architecture)."""
+def both(case, bias=0.0):
+  """(module's variables, fast network's parameters, its architecture); `bias` is added to all biases."""
   network, module = case.network, spaces.get(case.space).module(case.code, CONFIGS[case.space])
   arch = jnp.asarray(network.encode(case.code[None])[0])
-  params = network.start(random_params(network), arch)
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: leaf + bias * (path[-1].key == "bias"), network.start(random_params(network), arch)
+  )
   with jax.numpy_dtype_promotion("standard"):
     like = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.float32))
   stats = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float64), like["batch_stats"])
@@ -155,8 +157,11 @@ def test_patterns_and_correlations(x64, case):
 
 @every
 def test_cells_and_their_pull_backs(x64, case):
-  """One backward pass has the derivatives of all cells, each of its own output in its own input alone."""
-  variables, params, arch = both(case)
+  """One backward pass has the derivatives of all cells, each of its own output in its own input alone.
+
+  With large biases no two pixels of a pool are zeros: of equal ones Flax takes the first, we take all.
+  """
+  variables, params, arch = both(case, 6.0 if case.space == "nb101" else 0.0)
   images, network = draw(1, 2, 8, 8, 3), case.network
   outputs = shown_by_module(case, variables, images).cells
   cotangents = [draw(10 + i, *y.shape) for i, y in enumerate(outputs)]
