@@ -285,7 +285,8 @@ def _one(proxies: Sequence[Proxy], network: Parametrised, draw: bool, rows: int 
 
   def one(weights, arch, batch, key):
     params = network.init(weights) if draw else weights
-    evaluation = Evaluation(network, params, arch, *batch, key=key, rows=rows)
+    collects = [what for proxy in proxies for what in proxy.collects]
+    evaluation = Evaluation(network, params, arch, *batch, key=key, rows=rows, collects=collects)
     return [proxy.measure(evaluation) for proxy in proxies]
 
   return one

@@ -12,12 +12,12 @@ from tiny_network import Tiny
 
 from conformance.tiny import MANY, N, batch, several
 from jaxnas import proxies, scoring, spaces
-from jaxnas.base import Batch, Network, Reading, Single, Status
+from jaxnas.base import Batch, CellNetwork, GraphNetwork, Network, Reading, Single, Status
 from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation
 
 ALL = tuple(proxies.get(name) for name in proxies.names())
-USUAL = tuple(p for p in ALL if p.Settings is None and p.needs in (Single, Network))
+USUAL = tuple(p for p in ALL if p.Settings is None and p.needs in (Single, Network, CellNetwork, GraphNetwork))
 ENGINE = scoring.Engine(block=3)
 A = 4  # architectures
 
@@ -113,6 +113,10 @@ THREE = tuple(proxies.get(name) for name in ("naswot", "mgm", "params"))
 def check_on(name, some):
   """Values where there is a path, else a status that ranks last if there is no value; the order changes nothing."""
   network, codes = several(spaces.get(name), A)
+  if lacks := [proxy for proxy in some if not isinstance(network, proxy.needs)]:
+    with pytest.raises(ConfigError, match=f"{lacks[0].name}.*{lacks[0].needs.__name__}"):
+      measured(lacks[:1], network, codes)
+    return
   in_order, backwards = (measured(some, network, codes[::step]) for step in (1, -1))
   for proxy, ours, theirs in zip(some, in_order, backwards, strict=True):
     same(ours, theirs[::-1], 2e-4)

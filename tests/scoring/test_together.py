@@ -198,12 +198,17 @@ def test_small_sets_share_programs():
 
 OTHERS = ("jacob_cov", "synflow", "snip", "grad_norm", "grasp", "fisher", "zen", "mgm", "ntk_condition_number_frozen")
 COSTLY = ("ntk_condition_number", "trace_norm_exact", "plain", "params", "flops")
+LATER = ("log_synflow", "az_expressivity", "az_trainability", "zico", "gradsign", "swap", "meco")
+GRAPH = ("effective_params", "skip_length")
 
 
 @pytest.mark.parametrize(
   "names",
-  [("trace_norm",), *(pytest.param(names, marks=pytest.mark.slow) for names in (("naswot", *OTHERS), COSTLY))],
-  ids=["one", "others", "costly"],
+  [
+    ("trace_norm", *GRAPH),
+    *(pytest.param(names, marks=pytest.mark.slow) for names in (("naswot", *OTHERS), COSTLY, LATER)),
+  ],
+  ids=["one", "others", "costly", "later"],
 )
 def test_every_proxy_equals_the_loop(x64, names):
   """Of 12 architectures in blocks of 5, in float64."""
@@ -213,9 +218,10 @@ def test_every_proxy_equals_the_loop(x64, names):
 
 
 @pytest.mark.slow
-def test_cells_of_darts_equal_the_loop(x64):
+@pytest.mark.parametrize("names", [("naswot", "grad_norm"), ("swap", "meco", "az_trainability", *GRAPH)])
+def test_cells_of_darts_equal_the_loop(x64, names):
   space = spaces.get("darts")
-  check_equal_to_the_loop(space, NetworkConfig(2, 3, 5), space.sample(jax.random.key(0), 8), ("naswot", "grad_norm"))
+  check_equal_to_the_loop(space, NetworkConfig(2, 3, 5), space.sample(jax.random.key(0), 8), names)
 
 
 def test_cells_of_nb101_are_apart_by_how_many_vertices_feed_the_output():
