@@ -267,7 +267,7 @@ def _least_correlation(z: Float[Array, "N H W C"], counts: Bool[Array, " C"] | N
   rows = rows - rows.mean(0, keepdims=True)
   rows = rows / _nonzero(jnp.abs(rows).max(0, keepdims=True))
   rows = rows / _nonzero(jnp.sqrt(jnp.square(rows).sum(0, keepdims=True)))
-  correlations = jnp.matmul(rows.T, rows, precision=lax.Precision.HIGHEST)
+  correlations = matmul(rows.T, rows)
   if counts is not None:
     both = counts[:, None] & counts[None]
     correlations = jnp.where(both, correlations, jnp.eye(len(counts), dtype=rows.dtype))
