@@ -5,7 +5,10 @@ the published tables.
 """
 
 import dataclasses
-from typing import Final
+from typing import Final, Literal
+
+Variant = Literal["trained", "code"]
+"""The networks that the accuracies belong to, or those that GenNAS's code builds of the same entries."""
 
 DEPTHS: Final = (6, 10, 14, 18, 22)
 

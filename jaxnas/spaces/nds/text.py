@@ -1,7 +1,7 @@
 """Networks as text: a call of literals, or the JSON object of the published tables' field `net`.
 
-    Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=[4, 5, 6], reduce=[...], reduce_concat=[...], width=32, ...)
-    {"width": 32, "depth": 10, "genotype": {"normal": [["sep_conv_3x3", 0], ...], ...}}
+Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=[4, 5, 6], reduce=[...], reduce_concat=[...], width=32, ...)
+{"width": 32, "depth": 10, "genotype": {"normal": [["sep_conv_3x3", 0], ...], ...}}
 """
 
 import ast

@@ -30,9 +30,8 @@ from typing import Any, Literal, NamedTuple
 
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.spaces.nds.blocks.encoding import QUARTERS
-from jaxnas.spaces.nds.tables import BLOCKS, BOTTLENECK, PLAIN
+from jaxnas.spaces.nds.tables import BLOCKS, BOTTLENECK, PLAIN, Variant
 
-Variant = Literal["trained", "code"]
 Stem = Literal["eighth", "quarter", "cifar"]
 CODE_STEM = 12
 _STEMS = {8: "eighth", 4: "quarter"}

@@ -43,7 +43,9 @@ def as_codes(table: BlockTable, codes: Any) -> Int16[np.ndarray, "*A L"]:
   array = arrays.integers(codes, len(names), FORM)
   for i, name in enumerate(names):
     stage = 0 if i == 0 else (i - 1) % stages + 1
-    _refuse(array[..., i], (array[..., i] < 1) | (array[..., i] > MOST[name]), stage, f"is no {name}; use 1..{MOST[name]}")
+    _refuse(
+      array[..., i], (array[..., i] < 1) | (array[..., i] > MOST[name]), stage, f"is no {name}; use 1..{MOST[name]}"
+    )
   _refuse(array[..., 0], array[..., 0] % 2 > 0, 0, "channels are odd; the stem needs an even number")
   if table.block == BOTTLENECK:
     for stage in range(1, stages + 1):

@@ -18,9 +18,7 @@ import functools
 import re
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
@@ -29,6 +27,7 @@ from jaxnas.spaces.darts import blocks
 from jaxnas.spaces.darts import operations as darts
 from jaxnas.spaces.darts.blocks import Norm, relu
 from jaxnas.spaces.darts.operations import Convolved, Maps
+from jaxnas.spaces.nds.pooling import average_along, max_along, taps
 
 _HIGHEST = lax.Precision.HIGHEST
 _SIZED = re.compile(r"([a-z_]+)_(\d)x(\d)(_1x\d)?")
@@ -94,9 +93,9 @@ def apply(op: str, x: Maps, params: PyTree, norm: Norm, stride: int) -> tuple[Co
     z = blocks.convolved(functools.partial(_line, axis=2, stride=stride), z, params["column"])
     return norm("a", z, params["bn"]), (x,)
   if kind == "avg_pool":
-    return avg_pool(x, size, stride), ()
+    return average_along(average_along(x, 3, size, stride), 2, size, stride), ()
   if kind == "max_pool":
-    return max_pool(x, size, stride), ()
+    return max_along(max_along(x, 3, size, stride), 2, size, stride), ()
   if kind == "skip_connect":
     return (x, ()) if stride == 1 else (blocks.factorised_reduction(x, params, norm), (x,))
   height, width = (-(-n // stride) for n in x.shape[2:])
@@ -109,63 +108,5 @@ def _pointwise(x: Maps, kernel: Float[Array, "1 1 C D"], stride: int) -> Convolv
 
 def _line(x: Maps, kernel: Array, axis: int, stride: int) -> Convolved:
   """Dense convolution along one axis, padded by (k - 1) // 2, as one product with its taps."""
-  window = jnp.concatenate(_taps(x, axis, kernel.size // (kernel.shape[2] * kernel.shape[3]), stride, 0.0))
+  window = jnp.concatenate(taps(x, axis, max(kernel.shape[:2]), stride, 0.0))
   return jnp.tensordot(kernel.reshape(-1, kernel.shape[-1]), window, ((0,), (0,)), precision=_HIGHEST)
-
-
-def _taps(x: Array, axis: int, size: int, stride: int, fill: float) -> list[Array]:
-  """What each tap of a window of this size along an axis reads."""
-  out, pad = -(-x.shape[axis] // stride), size // 2
-  pads = [(0, 0, 0)] * x.ndim
-  pads[axis] = (pad, pad + stride, 0)
-  framed = lax.pad(x, jnp.asarray(fill, x.dtype), pads)
-  return [lax.slice_in_dim(framed, i, i + stride * (out - 1) + 1, stride, axis) for i in range(size)]
-
-
-def avg_pool(x: Maps, size: int, stride: int) -> Convolved:
-  """Average, padded by (size - 1) // 2; padded zeros are not counted."""
-  rows, columns = (jnp.asarray(_averages(n, size, stride), x.dtype) for n in x.shape[2:])
-  return jnp.einsum("cnhw,hp,wq->cnpq", x, rows, columns, precision=_HIGHEST)
-
-
-def _averages(side: int, size: int, stride: int) -> np.ndarray:
-  """[side, out]: the share of each pixel of a line in each average."""
-  pixel, out = np.ogrid[:side, : -(-side // stride)]
-  read = np.abs(pixel - stride * out) <= size // 2
-  return read / read.sum(0)
-
-
-def max_pool(x: Maps, size: int, stride: int) -> Convolved:
-  """Maximum, padded by (size - 1) // 2: along rows, then along columns. The first of equal values has the derivative."""
-  return _max_along(_max_along(x, 3, size, stride, x.shape[3]), 2, size, stride, x.shape[2])
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _max_along(x: Array, axis: int, size: int, stride: int, side: int) -> Array:
-  del side
-  return functools.reduce(jnp.maximum, _taps(x, axis, size, stride, -np.inf))
-
-
-def _max_along_fwd(x, axis, size, stride, side):
-  del side
-  best, *rest = _taps(x, axis, size, stride, -np.inf)
-  which = jnp.zeros(best.shape, jnp.int8)
-  for number, tap in enumerate(rest, 1):
-    which = jnp.where(tap > best, jnp.int8(number), which)
-    best = jnp.maximum(best, tap)
-  return best, which
-
-
-def _max_along_bwd(axis, size, stride, side, which, dy):
-  pads = [(0, 0, 0)] * dy.ndim
-  pads[axis] = (size, size + stride, stride - 1)
-  dy, which = lax.pad(dy, jnp.zeros((), dy.dtype), pads), lax.pad(which, jnp.int8(-1), pads)
-  parts = []
-  for number in range(size):  # the output that reads pixel p by this tap is p + size // 2 - number, before the stride
-    start = size + size // 2 - number
-    own = lax.slice_in_dim(which, start, start + side, axis=axis) == number
-    parts.append(jnp.where(own, lax.slice_in_dim(dy, start, start + side, axis=axis), jnp.zeros((), dy.dtype)))
-  return (sum(parts[1:], parts[0]),)
-
-
-_max_along.defvjp(_max_along_fwd, _max_along_bwd)
