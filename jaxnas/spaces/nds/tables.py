@@ -1,7 +1,7 @@
 """What tells the eleven Network Design Spaces on ImageNet apart: operations, nodes, values that their samples have.
 
-Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019, and the ranges of the values in
-the published tables.
+Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019, and the values that its tables
+have.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """The stages of networks of blocks in both readings, their parameters and multiply-adds, and the tables' own count.
 
-`trained` is what the published accuracies belong to: entry 0 of the lists is the stem, `num_gs` are groups. Of the stem
-the tables' numbers determine the convolutions, their strides, and that something without parameters halves the side of a
+`trained` is what the published accuracies belong to: entry 0 of the lists is the stem, `num_gs` are groups. The tables'
+numbers determine the stem's convolutions, their strides, and that something without parameters halves the side in a
 ResNet's; taken here are ReLUs after each BN and a 3x3 max pool.
 
     stride 8  three conv 3x3 stride 2 (3, w / 2, w, w), each with BN and ReLU

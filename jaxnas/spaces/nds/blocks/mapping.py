@@ -1,4 +1,4 @@
-"""Where the parameters and running statistics of `NDSBlockModule` are in the trees of the fast network (see `layout`)."""
+"""Where the parameters and running statistics of `NDSBlockModule` are in the fast network's trees (see `layout`)."""
 
 from collections.abc import Iterator
 

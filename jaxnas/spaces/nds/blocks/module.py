@@ -1,7 +1,7 @@
 """The network of one choice of stages in plain Flax: to read first, and to train in a loop of one's own.
 
     space = spaces.get("nds_resnext_a")
-    module = space.module(space.parse("Network(block_type='res_bottleneck_block', ...)"), NetworkConfig(stem="imagenet"))
+    module = space.module(space.parse("Network(block_type='res_bottleneck_block', ...)"), space.default_config)
     variables = module.init(jax.random.key(0), images)  # {"params": ..., "batch_stats": ...}
     logits, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
 

@@ -239,7 +239,7 @@ class BlockNetwork(SampleGrams):
 def _block(
   block: str, stage: Stage, x: Maps, own: tuple[PyTree, PyTree | None], *, first: bool, fresh: bool, run: Pass
 ) -> tuple[Convolved, Seen]:
-  """One block from what the ReLU before it reads to what the ReLU behind it does; `fresh`: whether the former counts."""
+  """One block, from what the ReLU before it reads to what that behind it does; `fresh`: whether the former counts."""
   params, stats = own
   found: dict[str, Seen] = {}
   before = [run.of_relu(x)] if fresh else []

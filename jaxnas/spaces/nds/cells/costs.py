@@ -26,16 +26,16 @@ from jaxnas.spaces.nds.cells.operations import kind_and_size
 Form = Literal["cifar", "imagenet", "code"]
 
 
-class Tally(NamedTuple):
+class CellCost(NamedTuple):
   """Parameters, multiply-adds, and what the tables count besides."""
 
   params: int = 0
   macs: int = 0
   more: int = 0
 
-  def plus(self, *others: "Tally") -> "Tally":
+  def plus(self, *others: "CellCost") -> "CellCost":
     """The sum."""
-    return Tally(*(sum(column) for column in zip(self, *others, strict=True)))
+    return CellCost(*(sum(column) for column in zip(self, *others, strict=True)))
 
   @property
   def flops(self) -> int:
@@ -109,7 +109,7 @@ def plan(size: CellSize) -> list[CellPlan]:
   return found
 
 
-def count(own: Genotype, ops: tuple[str, ...], size: CellSize) -> Tally:
+def count(own: Genotype, ops: tuple[str, ...], size: CellSize) -> CellCost:
   """Of one network; the genotype's width and depth are not read."""
   cells = plan(size)
   counts = len(own.concat[0]), len(own.concat[1])
@@ -117,7 +117,7 @@ def count(own: Genotype, ops: tuple[str, ...], size: CellSize) -> Tally:
   return frame(size, counts).plus(*slots)
 
 
-def frame(size: CellSize, counts: tuple[int, int]) -> Tally:
+def frame(size: CellSize, counts: tuple[int, int]) -> CellCost:
   """All but the operations of slots; it is linear in the two counts, see `CellInput.channels`."""
   cells = plan(size)
   entries = []
@@ -127,18 +127,18 @@ def frame(size: CellSize, counts: tuple[int, int]) -> Tally:
     entries += [entry(first, cell.channels, cell.side_0), relu_conv_bn(second, cell.channels, cell.side)]
   features = CellInput(cells[-1].kind, cells[-1].channels).channels(counts)
   linear = features * size.classes + size.classes
-  classifier = Tally(linear, linear, features * cells[-1].side_out ** 2)
+  classifier = CellCost(linear, linear, features * cells[-1].side_out ** 2)
   return _stem(size).plus(*entries, classifier)
 
 
-def slot_cost(op: str, state: int, cell: CellPlan) -> Tally:
+def slot_cost(op: str, state: int, cell: CellPlan) -> CellCost:
   """The operation of one slot of a cell."""
   from_input = state < FIRST_NODE
   stride = 2 if cell.kind and from_input else 1
   return op_cost(op, cell.channels, stride, cell.side if from_input else cell.side_out)
 
 
-def op_cost(op: str, channels: int, stride: int, side: int) -> Tally:
+def op_cost(op: str, channels: int, stride: int, side: int) -> CellCost:
   """An operation on [side, side, channels], whose output has the side ceil(side / stride)."""
   (kind, size), out = kind_and_size(op), -(-side // stride)
   if kind == "sep_conv":
@@ -151,25 +151,25 @@ def op_cost(op: str, channels: int, stride: int, side: int) -> Tally:
     return _relu(channels, side).plus(_conv_bn(size, channels, channels, out))
   if kind == "lines":
     weights = size * channels * channels
-    return _relu(channels, side).plus(Tally(2 * weights + 2 * channels, weights * out * (side + out)))
+    return _relu(channels, side).plus(CellCost(2 * weights + 2 * channels, weights * out * (side + out)))
   if kind in ("avg_pool", "max_pool"):
-    return Tally(more=size * size * channels * out * out)
+    return CellCost(more=size * size * channels * out * out)
   if kind == "skip_connect" and stride > 1:
     return factorised_reduction(channels, channels, side)
-  return Tally()
+  return CellCost()
 
 
-def relu_conv_bn(channels_in: int, channels_out: int, side: int) -> Tally:
+def relu_conv_bn(channels_in: int, channels_out: int, side: int) -> CellCost:
   """ReLU, conv 1x1, BN."""
   return _relu(channels_in, side).plus(_conv_bn(1, channels_in, channels_out, side))
 
 
-def factorised_reduction(channels_in: int, channels_out: int, side: int) -> Tally:
+def factorised_reduction(channels_in: int, channels_out: int, side: int) -> CellCost:
   """`side` is the input's."""
   return _relu(channels_in, side).plus(_conv_bn(1, channels_in, channels_out, -(-side // 2)))
 
 
-def _stem(size: CellSize) -> Tally:
+def _stem(size: CellSize) -> CellCost:
   c, side = size.channels, size.image_size
   if size.form == "cifar":
     return _conv_bn(3, 3, 3 * c, side)
@@ -178,19 +178,19 @@ def _stem(size: CellSize) -> Tally:
   return _relu(c // 2, sides[0]).plus(_relu(c, sides[1]), *convolutions)
 
 
-def _depthwise(size: int, channels: int, stride: int, side: int, dilation: int) -> Tally:
+def _depthwise(size: int, channels: int, stride: int, side: int, dilation: int) -> CellCost:
   """ReLU, depthwise, conv 1x1, BN; `side` is the input's."""
   out, pad, weights = -(-side // stride), dilation * (size - 1) // 2, size * size * channels
   charged = (side + 2 * pad - size) // stride + 1  # outputs of the tables' convolution, which is not dilated
-  wide = Tally(weights, weights * out * out, weights * (charged * charged - out * out))
+  wide = CellCost(weights, weights * out * out, weights * (charged * charged - out * out))
   return _relu(channels, side).plus(wide, _conv_bn(1, channels, channels, out))
 
 
-def _conv_bn(size: int, channels_in: int, channels_out: int, side: int) -> Tally:
+def _conv_bn(size: int, channels_in: int, channels_out: int, side: int) -> CellCost:
   """`side` is the output's."""
   weights = size * size * channels_in * channels_out
-  return Tally(weights + 2 * channels_out, weights * side * side)
+  return CellCost(weights + 2 * channels_out, weights * side * side)
 
 
-def _relu(channels: int, side: int) -> Tally:
-  return Tally(more=channels * side * side)
+def _relu(channels: int, side: int) -> CellCost:
+  return CellCost(more=channels * side * side)

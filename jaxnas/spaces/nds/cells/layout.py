@@ -5,6 +5,7 @@ DARTS space (`darts.layout`). How many states a cell concatenates is data: its m
 behind those that there are, and so have the kernels that read them. A genotype uses the first rows of these.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -92,7 +93,7 @@ def groups(part: CellPart, place: int) -> list[tuple[str, range]]:
   """Cells of a stage whose kernels for this input (0 or 1) have one shape: (name, their places in the stage)."""
   count = len(part.cells)
   bounds = [0, 1, count] if place == 0 and part.cells[0].halve and count > 1 else [0, count]
-  return [(f"cell_{part.first + a}", range(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+  return [(f"cell_{part.first + a}", range(a, b)) for a, b in itertools.pairwise(bounds)]
 
 
 def kernels(part: CellPart, nodes: int) -> Iterator[Kernel]:

@@ -1,7 +1,7 @@
 """The network of one genotype of a space of cells in plain Flax: to read first, and to train in a loop of one's own.
 
     space = spaces.get("nds_enas")
-    module = space.module(space.parse("Genotype(normal=[...], ..., width=32, depth=14)"), NetworkConfig(stem="imagenet"))
+    module = space.module(space.parse("Genotype(normal=[...], ..., width=32, depth=14)"), space.default_config)
     variables = module.init(jax.random.key(0), images)  # {"params": ..., "batch_stats": ...}
     logits, updates = module.apply(variables, images, train=True, mutable=["batch_stats"])
 

@@ -1,7 +1,7 @@
 """The cells of a network whose genotype is data: few bodies of code for many of them, as in `darts.stages`.
 
-The normal cells between two reductions are one `lax.scan`, and the slots of a cell are one, whose body chooses state and
-operation. The concat set is data too: the chosen nodes come first in a cell's maps, zeros follow.
+The normal cells between two reductions are one `lax.scan`, and the slots of a cell are one, whose body chooses state
+and operation. The concat set is data too: the chosen nodes come first in a cell's maps, zeros follow.
 """
 
 import functools
