@@ -125,7 +125,7 @@ def test_illegal_stages_are_refused(path, value, message):
   [
     ("nds_enas", "DARTS_V2", r"does not begin with Genotype\(...\); use Genotype"),
     ("nds_enas", "Genotype([1])", "has no name in front of it"),
-    ("nds_enas", "Genotype(width=32, width=32)", "line 1"),
+    ("nds_enas", "Genotype(width=32, width=32)", "field 'width' is given twice"),
     ("nds_enas", "Genotype(**{})", "field None is no name"),
     ("nds_enas", "Genotype(width=open('x'))", "width is .*open.*, no literal"),
     ("nds_enas", "Genotype(width=range(10 ** 9))", "width is"),

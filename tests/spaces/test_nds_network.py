@@ -36,14 +36,8 @@ def published(fixtures):
   )
 
 
-def kernels_first(collection, own):
-  """Layers of a fixture's block, in the order of application, as conv0, bn0, ... of the module's block."""
-  return {path: collection[path] for path in collection if path[: len(own)] == own}
-
-
 def cell_names(module):
   """(path of a layer in the fixture, in the module), convolutions and their BN."""
-  own = encoding.genotype(module.table, module.arch)
   order = {"dw": 0, "row": 0, "conv": 0, "conv0": 0, "pw": 1, "column": 1, "conv1": 1}
   stem = (
     [("stem", "stem")] if module.form == "cifar" else [("stem0", "stem_a"), ("stem0", "stem_b"), ("stem1", "stem_c")]
@@ -66,7 +60,6 @@ def cell_names(module):
     kind = "bn" if path[-1] == "bn" else "conv"
     number = second + (0 if kind == "bn" else second + order[path[-1]])
     yield (cell, block, f"{kind}{number}"), path
-  del own
 
 
 def block_names(module):

@@ -109,8 +109,8 @@ def side_by_side(params: PyTree, nodes: int, axis: int) -> PyTree:
 
 def _unlike(x: Maps, empty: Any, alike: Convolved, readers: int, run: Pass) -> Seen:
   """What has to be added because so many ReLUs read `alike` instead of x without its `empty` channels of zeros."""
-  units = jnp.asarray(empty, jnp.float32) * float(x.shape[2] * x.shape[3])
-  change = -units[None, None] if x is alike else run.agreement(x) - units - run.agreement(alike)
+  units = (jnp.asarray(empty, jnp.float32) * float(x.shape[2] * x.shape[3]))[None, None]
+  change = -units if x.shape == alike.shape else run.agreement(x) - units - run.agreement(alike)
   return Seen(None, (readers * change, jnp.zeros((), x.dtype)))
 
 
