@@ -85,7 +85,7 @@ def test_a_config_has_the_last_word_on_sizes(name):
       space.costs(code, NetworkConfig(channels=3))
 
 
-def test_stages_that_cannot_be_built_are_refused():
+def test_stages_that_cannot_be_built_are_refused(unchecked):
   with pytest.raises(ArchitectureError, match="stage 1: 4 inner channels .* not divided by 3 groups"):
     stages.staged(RESNEXT | {"num_gs": [1, 3, 4, 2]}, "trained")
   with pytest.raises(ArchitectureError, match="stage 1: 4 inner channels have no group of 8"):

@@ -56,8 +56,9 @@ def as_codes(table: BlockTable, codes: Any) -> Int16[np.ndarray, "*A L"]:
   return array.astype(np.int16)
 
 
-def _refuse(values: np.ndarray, wrong: np.ndarray, stage: int, problem: str) -> None:
+def _refuse(values: Any, wrong: Any, stage: int, problem: str) -> None:
   """Raises for the first of the values [...] that is wrong."""
+  values, wrong = np.asarray(values), np.asarray(wrong)
   if wrong.any():
     batch = np.argwhere(wrong)[0].tolist()
     place = f"archs{batch}" if batch else "arch"

@@ -18,12 +18,14 @@ the same padding, so for more outputs than it has.
 Source: Radosavovic et al., ICCV 2019, and its code; the count was fitted to the tables, which it meets in every row.
 """
 
-from typing import Literal, NamedTuple
+import collections
+from typing import Any, Literal, NamedTuple
 
 from jaxnas.spaces.nds.cells.encoding import FIRST_NODE, Genotype, reductions
 from jaxnas.spaces.nds.cells.operations import kind_and_size
 
 Form = Literal["cifar", "imagenet", "code"]
+Counts = tuple[Any, Any]  # states that a normal and a reduction cell concatenate, ints or int32 []
 
 
 class CellCost(NamedTuple):
@@ -54,33 +56,54 @@ class CellInput(NamedTuple):
   kind: int | None
   width: int
 
-  def channels(self, counts: tuple[int, int]) -> int:
-    """`counts`: how many states a normal and a reduction cell concatenate."""
+  def channels(self, counts: Counts) -> Any:
+    """An int, or int32 [] if the counts are."""
     return self.width * (1 if self.kind is None else counts[self.kind])
+
+
+class CellBody(NamedTuple):
+  """What the operations of a cell depend on.
+
+  Attributes:
+    kind: 0 for a normal, 1 for a reduction cell.
+    channels: c.
+    side: of its inputs.
+  """
+
+  kind: int
+  channels: int
+  side: int
+
+  @property
+  def side_out(self) -> int:
+    """Of its output."""
+    return -(-self.side // (1 + self.kind))
 
 
 class CellPlan(NamedTuple):
   """One cell of a network.
 
   Attributes:
-    kind: 0 for a normal, 1 for a reduction cell.
-    channels: c.
+    body: its operations.
     inputs: what it reads.
     halve: whether the first input has about twice the side of the second.
-    side_0, side: of the two inputs.
+    side_0: of the first input.
   """
 
-  kind: int
-  channels: int
+  body: CellBody
   inputs: tuple[CellInput, CellInput]
   halve: bool
   side_0: int
-  side: int
 
   @property
-  def side_out(self) -> int:
-    """Of the output."""
-    return -(-self.side // (1 + self.kind))
+  def kind(self) -> int:
+    """Of the body."""
+    return self.body.kind
+
+  @property
+  def channels(self) -> int:
+    """Of the body."""
+    return self.body.channels
 
 
 class CellSize(NamedTuple):
@@ -103,35 +126,37 @@ def plan(size: CellSize) -> list[CellPlan]:
   for i in range(size.cells):
     kind = int(i in reductions(size.cells))
     c *= 1 + kind
-    found.append(CellPlan(kind, c, (before, last), halve, side_0, side))
+    body = CellBody(kind, c, side)
+    found.append(CellPlan(body, (before, last), halve, side_0))
     before, last, halve = last, CellInput(kind, c), bool(kind)
-    side_0, side = side, found[-1].side_out
+    side_0, side = side, body.side_out
   return found
 
 
 def count(own: Genotype, ops: tuple[str, ...], size: CellSize) -> CellCost:
   """Of one network; the genotype's width and depth are not read."""
-  cells = plan(size)
-  counts = len(own.concat[0]), len(own.concat[1])
-  slots = [slot_cost(ops[op], state, cell) for cell in cells for op, state in own.slots[cell.kind]]
-  return frame(size, counts).plus(*slots)
+  total = frame(size, (len(own.concat[0]), len(own.concat[1])))
+  for cell, copies in collections.Counter(cell.body for cell in plan(size)).items():
+    slots = [slot_cost(ops[op], state, cell) for op, state in own.slots[cell.kind]]
+    total = total.plus(*slots * copies)
+  return total
 
 
-def frame(size: CellSize, counts: tuple[int, int]) -> CellCost:
+def frame(size: CellSize, counts: Counts) -> CellCost:
   """All but the operations of slots; it is linear in the two counts, see `CellInput.channels`."""
   cells = plan(size)
   entries = []
   for cell in cells:
     first, second = (own.channels(counts) for own in cell.inputs)
     entry = factorised_reduction if cell.halve else relu_conv_bn
-    entries += [entry(first, cell.channels, cell.side_0), relu_conv_bn(second, cell.channels, cell.side)]
+    entries += [entry(first, cell.channels, cell.side_0), relu_conv_bn(second, cell.channels, cell.body.side)]
   features = CellInput(cells[-1].kind, cells[-1].channels).channels(counts)
   linear = features * size.classes + size.classes
-  classifier = CellCost(linear, linear, features * cells[-1].side_out ** 2)
+  classifier = CellCost(linear, linear, features * cells[-1].body.side_out ** 2)
   return _stem(size).plus(*entries, classifier)
 
 
-def slot_cost(op: str, state: int, cell: CellPlan) -> CellCost:
+def slot_cost(op: str, state: int, cell: CellBody) -> CellCost:
   """The operation of one slot of a cell."""
   from_input = state < FIRST_NODE
   stride = 2 if cell.kind and from_input else 1

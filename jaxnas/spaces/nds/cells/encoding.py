@@ -79,8 +79,9 @@ def as_codes(table: CellTable, codes: Any) -> Int16[np.ndarray, "*A L"]:
   return array.astype(np.int16)
 
 
-def _refuse(values: np.ndarray, limits: tuple[int, int], what: str) -> None:
+def _refuse(values: Any, limits: tuple[int, int], what: str) -> None:
   """Raises for the first of the values [...] outside the limits."""
+  values = np.asarray(values)
   wrong = (values < limits[0]) | (values > limits[1])
   if wrong.any():
     batch = np.argwhere(wrong)[0].tolist()

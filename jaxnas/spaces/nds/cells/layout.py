@@ -16,13 +16,12 @@ from jaxtyping import Array, PyTree
 
 from jaxnas.nets.parameters import bn_shapes, stacked
 from jaxnas.spaces.nds.cells import operations
-from jaxnas.spaces.nds.cells.costs import CellInput, CellPlan, CellSize, plan
+from jaxnas.spaces.nds.cells.costs import CellInput, CellPlan, CellSize, Counts, plan
 from jaxnas.spaces.nds.cells.encoding import FIRST_NODE
 from jaxnas.spaces.nds.tables import CellTable
 
 STAGE = "stage_"
 INPUTS = ("input_0", "input_1")
-Counts = tuple[Any, Any]  # states that a normal and a reduction cell concatenate, ints or int32 []
 
 
 class CellPart(NamedTuple):

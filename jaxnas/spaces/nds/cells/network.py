@@ -274,6 +274,6 @@ class CellNetwork(SampleGrams):
     table = np.zeros((2, 2, len(self.table.ops)), np.int64)
     for cell in costs.plan(size):
       for state, from_input in ((encoding.FIRST_NODE, 0), (0, 1)):
-        own = [costs.slot_cost(op, state, cell) for op in self.table.ops]
+        own = [costs.slot_cost(op, state, cell.body) for op in self.table.ops]
         table[cell.kind, from_input] += [getattr(one, kind) for one in own]
     return table
