@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from module_checks import check_module_is_network, number_of_params
-from nds_cases import EVERY_OP, RESNEXT, any_cells
+from nds_cases import EVERY_OP, FILES, RESNEXT, any_cells
 
 from jaxnas import spaces
 from jaxnas.base import NetworkConfig
@@ -46,11 +46,9 @@ def test_cells_of_each_space(x64, name, cells, stem, size):
   check_module_is_network(space, code, NetworkConfig(4, cells, 3, stem=stem), CELL_PARTS, size=size)
 
 
-@pytest.mark.parametrize("name", [
-  "nds_resnext_b", pytest.param("nds_resnet_lr_wd", marks=pytest.mark.slow),
-  pytest.param("nds_vanilla_lr_wd", marks=pytest.mark.slow),
-])  # fmt: skip
-@pytest.mark.parametrize("stem", ["cifar", pytest.param("imagenet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nds_resnext_b", "nds_resnet_lr_wd", "nds_vanilla_lr_wd"])
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_stages(x64, name, stem):
   space = spaces.get(name)
   code = space.sample(jax.random.key(2), 1)[0]
@@ -59,7 +57,7 @@ def test_stages(x64, name, stem):
   check_module_is_network(space, code, config, BLOCK_PARTS, size=9 if stem == "cifar" else 32)
 
 
-@pytest.mark.parametrize("name", spaces.names()[3:14])
+@pytest.mark.parametrize("name", FILES)
 def test_modules_at_their_own_size_have_the_parameters_of_the_table(name):
   space = spaces.get(name)
   code = space.sample(jax.random.key(0), 1)[0]

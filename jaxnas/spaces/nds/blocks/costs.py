@@ -34,7 +34,7 @@ from jaxnas.spaces.nds.tables import BLOCKS, BOTTLENECK, PLAIN, Variant
 
 Stem = Literal["eighth", "quarter", "cifar"]
 CODE_STEM = 12
-_STEMS = {8: "eighth", 4: "quarter"}
+_STEMS: dict[int, Stem] = {8: "eighth", 4: "quarter"}
 
 
 class Stage(NamedTuple):

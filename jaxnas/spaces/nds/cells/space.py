@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -49,7 +50,7 @@ class CellSpace:
     return _DEFAULT
 
   def __len__(self) -> int:
-    return sampling.count(self.table)
+    return min(sampling.count(self.table), sys.maxsize)  # more than Python lets a length be
 
   def as_codes(self, codes: Any) -> Int16[np.ndarray, "*A L"]:
     """See `encoding.as_codes`."""
@@ -135,7 +136,7 @@ class CellSpace:
       ConfigError: as `network`; fewer than three cells, which is fewer than three taps.
     """
     network = self.network(dataclasses.replace(config, init="torch_default"), variant)
-    assert network.tap_channels
+    _ = network.tap_channels  # refuses them
     return network
 
   def module(self, code: Any, config: NetworkConfig, variant: Variant = "trained") -> NDSCellModule:
