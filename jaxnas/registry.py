@@ -58,7 +58,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.proxies.effective_params",
     "jaxnas.proxies.skip_length",
   ),
-  "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts"),
+  "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts", "jaxnas.spaces.nds"),
   "algorithm": (
     "jaxnas.algorithms.tenas",
     "jaxnas.algorithms.knas",

@@ -34,15 +34,18 @@ def convolve(
 
 
 def _at_stride_2(x: Array, kernel: Array) -> Array:
-  """3x3 at stride 2 as 2x2 at stride 1: the four pixels of a block are channels, the first row of taps reads zeros."""
-  if kernel.shape[0] != 3:
-    raise NotImplementedError(f"kernel of size {kernel.shape[0]} at stride 2")
+  """At stride 1, the four pixels of a 2x2 block being channels; a first or a last row of taps reads zeros."""
   x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
   n, height, width, channels = x.shape
   blocks = x.reshape(n, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-  taps = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(2, 2, 2, 2, *kernel.shape[2:])
-  taps = taps.transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * channels, -1)
-  return _convolution(blocks.reshape(n, height // 2, width // 2, 4 * channels), taps, ((1, 0), (1, 0)))
+  pad = kernel.shape[0] // 2
+  first, size, before = pad % 2, pad + 1, -(-pad // 2)  # of blocks: the kernel's size, and those in front
+  taps = jnp.pad(kernel, ((first, 1 - first), (first, 1 - first), (0, 0), (0, 0)))
+  taps = taps.reshape(size, 2, size, 2, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
+  pads = (before, size - 1 - before)
+  return _convolution(
+    blocks.reshape(n, height // 2, width // 2, 4 * channels), taps.reshape(size, size, 4 * channels, -1), (pads, pads)
+  )
 
 
 _MANY = 8192  # samples times output channels from which a product is faster (experiments/benchmark_plain_layers.py)

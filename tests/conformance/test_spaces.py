@@ -12,16 +12,14 @@ import pytest
 from helpers import png_size
 from hypothesis import strategies as st
 
-from conformance.tiny import images, network_of, samples, several
+from conformance.tiny import images, network_of, samples, several, spaces_of
 from jaxnas import base, registry, spaces
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError, DatasetError
 
-SPACES = [pytest.param(spaces.get(name), id=name) for name in spaces.names()]
 
-
-@pytest.fixture(params=SPACES)
+@pytest.fixture(params=spaces_of(spaces.names()))
 def space(request):
-  return request.param
+  return spaces.get(request.param)
 
 
 def rows(codes):

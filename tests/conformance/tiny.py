@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxnas import base
 
@@ -33,6 +34,19 @@ def small(kind):
     elif dataclasses.is_dataclass(field.default_factory):
       given[field.name] = small(field.default_factory)
   return kind(**given)
+
+
+# Spaces of a family share all of their code: these stand for it where every run tries every space.
+FAMILIES = {"nds_": ("nds_enas", "nds_resnext_a")}
+
+
+def spaces_of(names):
+  """The names as parameters of a test; of a family all but those that stand for it are slow."""
+
+  def is_slow(name):
+    return any(name.startswith(family) and name not in few for family, few in FAMILIES.items())
+
+  return [pytest.param(name, id=name, marks=[pytest.mark.slow] * is_slow(name)) for name in names]
 
 
 @functools.cache
