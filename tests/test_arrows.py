@@ -27,6 +27,7 @@ MAY_IMPORT = {
   "spaces": LEAVES | {"nets", "ntk", "tabular"},  # reads its benchmarks into tables; kernels of infinite width
   "proxies": LEAVES | {"ntk"},
   "scoring": LEAVES | {"nets", "proxies"},  # nets: the slots of choices
+  "models": LEAVES | {"nets", "ntk", "proxies", "scoring"},
   "train": LEAVES,
   "data": LEAVES,
   "tabular": LEAVES,
