@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num, PyTree
 
-from jaxnas.base import Batch, Dispatched, Parametrised, Proxy, Reading
+from jaxnas.base import Batch, Collect, Dispatched, Parametrised, Proxy, Reading
 from jaxnas.errors import ConfigError
 from jaxnas.nets import products
 from jaxnas.nets.choose import Slots
@@ -285,7 +285,7 @@ def _one(proxies: Sequence[Proxy], network: Parametrised, draw: bool, rows: int 
 
   def one(weights, arch, batch, key):
     params = network.init(weights) if draw else weights
-    collects = [what for proxy in proxies for what in proxy.collects]
+    collects: list[Collect] = [what for proxy in proxies for what in proxy.collects]
     evaluation = Evaluation(network, params, arch, *batch, key=key, rows=rows, collects=collects)
     return [proxy.measure(evaluation) for proxy in proxies]
 

@@ -259,7 +259,7 @@ class NB101Network(SampleGrams):
       return self._forward(run, self.feeding, inputs, own, Chain())
     bits = 0
     if "patterns" in run.collect:  # widths depend on the number of feeding vertices: a single one is the widest
-      bits = jax.eval_shape(lambda *args: self._forward(run, 1, *args, Chain()).patterns, inputs, own).shape[1]
+      bits = jax.eval_shape(lambda x, own: self._forward(run, 1, x, own, Chain()).patterns, inputs, own).shape[1]
 
     def forward(feeding, inputs, own):
       output = self._forward(run, feeding, inputs, own, Chain())
