@@ -48,7 +48,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.proxies.params",
     "jaxnas.proxies.flops",
   ),
-  "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts"),
+  "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts", "jaxnas.spaces.nlp"),
   "algorithm": (
     "jaxnas.algorithms.tenas",
     "jaxnas.algorithms.knas",
@@ -61,7 +61,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.report.runs",
   ),
   "benchmark": ("jaxnas.spaces.nb201.benchmark",),
-  "dataset": ("jaxnas.data.synthetic", "jaxnas.data.tfds_source"),
+  "dataset": ("jaxnas.data.synthetic", "jaxnas.data.tfds_source", "jaxnas.gennas.sequence_source"),
 }
 
 _made: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in KINDS}
