@@ -38,8 +38,8 @@ class GenNASConfig:
   signal: SignalConfig = dataclasses.field(default_factory=SignalConfig)
   gennas_mutation: float = setting(
     1.0,
-    "expected changes of a mutation: nb201 draws every op anew with this / 5; nb101 flips edges with this / 7; nlp makes "
-    "a random number of single changes with this mean",
+    "expected changes of a mutation: nb201 draws every op anew with this / 5; nb101 flips edges with this / 7; nlp "
+    "makes a random number of single changes with this mean",
   )
 
   def __post_init__(self):
@@ -214,7 +214,7 @@ def loss_curves(
   keys = jax.random.split(jax.random.key(seed), len(archs))
   curves: dict[int, list[float]] = {}
   for network, members in scoring.by_shape(context.space, codes, inputs.network):
-    own = sorted(members)
+    own = np.array(sorted(members))
     (found,) = engine.measure([SignalRegression()], network, None, codes[own], inputs.batch, init_keys=keys[own])
-    curves |= {i: np.asarray(c.evaluation, np.float64).tolist() for i, c in zip(own, found, strict=True)}
+    curves |= {i: np.asarray(c.evaluation, np.float64).tolist() for i, c in zip(own.tolist(), found, strict=True)}
   return {arch: curves[i] for i, arch in enumerate(archs)}

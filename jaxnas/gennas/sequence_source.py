@@ -70,7 +70,7 @@ class SequenceSource:
     key = jax.random.key(sorted(SIZES).index(self.split))
     drawn = [signals.sequences(self.task, 1, jax.random.fold_in(key, self.start + int(i))) for i in indices]
     empty = np.zeros((0, *self.image_shape), np.float32)
-    inputs, targets = (np.concatenate([empty, *map(np.asarray, part)]) for part in (zip(*drawn) if drawn else ((), ())))
+    inputs, targets = (np.concatenate([empty, *(np.asarray(pair[i]) for pair in drawn)]) for i in (0, 1))
     return inputs, targets.reshape(len(targets), -1)
 
   def first(self, count: int) -> "SequenceSource":
@@ -82,7 +82,9 @@ class SequenceSource:
   def halves(self) -> tuple["SequenceSource", "SequenceSource"]:
     """See `base.Source.halves`."""
     half = self.size // 2
-    return dataclasses.replace(self, size=half), dataclasses.replace(self, start=self.start + half, size=self.size - half)
+    return dataclasses.replace(self, size=half), dataclasses.replace(
+      self, start=self.start + half, size=self.size - half
+    )
 
 
 @registry.register("dataset", NAME)

@@ -35,8 +35,6 @@ from jaxnas.settings import setting
 
 WEIGHT_DECAY = 1.2e-6
 
-Variant = Literal["code", "paper"]
-
 
 @dataclasses.dataclass(frozen=True)
 class SequenceConfig:
@@ -51,7 +49,7 @@ class SequenceConfig:
   signal_rate: float = setting(
     1e-3, "learning rate of the regressed recurrent networks; the published command line's is 0.1", later=True
   )
-  signal_weight_drop: Variant = setting(
+  signal_weight_drop: Literal["code", "paper"] = setting(
     "code",
     "matrices with weight drop stay at their initial values, as in the published 'code', or are trained ('paper')",
     later=True,
@@ -87,7 +85,7 @@ class SequenceLearner(Learner):
   """
 
   network: RecurrentNetwork
-  variant: Variant = "code"
+  variant: Literal["code", "paper"] = "code"
   rate: float = 1e-3
   dropout: bool = True
 
@@ -182,7 +180,8 @@ def regress(
     trained, memory, losses = state
     key = jax.random.fold_in(problem.key, step)
     value, gradients = jax.value_and_grad(loss)(trained, problem.noise[step], key)
-    updates, memory = adam.update(gradients, memory, trained)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the number of the step
+      updates, memory = adam.update(gradients, memory, trained)
     return optax.apply_updates(trained, updates), memory, losses.at[step].set(value)
 
   def stretch(state, given):

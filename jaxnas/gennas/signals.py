@@ -172,9 +172,7 @@ def stage_target(
   return _stage(signals, (len(images), *GRID, channels), key, images)
 
 
-def sequences(
-  task: SequenceTask, samples: int, key: Array
-) -> tuple[Float32[Array, "B T D"], Float32[Array, "B T D"]]:
+def sequences(task: SequenceTask, samples: int, key: Array) -> tuple[Float32[Array, "B T D"], Float32[Array, "B T D"]]:
   """Inputs and targets of a task of sequences: one map of the signals of stage 0, and one of stage 1, a sample.
 
   Raises:

@@ -3,8 +3,8 @@
     fitness of a task = |Spearman| between the losses of 20 architectures regressed on it and their accuracies
 
 Every task brings its own images, targets, noise and initial weights. A task that is out of range (dots in less than one
-cell) has fitness 0. All of a task on images is data, so one compiled program serves all; tasks of sequences need one for
-each of their dimensions.
+cell) has fitness 0. All of a task on images is data, so one compiled program serves all; tasks of sequences need one
+for each of their dimensions.
 
 Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 2021, section 3.3.
 """

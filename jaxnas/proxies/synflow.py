@@ -7,11 +7,12 @@ costs 5e-6 of the value a layer). The logarithm keeps the order of the released 
 the depth it passes float32's range (1e38), so zero-cost-nas computes in double precision. Higher is better. A network
 that no path crosses scores -inf, status `non_finite`.
 
-Here float32 is enough where activations are ReLUs. Without biases (the classifier's only adds a constant to R) the outputs are homogeneous in the
-input, R(s) = s R(1), and so is the score. A first pass, at s = 1 and at a tiny s, finds the growth R(1); the second
-scales both the image and R by growth^-1/2, so activations and cotangents stay between growth^-1/2 and growth^1/2.
-Enough for growths from 1e-37 to 1e71; beyond that the first pass overflows and the status is `non_finite`. Outputs that
-are not homogeneous (R(1/2) is not R(1) / 2), those of recurrent cells with tanh and products, are taken as they are.
+Here float32 is enough where activations are ReLUs. Without biases (the classifier's only adds a constant to R) the
+outputs are homogeneous in the input, R(s) = s R(1), and so is the score. A first pass, at s = 1 and at a tiny s, finds
+the growth R(1); the second scales both the image and R by growth^-1/2, so activations and cotangents stay between
+growth^-1/2 and growth^1/2. Enough for growths from 1e-37 to 1e71; beyond that the first pass overflows and the status
+is `non_finite`. Outputs that are not homogeneous (R(1/2) is not R(1) / 2), those of recurrent cells with tanh and
+products, are taken as they are.
 
 Sources: Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic
 flow", NeurIPS 2020, equation 2; as an architecture score Abdelfattah et al., ICLR 2021, section 3.1.

@@ -132,7 +132,9 @@ class TraceNormPerSample(Proxy):
     count, successor = len(evaluation.inputs), self.variant == "successor"
     labels = evaluation.labels if self.needs_labels else jnp.zeros(count, jnp.int32)
     if successor and not jnp.issubdtype(labels.dtype, jnp.integer):
-      raise ConfigError(f"proxy {self.name!r} takes the output of an input's class, and targets have none; leave it out")
+      raise ConfigError(
+        f"proxy {self.name!r} takes the output of an input's class, and targets have none; leave it out"
+      )
     squares = squared_rows(evaluation, OUTPUTS[self.variant], labels, self.batch_norm, kernels_only=successor)
     mean = squares.sum() / count
     return jnp.sqrt(mean) if successor else mean

@@ -4,4 +4,15 @@ from jaxnas.base import Batch
 from jaxnas.scoring.engine import Batching, Engine, Seconds
 from jaxnas.scoring.score import Score, Summary, as_architectures, by_shape, score, summarise
 
-__all__ = ["Batch", "Batching", "Engine", "Score", "Seconds", "Summary", "as_architectures", "by_shape", "score", "summarise"]
+__all__ = [
+  "Batch",
+  "Batching",
+  "Engine",
+  "Score",
+  "Seconds",
+  "Summary",
+  "as_architectures",
+  "by_shape",
+  "score",
+  "summarise",
+]

@@ -18,7 +18,8 @@ SMALL = {  # settings by field name, of whatever has them
   "ntk_batch": 3, "ntk_channels": 1, "ntk_cells": 1, "region_batches": 1, "region_samples": 10, "repeats": 1,
   "knas_candidates": 4, "knas_shortlist": 2, "knas_batch": 4, "knas_channels": 2, "knas_cells": 1,
   "knas_score": "params",  "nasi_steps": 3, "nasi_batch": 2, "nasi_channels": 2, "nasi_cells": 1,
-  "signal_hidden": 3, "signal_steps": 2, "signal_interval": 1, "signal_batch": 2, "signal_channels": 2, "signal_cells": 1,
+  "signal_hidden": 3,
+  "signal_steps": 2, "signal_interval": 1, "signal_batch": 2, "signal_channels": 2, "signal_cells": 1,
   "evolution_population": 3, "evolution_tournament": 2, "evolution_children": 2, "task_archs": 4,
   "train_epochs": 1, "train_batch": 8, "train_channels": 2, "train_cells": 1, "train_images": 16, "eval_images": 8,
 }  # fmt: skip

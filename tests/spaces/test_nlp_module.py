@@ -34,7 +34,7 @@ def test_module_is_the_fast_network(text, x64):
     return jax.value_and_grad(lambda p: (run(p) * factors).sum())(params)
 
   own = mapping.gather(parts, params)
-  initial = jax.eval_shape(lambda: module.init(jax.random.key(0), inputs))["params"]
+  initial = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 8, 5), np.float32)))["params"]
   assert jax.tree.map(jnp.shape, own) == jax.tree.map(lambda s: s.shape, initial)
   value, gradient = jax.jit(lambda p: shown(lambda p: module.apply({"params": p}, inputs), p))(own)
   wanted, fast = jax.jit(lambda p: shown(lambda p: network.apply(p, inputs, arch).logits, p))(params)

@@ -123,7 +123,9 @@ def test_initial_values():
   net = SPACE.network(NetworkConfig(30, 3, 7, shape=SPACE.shape(code)))
   params = net.start(net.init(jax.random.key(0)), jnp.asarray(net.encode(code[None])[0]))
   for (path, leaf), shape in zip(
-    jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(jax.eval_shape(net.init, jax.random.key(0))), strict=True
+    jax.tree_util.tree_leaves_with_path(params),
+    jax.tree.leaves(jax.eval_shape(net.init, jax.random.key(0))),
+    strict=True,
   ):
     names = [p.key for p in path]
     hidden = 20 if names[0] == "layer_2" else 30
@@ -132,7 +134,10 @@ def test_initial_values():
       bound = 7**-0.5 if names[0] == "stem" else 0.0
     assert leaf.shape == shape.shape and float(jnp.abs(leaf).max()) <= bound
     assert not bound or float(jnp.abs(leaf).max()) > 0.7 * bound, names
-  used = {names: int((jnp.abs(params["layer_1"][names]["kernel"]).max((1, 2)) > 0).sum()) for names in ("matrices", "projections")}
+  used = {
+    names: int((jnp.abs(params["layer_1"][names]["kernel"]).max((1, 2)) > 0).sum())
+    for names in ("matrices", "projections")
+  }
   assert used == {"matrices": 4, "projections": 2}
 
 
@@ -148,7 +153,11 @@ def test_dropout_is_locked_and_keeps_the_mean():
   np.testing.assert_allclose(drawn.mean(0), clean, atol=6 * float(drawn.std(0).max()) / 20 + 0.02)
   # The decoder has no dropout behind it: with a decoder of one unit, all steps are dropped together.
   only = params["classifier"]["kernel"].at[1:].set(0)
-  found = jax.jit(jax.vmap(lambda key: net.train({**params, "classifier": {**params["classifier"], "kernel": only}}, inputs, arch, key)))(keys)
+  found = jax.jit(
+    jax.vmap(
+      lambda key: net.train({**params, "classifier": {**params["classifier"], "kernel": only}}, inputs, arch, key)
+    )
+  )(keys)
   zero = (found.reshape(400, 2, 8, 7) == 0).all(-1)
   assert 0.05 < zero.mean() < 0.15 and (zero.all(-1) == zero.any(-1)).all()
 

@@ -21,6 +21,9 @@ from jaxnas.tabular import Benchmark
 __all__ = ["NLP", "NLPNetwork", "costs", "encoding", "isomorphism", "program"]
 
 
+_DEFAULT = NetworkConfig(costs.CHANNELS, costs.CELLS, classes=48)
+
+
 @registry.register("space", "nlp")
 @dataclasses.dataclass(frozen=True)
 class NLP:
@@ -29,7 +32,7 @@ class NLP:
   name: str = "nlp"
   ops: tuple[str, ...] = encoding.OPS
   dataset: str = "signals"
-  default_config: NetworkConfig = NetworkConfig(costs.CHANNELS, costs.CELLS, classes=48)
+  default_config: NetworkConfig = _DEFAULT
 
   as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(encoding.parse)

@@ -3,11 +3,12 @@
     {"position": 0, "cell": 0, "recipe": {...}, "ptb": [{"status": "OK", "test_loss": 4.9, ...}]}
 
 `recipe` is the benchmark's own form. Many recipes are repeats of one cell: `cell` is the smallest `position` with the
-same one. Of each cell the first recipe of the file is taken. Of a recipe the first run of `ptb` counts; where its
-status is not OK, nothing is known.
+same one. (The file's rule is coarser than `canonical`: two equal `linear` nodes count as one that is read twice.) Of
+each cell the first recipe of the file is taken. Of a recipe the first run of `ptb` counts; where its status is not OK,
+nothing is known.
 
-Columns are percentages, higher is better, as of all benchmarks: 100 / perplexity = 100 exp(-loss), the geometric mean of
-the probabilities that the network gives the right words, after the last of 50 epochs (`ptb_test`, `ptb_valid`) or
+Columns are percentages, higher is better, as of all benchmarks: 100 / perplexity = 100 exp(-loss), the geometric mean
+of the probabilities that the network gives the right words, after the last of 50 epochs (`ptb_test`, `ptb_valid`) or
 earlier (`ptb_valid_3ep`, `ptb_valid_10ep`). The test perplexity itself is the column `perplexity_ptb_test`.
 
 Source: Klyuchnikov et al., "NAS-Bench-NLP", 2020; the logs as Li et al. released them with GenNAS, NeurIPS 2021.
@@ -51,22 +52,21 @@ def read(path: pathlib.Path) -> Benchmark:
   """
   archs: list[str] = []
   losses: list[list[float]] = []
-  cells: set[int] = set()
+  cells: dict[int, int] = {}
   row_of: dict[Hashable, int] = {}
   for line, entry in _entries(path):
-    if entry["cell"] in cells:
-      continue
-    cells.add(entry["cell"])
     try:
       code = from_recipe(entry["recipe"])
     except ArchitectureError as error:
       raise problem(path, f"line {line}, recipe: no recipe of --space=nlp: {error}", "correct or delete it") from error
-    first = row_of.setdefault(canonical(code), len(archs))
-    if first != len(archs):
+    row = cells.setdefault(entry["cell"], len(archs))
+    first = row_of.setdefault(canonical(code), row)
+    if first != row:
       what = f"line {line}: the recipe is that of cell {entry['cell']} and of an earlier one, {archs[first]}"
       raise problem(path, what, "give both the same `cell`, or delete one")
-    archs.append(format(code))
-    losses.append(_losses(path, line, entry["ptb"]))
+    if row == len(archs):
+      archs.append(format(code))
+      losses.append(_losses(path, line, entry["ptb"]))
   if not archs:
     raise problem(path, "no line in it", _FIX)
   table = 100 * np.exp(-np.array(losses))
@@ -86,7 +86,7 @@ def _entries(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
   """(number of the line, what it holds), of lines that are not empty."""
   packed = first_bytes(path, _FIX, "nlp").startswith(_GZIP)
   try:
-    with (gzip.open(path) if packed else path.open("rb")) as file:
+    with gzip.open(path) if packed else path.open("rb") as file:
       for line, text in enumerate(file, start=1):
         if text.strip():
           yield line, _entry(path, line, text)

@@ -45,7 +45,15 @@ OPS: Final = (
   "activation_leaky_relu",
 )
 ABSENT, LINEAR, BLEND, PROD, SUM, TANH, SIGM, LEAKY_RELU = range(len(OPS))
-INPUTS: Final = {LINEAR: (1, 3), BLEND: (3, 3), PROD: (2, 2), SUM: (2, 2), TANH: (1, 1), SIGM: (1, 1), LEAKY_RELU: (1, 1)}
+INPUTS: Final = {
+  LINEAR: (1, 3),
+  BLEND: (3, 3),
+  PROD: (2, 2),
+  SUM: (2, 2),
+  TANH: (1, 1),
+  SIGM: (1, 1),
+  LEAKY_RELU: (1, 1),
+}
 MAX_NODES: Final = 24
 MAX_STATES: Final = 3
 _WIDTH: Final = 4  # entries of a node
@@ -198,7 +206,9 @@ def from_recipe(document: Any) -> Int8[np.ndarray, "99"]:
   names = [name for name in document if re.fullmatch(r"h_new_[0-9]{1,2}", str(name), re.ASCII)]
   states = sorted(int(name.removeprefix("h_new_")) for name in names)
   if states != list(range(len(states))) or not 1 <= len(states) <= MAX_STATES:
-    raise ArchitectureError(f"recipe: the new states are {names or 'none'}; give h_new_0 to at most h_new_2 without gap")
+    raise ArchitectureError(
+      f"recipe: the new states are {names or 'none'}; give h_new_0 to at most h_new_2 without gap"
+    )
   known = {"x": X, **{f"h_prev_{i}": PREVIOUS + i for i in states}}
   for name, node in document.items():
     for one in node["input"]:
@@ -208,7 +218,9 @@ def from_recipe(document: Any) -> Int8[np.ndarray, "99"]:
         )
   order = _ordered({name: node["input"] for name, node in document.items()}, known)
   known |= {name: FIRST + k for k, name in enumerate(order)}
-  nodes = tuple(Node(OPS.index(document[name]["op"]), tuple(known[i] for i in document[name]["input"])) for name in order)
+  nodes = tuple(
+    Node(OPS.index(document[name]["op"]), tuple(known[i] for i in document[name]["input"])) for name in order
+  )
   return pack(checked(Recipe(nodes, tuple(known[f"h_new_{i}"] - FIRST for i in states))))
 
 
@@ -272,7 +284,7 @@ def _check(recipe: Recipe, where: str) -> None:
     raise ArchitectureError(f"{where}: {len(nodes)} nodes; a recipe has 1 to {MAX_NODES}")
   if not 1 <= len(states) <= MAX_STATES or len(set(states)) < len(states) or max(states) >= len(nodes):
     raise ArchitectureError(
-      f"{where}: the new states are nodes {list(states)}; give 1 to {MAX_STATES} different ones of 0 to {len(nodes) - 1}"
+      f"{where}: the new states are nodes {list(states)}; give 1 to {MAX_STATES} different ones, 0 to {len(nodes) - 1}"
     )
   for k, (op, sources) in enumerate(nodes):
     here, (least, most) = f"{where}: node {k} ({OPS[op]})", INPUTS[op]
@@ -296,7 +308,9 @@ def _ordered(inputs: Mapping[str, Sequence[str]], known: Iterable[str]) -> list[
   while left:
     ready = next((name for name in left if done.issuperset(inputs[name])), None)
     if ready is None:
-      raise ArchitectureError(f"recipe: {_circle(inputs, left)} read one another in a circle; a step must have an order")
+      raise ArchitectureError(
+        f"recipe: {_circle(inputs, left)} read one another in a circle; a step must have an order"
+      )
     left.remove(ready)
     order.append(ready)
     done.add(ready)

@@ -9,37 +9,34 @@ node that is its new value; the three inputs of `blend` are of kinds of their ow
 Source: Ying, "Enumerating Unique Computational Graphs via an Iterative Graph Invariant", 2019.
 """
 
-import hashlib
-from typing import Any
+from typing import Any, Final
 
 from jaxnas.spaces.nlp import encoding
 from jaxnas.spaces.nlp.encoding import BLEND, FIRST, X
 
+_X: Final = -1  # in the place of a node
 
-def canonical(code: Any) -> str:
-  """The hash, 32 hexadecimal digits, of one architecture ([99] or text form).
+
+def canonical(code: Any) -> int:
+  """The hash, an integer that is the same in every process, of one architecture ([99] or text form).
 
   Raises:
     ArchitectureError: not one architecture.
   """
   recipe = encoding.unpack(code)
   live = sorted(encoding.alive(recipe))
-  reads: dict[int, list[tuple[str, int]]] = {k: [] for k in live}  # (kind of edge, node or -1 for x)
-  read_by: dict[int, list[tuple[str, int]]] = {k: [] for k in live}
+  reads: dict[int, list[tuple[int, int]]] = {k: [] for k in live}  # (kind of edge, node or `_X`)
+  read_by: dict[int, list[tuple[int, int]]] = {k: [] for k in live}
   for k in live:
     op, sources = recipe.nodes[k]
     for place, source in enumerate(sources):
-      kind = f"{place if op == BLEND else ''}{'' if source >= FIRST else 'previous'}"
-      other = -1 if source == X else encoding.node_of(recipe, source)
-      reads[k].append(("x", other) if source == X else (kind, other))
-      if other >= 0:
+      kind = 2 * (place if op == BLEND else 0) + (source < FIRST)
+      other = _X if source == X else encoding.node_of(recipe, source)
+      reads[k].append((kind, other))
+      if other != _X:
         read_by[other].append((kind, k))
-  hashes = {k: _digest(f"{recipe.nodes[k].op} {k == recipe.states[0]}") for k in live} | {-1: "x"}
+  hashes = {k: hash((recipe.nodes[k].op, k == recipe.states[0])) for k in live} | {_X: 0}
   for _ in live:
-    sides = {k: [sorted(f"{kind} {hashes[j]}" for kind, j in side[k]) for side in (reads, read_by)] for k in live}
-    hashes |= {k: _digest(f"{hashes[k]} {sides[k]}") for k in live}
-  return _digest(str(sorted(hashes[k] for k in live)))
-
-
-def _digest(text: str) -> str:
-  return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    sides = {k: [tuple(sorted((kind, hashes[j]) for kind, j in side[k])) for side in (reads, read_by)] for k in live}
+    hashes |= {k: hash((hashes[k], *sides[k])) for k in live}
+  return hash(tuple(sorted(hashes[k] for k in live)))

@@ -29,6 +29,7 @@ from jaxnas.nets.passes import begin
 from jaxnas.spaces.nlp import program
 from jaxnas.spaces.nlp.encoding import LEAKY_RELU, SIGM, TANH
 from jaxnas.spaces.nlp.interpreter import Weights, run
+from jaxnas.spaces.nlp.parameters import Uniform, draw
 from jaxnas.spaces.nlp.program import Program, Size
 
 LENGTH: Final = 8  # steps of a sequence
@@ -99,23 +100,21 @@ class NLPNetwork:
     within 1 / sqrt(D); the decoder's is 0.
     """
     dimension, (embedding, _) = self.config.classes, self.layers[0]
-    names, shapes = ["stem", "classifier"], {"stem": (dimension, embedding), "classifier": (embedding, dimension)}
-    keys = iter(jax.random.split(key, 3 + 3 * len(self.layers)))
-
-    def uniform(bound: float, *shape: int) -> Array:
-      return jax.random.uniform(next(keys), shape, jnp.float32, -bound, bound)
-
-    params = {name: {"kernel": uniform(_ENCODER_BOUND, *shapes[name])} for name in names}
-    params["stem"]["bias"] = uniform(dimension**-0.5, embedding)
-    params["classifier"]["bias"] = jnp.zeros((dimension,), jnp.float32)
+    shapes: dict[str, Any] = {
+      "stem": {
+        "kernel": Uniform((dimension, embedding), _ENCODER_BOUND),
+        "bias": Uniform((embedding,), dimension**-0.5),
+      },
+      "classifier": {"kernel": Uniform((embedding, dimension), _ENCODER_BOUND), "bias": Uniform((dimension,), 0.0)},
+    }
     for i, (inputs, hidden) in enumerate(self.layers):
       bound = hidden**-0.5
-      params[f"layer_{i}"] = {
-        "matrices": {"kernel": uniform(bound, self.size.matrices, hidden, hidden)},
-        "projections": {"kernel": uniform(bound, self.size.projections, inputs, hidden)},
-        "linears": {"bias": uniform(bound, self.size.linears, hidden)},
+      shapes[f"layer_{i}"] = {
+        "matrices": {"kernel": Uniform((self.size.matrices, hidden, hidden), bound)},
+        "projections": {"kernel": Uniform((self.size.projections, inputs, hidden), bound)},
+        "linears": {"bias": Uniform((self.size.linears, hidden), bound)},
       }
-    return params
+    return draw(shapes, key)
 
   def start(self, params: PyTree, arch: Int[Array, " n"]) -> PyTree:
     """The parameters with zeros for what the recipe lacks."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, Int32
 
 from jaxnas.errors import ConfigError
 from jaxnas.spaces.nlp import encoding
-from jaxnas.spaces.nlp.encoding import FIRST, LINEAR, MAX_NODES, MAX_STATES, OPS, PREVIOUS, X, Recipe
+from jaxnas.spaces.nlp.encoding import FIRST, LINEAR, MAX_NODES, MAX_STATES, OPS, PREVIOUS, Recipe, X
 
 START: Final = LINEAR  # the other operations keep their columns
 PROJECT, PRODUCT = len(OPS), len(OPS) + 1
