@@ -188,7 +188,7 @@ class NLPNetwork:
   ) -> Output:
     """One pass; the logits are the outputs of all steps side by side, [N, T D].
 
-    Observed are the units that activations read, at every step, by their sign; the features are what the decoder reads.
+    Observed are the signs in front of activations, and of layers' outputs; the features are what the decoder reads.
 
     Raises:
       ConfigError, DatasetError: as `base.Network.apply`.
@@ -251,12 +251,15 @@ def _mask(key: Array, rate: float, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def _agreement(values: Float[Array, "T S N H"], own: Program) -> Float[Array, "N N"]:
-  """In how many units two samples have the same sign in front of an activation, over all steps."""
+  """In how many units of activations, and of the layer's output, two samples have the same sign, over all steps.
+
+  Of an activation the sign of what it reads: a sigmoid's output is compared with 1/2.
+  """
   operations, written = own.instructions[:, 0], own.instructions[:, 1]
   slots = values.shape[1]
   acts = jnp.isin(operations, np.array([TANH, SIGM, LEAKY_RELU], np.int32)).astype(jnp.float32)
   half = jnp.where(operations == SIGM, 0.5, 0.0).astype(jnp.float32)
-  counts = jnp.zeros(slots, jnp.float32).at[written].max(acts)
+  counts = jnp.zeros(slots, jnp.float32).at[written].max(acts).at[own.states[0]].set(1.0)
   middle = jnp.zeros(slots, jnp.float32).at[written].max(half)
   code = jnp.where(values > middle.astype(values.dtype)[None, :, None, None], 1.0, -1.0).astype(jnp.float32)
   products = jnp.einsum("tsnh,tsmh,s->nm", code, code, counts)
