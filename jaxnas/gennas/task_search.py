@@ -165,12 +165,14 @@ def evolve_tasks(context: Context[GenNASTaskConfig], seed: int) -> EvolvedTask:
   def remember(one: Individual) -> None:
     context.keep(RECORD.make(seed, id=one.id, fitness=one.fitness, parent=one.parent, task=tasks.to_json(one.genome)))
 
-  draw, mutate = random_task, mutate_task
-  if reads_sequences(space):
-    draw, mutate = random_sequence_task, mutate_sequence_task
+  def mutate(task: SignalTask | SequenceTask) -> SignalTask | SequenceTask:
+    if isinstance(task, SequenceTask):
+      return mutate_sequence_task(task, rng, settings.task_keep)
+    return mutate_task(task, rng, settings.task_keep)
+
   log = evolve(
-    lambda: draw(rng),
-    lambda task: mutate(task, rng, settings.task_keep),
+    lambda: random_sequence_task(rng) if reads_sequences(space) else random_task(rng),
+    mutate,
     evaluate,
     population=evolution.evolution_population,
     tournament=evolution.evolution_tournament,

@@ -28,7 +28,7 @@ class Case:
 
   def __init__(self):
     rng, code = np.random.default_rng(0), SPACE.parse(TEXT)
-    config = NetworkConfig(channels=6, cells=2, classes=3, shape=SPACE.shape(code))
+    config = NetworkConfig(channels=6, cells=1, classes=3, shape=SPACE.shape(code))
     self.network, self.module = SPACE.network(config), SPACE.module(code, config)
     self.arch, self.parts = jnp.asarray(self.network.encode(code[None])[0]), parameters(self.module)
     shapes = jax.eval_shape(self.network.init, jax.random.key(0))
@@ -127,7 +127,7 @@ def test_naswot_counts_signs_in_front_of_activations(case):
   network, arch = case.network, case.arch
   seen = network.apply(case.params, case.inputs, arch, collect=("observation",)).observation
   one = [network.apply(case.params, case.inputs[i][None], arch, collect=("observation",)).observation for i in range(N)]
-  units = 8 * 4 * (6 + 4)  # steps, activations and the output, hidden units of both layers
+  units = 8 * 4 * 4  # steps, activations and the output, hidden units
   np.testing.assert_array_equal([float(o.agreement[0, 0]) for o in one], units)
   agreement = np.asarray(seen.agreement)
   np.testing.assert_array_equal(np.diag(agreement), units)

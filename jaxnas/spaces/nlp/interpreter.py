@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnas.spaces.nlp.encoding import BLEND, LEAKY_RELU, MAX_STATES, PROD, SIGM, SUM, TANH
-from jaxnas.spaces.nlp.program import INSTRUCTIONS, PRODUCT, PROJECT, START, Program
+from jaxnas.spaces.nlp.program import INSTRUCTIONS, PRODUCT, PROJECT, START, RecipeProgram
 
 SLOPE: Final = 0.01  # of the leaky ReLU below 0
 _STATES: Final = slice(1, 1 + MAX_STATES)  # slots of the previous states
@@ -39,7 +39,7 @@ class Weights(NamedTuple):
 
 
 @jax.custom_vjp
-def run(weights: Weights, program: Program) -> Float[Array, "T S N H"]:
+def run(weights: Weights, program: RecipeProgram) -> Float[Array, "T S N H"]:
   """The values of all slots at every step; the states before the first step are zeros."""
   nodes = len(program.instructions) - len(program.projections) - len(program.readers)
   slots = 1 + MAX_STATES + nodes
@@ -79,7 +79,7 @@ def _forward(weights: Weights, projected: Float[Array, "P N H"]):
   return branches
 
 
-def _run_fwd(weights: Weights, program: Program):
+def _run_fwd(weights: Weights, program: RecipeProgram):
   values = run(weights, program)
   return values, (weights, program, values)
 

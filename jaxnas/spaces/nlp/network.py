@@ -30,7 +30,7 @@ from jaxnas.spaces.nlp import program
 from jaxnas.spaces.nlp.encoding import LEAKY_RELU, SIGM, TANH
 from jaxnas.spaces.nlp.interpreter import Weights, run
 from jaxnas.spaces.nlp.parameters import Uniform, draw
-from jaxnas.spaces.nlp.program import Program, Size
+from jaxnas.spaces.nlp.program import RecipeProgram, Size
 
 LENGTH: Final = 8  # steps of a sequence
 DROPOUT: Final = {"hidden": 0.25, "output": 0.1, "matrices": 0.1}  # in training; the input has none
@@ -196,7 +196,9 @@ class NLPNetwork:
     del gates
     own = begin(mode, collect, stats, able=ABLE, rows=rows)
     logits, features, seen = self._forward(params, inputs, arch, {})
-    agreement = sum(_agreement(values, program.read(arch, self.size)) for values in seen) if own.observes else None
+    agreement: Any = None
+    if own.observes:
+      agreement = sum(_agreement(values, program.read(arch, self.size)) for values in seen)
     return Output(
       logits,
       stats={} if own.keeps_stats else None,
@@ -250,7 +252,7 @@ def _mask(key: Array, rate: float, shape: tuple[int, ...], dtype: Any) -> Array:
   return jax.random.bernoulli(key, 1 - rate, shape).astype(dtype) / (1 - rate)
 
 
-def _agreement(values: Float[Array, "T S N H"], own: Program) -> Float[Array, "N N"]:
+def _agreement(values: Float[Array, "T S N H"], own: RecipeProgram) -> Float[Array, "N N"]:
   """In how many units of activations, and of the layer's output, two samples have the same sign, over all steps.
 
   Of an activation the sign of what it reads: a sigmoid's output is compared with 1/2.

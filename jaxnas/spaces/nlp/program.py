@@ -52,7 +52,7 @@ SIZES: Final = (
 )
 
 
-class Program(NamedTuple):
+class RecipeProgram(NamedTuple):
   """A program; instructions and numbers that there are not are 0.
 
   Attributes:
@@ -95,7 +95,7 @@ def table(codes: Int[np.ndarray, "A L"], size: Size) -> Int32[np.ndarray, "A n"]
   return np.stack(rows) if rows else np.zeros((0, sum(_lengths(size))), np.int32)
 
 
-def read(row: Int[Array, " n"], size: Size) -> Program:
+def read(row: Int[Array, " n"], size: Size) -> RecipeProgram:
   """The program of a row of `table`.
 
   Raises:
@@ -106,12 +106,12 @@ def read(row: Int[Array, " n"], size: Size) -> Program:
     raise ConfigError(f"arch of shape {row.shape}: expected ({sum(lengths)},), a row of what encode() returned")
   ends = list(itertools.accumulate(lengths))
   first, *rest = (row[end - length : end] for end, length in zip(ends, lengths, strict=True))
-  return Program(first.reshape(-1, _FIELDS), *rest)
+  return RecipeProgram(first.reshape(-1, _FIELDS), *rest)
 
 
-def used(program: Program) -> Program:
+def used(program: RecipeProgram) -> RecipeProgram:
   """1 for every state, bias, projection and matrix that there is, else 0, float32; the instructions as they are."""
-  return Program(program.instructions, *((slots > 0).astype(np.float32) for slots in program[1:]))
+  return RecipeProgram(program.instructions, *((slots > 0).astype(np.float32) for slots in program[1:]))
 
 
 def _size_of(recipe: Recipe) -> Size:
