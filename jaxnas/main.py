@@ -20,7 +20,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from jaxnas import stopping
 
@@ -32,7 +32,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from jaxnas import data, hosts, registry, run, tabular, usage
-from jaxnas.base import Algorithm, Context, Space
+from jaxnas.base import Algorithm, Context, Sequences, Space, lacking
 from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.files import user_path
 from jaxnas.nets.products import Precision
@@ -49,7 +49,8 @@ flags.DEFINE_string("space", "nb201", "search space")
 flags.DEFINE_string(
   "dataset",
   "synthetic",
-  "images to search with; 'synthetic' is generated, the others of the package are read through TFDS",
+  "what to search with; 'synthetic' images and 'signals' (sequences, what nlp reads by default) are generated, the "
+  "others of the package are read through TFDS",
 )
 flags.DEFINE_string("data_dir", None, "TFDS folder that holds the data set (default: TFDS_DATA_DIR, or TFDS's own)")
 flags.DEFINE_bool("download", False, "let TFDS fetch a data set that is missing")
@@ -190,10 +191,10 @@ def _settings(algorithm: Algorithm, space: Space) -> tuple[Any, dict[type, Any]]
 
 
 def _refuse_contradictions() -> None:
-  if FLAGS.dataset == "synthetic" and (FLAGS.download or FLAGS["data_dir"].present):
+  if FLAGS.dataset in ("synthetic", "signals") and (FLAGS.download or FLAGS["data_dir"].present):
     flag = "download" if FLAGS.download else "data_dir"
     raise ConfigError(
-      f"--{flag} has no meaning with --dataset=synthetic, which is generated; name a --dataset or drop it"
+      f"--{flag} has no meaning with --dataset={FLAGS.dataset}, which is generated; name a --dataset or drop it"
     )
 
 
@@ -292,6 +293,8 @@ def main(argv: Sequence[str]) -> int:
   algorithm: Algorithm = registry.make("algorithm", FLAGS.algorithm, "--algorithm")
   space: Space = registry.make("space", FLAGS.space, "--space")
   run.refuse_space(algorithm, space)
+  if not lacking(space, Sequences) and not FLAGS["dataset"].present:
+    FLAGS.dataset = cast(Sequences, space).dataset
   settings, proxy_settings = _settings(algorithm, space)
   _refuse_contradictions()
   seeds = _seeds()

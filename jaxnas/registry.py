@@ -58,7 +58,13 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.proxies.effective_params",
     "jaxnas.proxies.skip_length",
   ),
-  "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts", "jaxnas.spaces.nds"),
+  "space": (
+    "jaxnas.spaces.nb201",
+    "jaxnas.spaces.nb101",
+    "jaxnas.spaces.darts",
+    "jaxnas.spaces.nds",
+    "jaxnas.spaces.nlp",
+  ),
   "algorithm": (
     "jaxnas.algorithms.tenas",
     "jaxnas.algorithms.knas",
@@ -71,7 +77,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.report.runs",
   ),
   "benchmark": ("jaxnas.spaces.nb201.benchmark",),
-  "dataset": ("jaxnas.data.synthetic", "jaxnas.data.tfds_source"),
+  "dataset": ("jaxnas.data.synthetic", "jaxnas.data.tfds_source", "jaxnas.gennas.sequence_source"),
 }
 
 _made: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in KINDS}

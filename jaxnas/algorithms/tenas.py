@@ -31,7 +31,19 @@ from jaxnas import ntk, registry
 from jaxnas.algorithms.tenas_plots import plot_pruning_history, plot_spectrum
 from jaxnas.algorithms.tenas_pruning import as_dict, choose_edges, evaluations, initial_active, prune
 from jaxnas.algorithms.tenas_ranking import Candidate, Indicators
-from jaxnas.base import Algorithm, Artefact, Column, Context, Outcome, Proxy, Prunable, RecordKind, Work, lacking
+from jaxnas.base import (
+  Algorithm,
+  Artefact,
+  Column,
+  Context,
+  Outcome,
+  Parametrised,
+  Proxy,
+  Prunable,
+  RecordKind,
+  Work,
+  lacking,
+)
 from jaxnas.errors import ConfigError
 from jaxnas.nets.supernet import active_weights
 from jaxnas.proxies.linear_regions import LinearRegions
@@ -124,7 +136,8 @@ class TENAS(Algorithm[TENASConfig]):
       """The arguments of `Engine.measure`: fresh weights and inputs from `key`."""
       inputs = proxy.prepare(space, context.source, context.settings_of(proxy), key)
       init_key, _ = jax.random.split(key)
-      return [proxy], inputs.network, inputs.network.init(init_key), nets, inputs.batch
+      network = cast(Parametrised, inputs.network)
+      return [proxy], network, network.init(init_key), nets, inputs.batch
 
     def repeat_key(number: int, repeat: int) -> Array:
       return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), repeat)

@@ -277,6 +277,19 @@ class TappedNetwork(Network, Protocol):
 
 
 @runtime_checkable
+class RecurrentNetwork(Network, Protocol):
+  """A network that turns sequences of numbers into others, which GenNAS trains on signals; K = T D."""
+
+  def train(self, params: PyTree, inputs: Float[Array, "N T D"], arch: Array, key: Array) -> Float[Array, "N K"]:
+    """The outputs of a pass with the network's dropout."""
+    ...
+
+  def is_recurrent(self, path: Sequence[str]) -> bool:
+    """Whether the parameter of this path is a matrix of something else than a layer's input."""
+    ...
+
+
+@runtime_checkable
 class TrainableNetwork(Network, Protocol):
   """A network that can be trained for real: with running statistics, drop path and perhaps an auxiliary head."""
 

@@ -26,8 +26,12 @@ SIDE = 8  # pixels of a target's side
 MOMENTUM = 0.1  # of running statistics: the new batch's share
 
 
+class Learner:
+  """What GenNAS's regression trains: a `SignalNetwork` on images, or a `sequences.SequenceLearner`."""
+
+
 @dataclasses.dataclass(frozen=True)
-class SignalNetwork:
+class SignalNetwork(Learner):
   """A backbone with a head on each of its taps.
 
   Attributes:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import base
+from jaxnas import base, data
 
 N, SIDE, CLASSES = 4, 8, 3
 MANY = {"mgm_code": 50, "mgm_truncated": 50}  # images of proxies that refuse fewer
@@ -19,6 +19,7 @@ SMALL = {  # settings by field name, of whatever has them
   "ntk_batch": 3, "ntk_channels": 1, "ntk_cells": 1, "region_batches": 1, "region_samples": 10, "repeats": 1,
   "knas_candidates": 4, "knas_shortlist": 2, "knas_batch": 4, "knas_channels": 2, "knas_cells": 1,
   "knas_score": "params",  "nasi_steps": 3, "nasi_batch": 2, "nasi_channels": 2, "nasi_cells": 1,
+  "signal_hidden": 3,
   "signal_steps": 2, "signal_interval": 1, "signal_batch": 2, "signal_channels": 2, "signal_cells": 1,
   "evolution_population": 3, "evolution_tournament": 2, "evolution_children": 2, "task_archs": 4,
   "train_epochs": 1, "train_batch": 8, "train_channels": 2, "train_cells": 1, "train_images": 16, "eval_images": 8,
@@ -66,15 +67,40 @@ def batch(n=N):
   return base.Batch(images(n), jnp.arange(n, dtype=jnp.int32) % CLASSES)
 
 
+def reads_images(space):
+  """Whether the space's networks read images."""
+  return bool(base.lacking(space, base.Sequences))
+
+
+@functools.cache
+def source_of(space):
+  """Of what the space's networks read, where it is not images."""
+  return data.load(space.dataset)
+
+
+def batch_of(space, n=N):
+  """What the space's networks read, and labels."""
+  if reads_images(space):
+    return batch(n)
+  inputs, labels = source_of(space).examples(np.arange(n))
+  return base.Batch(jnp.asarray(inputs), labels)
+
+
+def config_of(space, shape):
+  """The tiny config of a shape."""
+  classes = CLASSES if reads_images(space) else source_of(space).classes
+  return dataclasses.replace(CONFIG, shape=shape, classes=classes)
+
+
 @functools.cache
 def _network(space, shape):
-  return space.network(dataclasses.replace(CONFIG, shape=shape))
+  return space.network(config_of(space, shape))
 
 
 def network_of(space, code):
   """The tiny network for a code, and its config."""
   shape = space.shape(code)
-  return _network(space, shape), dataclasses.replace(CONFIG, shape=shape)
+  return _network(space, shape), config_of(space, shape)
 
 
 @functools.cache
