@@ -48,7 +48,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.proxies.params",
     "jaxnas.proxies.flops",
   ),
-  "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts"),
+  "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts", "jaxnas.spaces.flexibert"),
   "algorithm": (
     "jaxnas.algorithms.tenas",
     "jaxnas.algorithms.knas",
