@@ -61,7 +61,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.report.runs",
   ),
   "benchmark": ("jaxnas.spaces.nb201.benchmark",),
-  "dataset": ("jaxnas.data.synthetic", "jaxnas.data.tfds_source"),
+  "dataset": ("jaxnas.data.synthetic", "jaxnas.data.tfds_source", "jaxnas.data.random_tokens", "jaxnas.data.text"),
 }
 
 _made: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in KINDS}
@@ -81,7 +81,8 @@ def register(kind: Kind, name: str, make: Callable[..., Any] | None = None) -> A
     name: as in flags; letters, digits and underscores.
     make: gives the thing when it is asked for. Of a proxy, a space or an algorithm it takes no arguments, so a class
       will do; of a benchmark neither, and gives its `Accuracies`; of a data set it is
-      (split, data_dir, download, side) -> `Source`, see `jaxnas.data.load`.
+      (split, data_dir, download, side) -> `Source`, see `jaxnas.data.load`; one of text takes `tokens` by name, and
+      `file` if it is one of `NAME:FILE`.
 
   Raises:
     ConfigError: an unknown kind, a malformed name, or one that is taken by something else.

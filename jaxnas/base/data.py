@@ -5,14 +5,15 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float32, Float64, Int32, UInt8
+from jaxtyping import Array, Float32, Float64, Int32
 
 
 class Batch(NamedTuple):
   """What every architecture is measured on.
 
   Attributes:
-    inputs: normalised images, float32 [N, H, W, C], or several mini-batches of them, [B, N, H, W, C].
+    inputs: what the network takes: normalised images, float32 [N, H, W, C], or several mini-batches of them,
+      [B, N, H, W, C]; tokens, int32 [N, T, ...].
     labels: their classes, int32 [N], where known.
     problem: a tree of arrays that a proxy posed for itself (`Proxy.prepare`), such as regression targets.
   """
@@ -29,7 +30,7 @@ def host_generator(key: Array) -> np.random.Generator:
 
 @runtime_checkable
 class Source(Protocol):
-  """A data set with random access."""
+  """A data set with random access: of images (`Images`), or of something else, such as tokens."""
 
   @property
   def name(self) -> str:
@@ -40,6 +41,30 @@ class Source(Protocol):
   def classes(self) -> int:
     """K; labels lie in [0, K)."""
     ...
+
+  def __len__(self) -> int: ...
+
+  def examples(self, indices: np.ndarray) -> tuple[np.ndarray, Int32[np.ndarray, " n"]]:
+    """Inputs [n, ...] and labels at `indices`, any order, repeats allowed: images uint8 [n, H, W, 3], tokens int32.
+
+    Raises:
+      ConfigError: an index out of range.
+      DatasetError: a record cannot be read.
+    """
+    ...
+
+  def first(self, count: int) -> "Source":
+    """The first `count` examples; ConfigError where there are not so many."""
+    ...
+
+  def halves(self) -> tuple["Source", "Source"]:
+    """The first and the second half, to train on and to choose by."""
+    ...
+
+
+@runtime_checkable
+class Images(Source, Protocol):
+  """A data set of images."""
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -54,25 +79,6 @@ class Source(Protocol):
   @property
   def std(self) -> Float32[np.ndarray, "3"]:
     """Standard deviations, as `mean`."""
-    ...
-
-  def __len__(self) -> int: ...
-
-  def examples(self, indices: np.ndarray) -> tuple[UInt8[np.ndarray, "n H W 3"], Int32[np.ndarray, " n"]]:
-    """Images and labels at `indices`, any order, repeats allowed.
-
-    Raises:
-      ConfigError: an index out of range.
-      DatasetError: a record cannot be read.
-    """
-    ...
-
-  def first(self, count: int) -> "Source":
-    """The first `count` examples; ConfigError where there are not so many."""
-    ...
-
-  def halves(self) -> tuple["Source", "Source"]:
-    """The first and the second half, to train on and to choose by."""
     ...
 
 

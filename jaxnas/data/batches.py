@@ -1,16 +1,16 @@
-"""Batches of normalised images and crops, drawn from a JAX key; the same key gives the same batch."""
+"""Batches of normalised images, crops and tokens, drawn from a JAX key; the same key gives the same batch."""
 
 import numpy as np
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Float32, Int32, Shaped
 
-from jaxnas.base import Source, host_generator
-from jaxnas.errors import ConfigError
+from jaxnas.base import Images, Source, host_generator
+from jaxnas.errors import ConfigError, DatasetError
 
 
 def plain_batch(
   source: Source, key: Array, size: int, called: str = "size"
-) -> tuple[Float32[np.ndarray, "N H W 3"], Int32[np.ndarray, "N"]]:
-  """`size` different images, normalised by the source's mean and standard deviation, and their labels.
+) -> tuple[Shaped[np.ndarray, "N ..."], Int32[np.ndarray, "N"]]:
+  """`size` different examples and their labels: images, normalised by the source's mean and deviation, or tokens.
 
   Args:
     called: what messages call `size`, such as a flag.
@@ -19,8 +19,19 @@ def plain_batch(
     ConfigError: `size` is not in [1, len(source)].
     DatasetError: an image cannot be read.
   """
-  images, labels = source.examples(_choose(source, host_generator(key), size, called))
-  return _normalise(source, images), labels
+  inputs, labels = source.examples(_choose(source, host_generator(key), size, called))
+  return _normalise(source, inputs) if isinstance(source, Images) else inputs, labels
+
+
+def images_of(source: Source) -> Images:
+  """The source, if it is one of images.
+
+  Raises:
+    DatasetError: it is not.
+  """
+  if not isinstance(source, Images):
+    raise DatasetError(f"--dataset={source.name} has no images, which this reads; give one that has, such as cifar10")
+  return source
 
 
 def augmented_batch(source: Source, key: Array, size: int, called: str = "size") -> Float32[np.ndarray, "N H W 3"]:
@@ -29,7 +40,7 @@ def augmented_batch(source: Source, key: Array, size: int, called: str = "size")
   The padding is 4 pixels for images of 32 and 2 for images of 16, an eighth of the width, as usual for training on
   them. Arguments and errors as of `plain_batch`.
   """
-  generator = host_generator(key)
+  generator, source = host_generator(key), images_of(source)
   images, _ = source.examples(_choose(source, generator, size, called))
   flips = generator.random(size) < 0.5
   images = np.where(flips[:, None, None, None], images[:, :, ::-1], images)
@@ -55,6 +66,7 @@ def region_crops(
     ConfigError: a size below 1, or crops larger than the images.
     DatasetError: an image cannot be read.
   """
+  source = images_of(source)
   height, width, colours = source.image_shape
   for name, value in (
     ("batches", batches),
@@ -78,7 +90,7 @@ def region_crops(
 
 def _choose(source: Source, generator: np.random.Generator, size: int, called: str) -> np.ndarray:
   if not 1 <= size <= len(source):
-    raise ConfigError(f"{called}={size} must lie in [1, {len(source)}], the images of {source.name!r}")
+    raise ConfigError(f"{called}={size} must lie in [1, {len(source)}], the examples of {source.name!r}")
   return generator.choice(len(source), size, replace=False)
 
 
@@ -89,5 +101,5 @@ def _crops(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, height: in
   return images[np.arange(len(images))[:, None, None], y, x]
 
 
-def _normalise(source: Source, images: np.ndarray) -> np.ndarray:
+def _normalise(source: Images, images: np.ndarray) -> np.ndarray:
   return (images / np.float32(255) - source.mean) / source.std

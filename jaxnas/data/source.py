@@ -27,16 +27,30 @@ def check_split(split: str, name: str, sizes: Mapping[str, int]) -> None:
   Raises:
     DatasetError: no such split, several, or a slice that is empty or reaches beyond it.
   """
+  _bounds(split, name, sizes)
+
+
+def part_of(split: str, name: str, base: str, size: int) -> tuple[int, int]:
+  """The first example of a split or slice and the one behind the last, where the split `base` has `size` examples.
+
+  Raises:
+    DatasetError: as `check_split`.
+  """
+  return _bounds(split, name, {base: size})
+
+
+def _bounds(split: str, name: str, sizes: Mapping[str, int]) -> tuple[int, int]:
   fix = f"give one of {', '.join(sizes)}, or a slice such as {next(iter(sizes))}[:1000] or [50%:]"
   match = _SPLIT.fullmatch(split)
   if match is None or match["name"] not in sizes:
     raise DatasetError(f"split {split!r} is not in data set {name!r}; {fix}")
   size = sizes[match["name"]]
   if match["slice"] is None or not size:
-    return
+    return 0, size
   start, stop = (_place(match[end], size, default) for end, default in (("start", 0), ("stop", size)))
   if not 0 <= start < stop <= size:
-    raise DatasetError(f"split {split!r}: {match['name']!r} of data set {name!r} has images 0 to {size}; {fix}")
+    raise DatasetError(f"split {split!r}: {match['name']!r} of data set {name!r} has examples 0 to {size}; {fix}")
+  return start, stop
 
 
 _SPLIT = re.compile(r"(?P<name>\w+)(?P<slice>\[(?P<start>-?[0-9]+%?)?:(?P<stop>-?[0-9]+%?)?\])?")

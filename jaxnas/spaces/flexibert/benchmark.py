@@ -6,7 +6,7 @@
 
 Scores are per cent on the development sets, of encoders pre-trained for 100,000 steps and fine-tuned on each task;
 CoLA's is Matthews' correlation and STS's a correlation, both times 100, and `glue` is the mean of all. Their columns
-are `glue_dev`, `cola_dev`, ...; `pretrain_seconds` is one more. An encoder that was trained more than once has the mean.
+are `glue_dev`, `cola_dev`, ...; `pretrain_seconds` is one more. An encoder that was trained twice has the mean.
 
 Source: Serianni and Kalita, "Training-free Neural Architecture Search for RNNs and Transformers", ACL 2023.
 """
