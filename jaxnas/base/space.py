@@ -302,6 +302,16 @@ class Tapped(Space, Protocol):
 
 
 @runtime_checkable
+class Sequences(Space, Protocol):
+  """A space whose networks read sequences, not images."""
+
+  @property
+  def dataset(self) -> str:
+    """The data set that they read unless someone says otherwise, as in --dataset."""
+    ...
+
+
+@runtime_checkable
 class Trainable(Space, Protocol):
   """A space whose architectures can be trained for real."""
 
@@ -340,7 +350,7 @@ def lacking(space: Space, capability: type) -> list[str]:
   """What a space would need beside the members of `Space` to have a capability; empty if it has it.
 
   Args:
-    capability: `Prunable`, `Differentiable`, `Tapped`, `Trainable`, `InfiniteWidth` or `Indexed`.
+    capability: `Prunable`, `Differentiable`, `Tapped`, `Sequences`, `Trainable`, `InfiniteWidth` or `Indexed`.
   """
   known: type = Space
   kinds = [kind for kind in capability.__mro__ if kind not in known.__mro__]

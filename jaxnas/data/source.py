@@ -17,29 +17,19 @@ _CACHE_BYTES = 200_000_000
 Reader = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def check_split(split: str, name: str, sizes: Mapping[str, int]) -> None:
+def check_split(split: str, name: str, sizes: Mapping[str, int]) -> tuple[int, int]:
   """Checks the name of a split, or a slice of one: `train`, `train[:5000]`, `train[50%:]`.
 
   Args:
     name: of the data set.
-    sizes: images of its splits, 0 where that is not known.
+    sizes: examples of its splits, 0 where that is not known.
+
+  Returns:
+    The first example and the one behind the last; zeros where the size is not known.
 
   Raises:
     DatasetError: no such split, several, or a slice that is empty or reaches beyond it.
   """
-  _bounds(split, name, sizes)
-
-
-def part_of(split: str, name: str, base: str, size: int) -> tuple[int, int]:
-  """The first example of a split or slice and the one behind the last, where the split `base` has `size` examples.
-
-  Raises:
-    DatasetError: as `check_split`.
-  """
-  return _bounds(split, name, {base: size})
-
-
-def _bounds(split: str, name: str, sizes: Mapping[str, int]) -> tuple[int, int]:
   fix = f"give one of {', '.join(sizes)}, or a slice such as {next(iter(sizes))}[:1000] or [50%:]"
   match = _SPLIT.fullmatch(split)
   if match is None or match["name"] not in sizes:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from jaxnas import registry
-from jaxnas.data.source import part_of
+from jaxnas.data.source import check_split
 from jaxnas.data.token_source import TokenConfig, TokenSource, tokeniser
 from jaxnas.errors import ConfigError, DatasetError, quoted
 from jaxnas.files import user_path
@@ -88,6 +88,7 @@ def open_file(
     raise ConfigError("--dataset=tsv: give the file, as in --dataset=tsv:FILE")
   path = user_path(file, "--dataset")
   base, _, _ = split.partition("[")
+  check_split(split, "tsv", dict.fromkeys(("train", base), 0))
   table = read_table(path)
   classes = tuple(sorted(set(table.labels)))
   if len(classes) < 2:
@@ -163,7 +164,7 @@ def _source(
   name: str, split: str, base: str, table: Table, classes: tuple[str, ...], tokens: TokenConfig | None
 ) -> TokenSource:
   config = tokens or TokenConfig()
-  start, stop = part_of(split, name, base, len(table.texts))
+  start, stop = check_split(split, name, {base: len(table.texts)})
   labels: Int64[np.ndarray, " n"] = np.array([classes.index(label) for label in table.labels[start:stop]])
   texts, make = table.texts[start:stop], tokeniser(config)
 

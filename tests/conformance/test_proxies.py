@@ -53,13 +53,13 @@ TINY = Tiny()
 CODES = np.array([[1], [0], [1], [1], [0]])
 
 
-def measured(some, network=TINY, codes=CODES, params=None, key=0, engine=ENGINE):
+def measured(some, network=TINY, codes=CODES, params=None, key=0, engine=ENGINE, space=None):
   """Readings [proxy][architecture]."""
   params, groups, found = network.init(jax.random.key(0)) if params is None else params, {}, {}
   for proxy in some:
     groups.setdefault(MANY.get(proxy.name, N), []).append(proxy)
   for n, group in groups.items():
-    readings = engine.score(group, network, params, codes, batch(n), key=jax.random.key(key))
+    readings = engine.score(group, network, params, codes, batch(n, space), key=jax.random.key(key))
     found |= dict(zip(group, readings, strict=True))
   return [found[proxy] for proxy in some]
 
@@ -112,8 +112,9 @@ THREE = tuple(proxies.get(name) for name in ("naswot", "mgm", "params"))
 
 def check_on(name, some):
   """Values where there is a path, else a status that ranks last if there is no value; the order changes nothing."""
-  network, codes = several(spaces.get(name), A)
-  in_order, backwards = (measured(some, network, codes[::step]) for step in (1, -1))
+  space = spaces.get(name)
+  network, codes = several(space, A)
+  in_order, backwards = (measured(some, network, codes[::step], space=space) for step in (1, -1))
   for proxy, ours, theirs in zip(some, in_order, backwards, strict=True):
     same(ours, theirs[::-1], 2e-4)
     ranks = [proxy.ranking_value(one) for one in ours]

@@ -12,7 +12,7 @@ import pytest
 from helpers import png_size
 from hypothesis import strategies as st
 
-from conformance.tiny import images, network_of, samples, several
+from conformance.tiny import SIDE, inputs, network_of, samples, several
 from jaxnas import base, registry, spaces
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError, DatasetError
 
@@ -22,6 +22,14 @@ SPACES = [pytest.param(spaces.get(name), id=name) for name in spaces.names()]
 @pytest.fixture(params=SPACES)
 def space(request):
   return request.param
+
+
+@pytest.fixture
+def of_images(space):
+  """The space, if its networks read images."""
+  if isinstance(space, base.Sequences):
+    pytest.skip("networks of this space read no images")
+  return space
 
 
 def rows(codes):
@@ -145,6 +153,7 @@ def test_configs_are_refused(space):
 
 
 def test_images_of_another_shape_are_refused(space, unchecked):
+  """Of networks that read sequences, all images are."""
   network, codes = several(space, 1)
   arch, params = network.encode(codes)[0], jax.eval_shape(network.init, jax.random.key(0))
   for shape in ((8, 8, 3), (2, 2, 8, 8, 3), (2, 8, 8, 4), (2, 3, 3, 3)):
@@ -152,9 +161,9 @@ def test_images_of_another_shape_are_refused(space, unchecked):
       jax.eval_shape(network.apply, params, jax.ShapeDtypeStruct(shape, jnp.float32), arch)
 
 
-def test_images_of_odd_sides_are_taken_or_refused(space, unchecked):
+def test_images_of_odd_sides_are_taken_or_refused(of_images, unchecked):
   """With the sides that would do, never by an error of JAX's."""
-  network, codes = several(space, 1)
+  network, codes = several(of_images, 1)
   arch, params = network.encode(codes)[0], jax.eval_shape(network.init, jax.random.key(0))
   said = {}
   for side in (1, 3, 6, 8, 33):
@@ -167,8 +176,8 @@ def test_images_of_odd_sides_are_taken_or_refused(space, unchecked):
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.bfloat16, jnp.float16])
-def test_images_of_another_type_are_refused(space, unchecked, dtype):
-  network, codes = several(space, 1)
+def test_images_of_another_type_are_refused(of_images, unchecked, dtype):
+  network, codes = several(of_images, 1)
   arch, params = network.encode(codes)[0], jax.eval_shape(network.init, jax.random.key(0))
   with pytest.raises(DatasetError, match=f"images of type {jnp.dtype(dtype)}: expected float32, normalised"):
     jax.eval_shape(network.apply, params, jax.ShapeDtypeStruct((2, 8, 8, 3), dtype), arch)
@@ -197,14 +206,14 @@ def test_drawings_are_pictures(space, tmp_path):
 def test_costs_are_those_of_the_module_and_of_the_network(space):
   for code in samples(space, 2):
     network, config = network_of(space, code)
-    module, x = space.module(code, config), jnp.zeros((1, 8, 8, 3))
+    module, x = space.module(code, config), inputs(space, 1)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
-    costs = space.costs(code, config, 8)
+    costs = space.costs(code, config, SIDE)
     assert costs.params == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     run = functools.partial(module.apply, mutable=["batch_stats"])
     biases = costs.macs - multiply_adds(jax.make_jaxpr(run)(variables, x).jaxpr)
     assert biases in (0, config.classes)  # published counts may have the classifier's bias
-    found = network.costs(jnp.asarray(network.encode(code[None])[0]), 8)
+    found = network.costs(jnp.asarray(network.encode(code[None])[0]), SIDE)
     np.testing.assert_allclose(np.asarray(found, np.float64), np.asarray(costs, np.float64), rtol=1e-6)
 
 
@@ -234,7 +243,7 @@ def test_logits_are_defined_and_depend_on_the_architecture_alone(space):
   params = network.init(jax.random.key(0))
   run = jax.jit(lambda arch, x: network.apply(network.start(params, arch), network.embed(params, x), arch).logits)
   encoded = network.encode(codes)
-  logits = np.stack([run(arch, images()) for arch in encoded])
+  logits = np.stack([run(arch, inputs(space)) for arch in encoded])
   assert logits.shape == (len(codes), 4, network.classes) and np.isfinite(logits).all()
   np.testing.assert_array_equal(network.encode(codes[::-1]), encoded[::-1])
   alive = [space.is_connected(code) for code in codes]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnas import base
+from jaxnas import base, data
 
 N, SIDE, CLASSES = 4, 8, 3
 MANY = {"mgm_code": 50, "mgm_truncated": 50}  # images of proxies that refuse fewer
@@ -47,9 +47,17 @@ def images(n=N):
   return jnp.asarray(np.random.default_rng(0).normal(size=(n, SIDE, SIDE, 3)), jnp.float32)
 
 
-def batch(n=N):
-  """Images with labels, of which every class has one."""
-  return base.Batch(images(n), jnp.arange(n, dtype=jnp.int32) % CLASSES)
+@functools.cache
+def inputs(space, n=N):
+  """What the networks of a space read: images, or the first examples [n, ...] of its data set of sequences."""
+  if not isinstance(space, base.Sequences):
+    return images(n)
+  return jnp.asarray(data.load(space.dataset, tokens=data.TokenConfig(length=SIDE)).examples(np.arange(n))[0])
+
+
+def batch(n=N, space=None):
+  """Inputs with labels, of which every class has one; images unless a space says otherwise."""
+  return base.Batch(inputs(space, n), jnp.arange(n, dtype=jnp.int32) % CLASSES)
 
 
 @functools.cache

@@ -30,6 +30,7 @@ class FlexiBERT:
 
   name: str = "flexibert"
   ops: tuple[str, ...] = encoding.OPS
+  dataset: str = "tokens"
   default_config: NetworkConfig = costs.PUBLISHED
 
   as_codes = staticmethod(encoding.as_codes)
