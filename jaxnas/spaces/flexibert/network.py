@@ -79,13 +79,14 @@ class FlexiBERTNetwork(SampleGrams):
     Raises:
       ArchitectureError: a malformed one, or one of another shape.
     """
-    codes = encoding.as_codes(codes)
-    for code in codes:
-      own = encoding.hidden_of(code), len(encoding.layers_of(code))
-      if own != self._shape:
-        raise ArchitectureError(f"{encoding.format(code)} has the shape {own}, this network is of {self._shape}")
-    layers = codes[:, 1 : 1 + self._shape[1] * encoding.SETTINGS].reshape(len(codes), -1, encoding.SETTINGS)
-    op, heads, _, depth = np.moveaxis(layers.astype(np.int32), -1, 0)
+    codes, (hidden, count) = encoding.as_codes(codes), self._shape
+    layers = codes[:, 1:].reshape(len(codes), -1, encoding.SETTINGS).astype(np.int32)
+    other = (codes[:, 0] != encoding.HIDDEN.index(hidden)) | ((layers[..., 0] >= 0).sum(1) != count)
+    if other.any():
+      raise ArchitectureError(
+        f"{encoding.format(codes[other][0])} is not of the shape {self._shape}, as this network is"
+      )
+    op, heads, _, depth = np.moveaxis(layers[:, :count], -1, 0)
     return np.stack([parameters.choice(op, heads), depth], -1).astype(np.int32)
 
   def choices(self, archs: Int[np.ndarray, "A layers 2"]) -> Sequence[Selections]:
@@ -146,7 +147,7 @@ class FlexiBERTNetwork(SampleGrams):
   # Outputs
 
   def embed(self, params: PyTree, inputs: Int32[Array, "N T 3"]) -> Float[Array, "N T C"]:
-    """The sum of the embeddings of tokens, positions and segments, normalised; zeros where there is padding.
+    """The sum of the embeddings of tokens, positions and segments; zeros where there is padding.
 
     A token or segment that there is not gives NaN.
 
@@ -163,7 +164,7 @@ class FlexiBERTNetwork(SampleGrams):
       raise DatasetError(f"inputs of type {inputs.dtype}: flexibert reads tokens, expected int32")
     token, segment, there = jnp.moveaxis(inputs, -1, 0)
     x = _rows(params["word"], token) + _rows(params["segment"], segment)
-    x = operations.normalise(x + params["position"]["embedding"][None, : shape[1]], params["embedding_norm"])
+    x = x + params["position"]["embedding"][None, : shape[1]]
     return jnp.where(there[..., None] > 0, x, jnp.zeros((), x.dtype))
 
   def apply(
@@ -194,7 +195,8 @@ class FlexiBERTNetwork(SampleGrams):
     if inputs.dtype not in (jnp.float32, jnp.float64):
       raise DatasetError(f"inputs of type {inputs.dtype}: expected float32, which embed makes of tokens")
     own, mask = with_gates(params, gates), (inputs != 0).any(-1).astype(inputs.dtype)
-    x = operations.dense(inputs, own["project"]) if "project" in own else inputs
+    x = operations.normalise(inputs, own["embedding_norm"], mode)
+    x = operations.dense(x, own["project"]) if "project" in own else x
 
     def layer(x, layer):
       params, chosen = layer

@@ -173,6 +173,6 @@ def _cosine_matrix(size: int) -> np.ndarray:
 
 def _agreement(z: States, mask: Mask) -> Float[Array, "N N"]:
   """In how many units two samples are both positive or both not, at positions where both have tokens."""
-  code = (jnp.where(z > 0, 1, -1) * mask[..., None]).astype(jnp.float32).reshape(len(z), -1)
+  code = (jnp.where(z > 0, 1.0, -1.0) * mask[..., None]).astype(jnp.float32).reshape(len(z), -1)
   both = z.shape[-1] * jnp.matmul(mask, mask.T).astype(jnp.float32)
   return 0.5 * (both + code @ code.T)
