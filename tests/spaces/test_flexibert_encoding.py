@@ -106,7 +106,7 @@ def test_samples_are_as_the_benchmark_drew():
 
 def test_the_width_is_not_read():
   assert SPACE.canonical(TEXT) == SPACE.canonical(TEXT.replace("512", "1024"))
-  assert SPACE.costs(TEXT) == SPACE.costs(TEXT.replace("512", "1024"))
+  assert SPACE.costs(encoding.parse(TEXT)) == SPACE.costs(encoding.parse(TEXT.replace("512", "1024")))
   assert SPACE.canonical(TEXT) != SPACE.canonical(TEXT.replace("256", "128"))
 
 
@@ -119,7 +119,7 @@ def test_parameters_are_the_published_ones(published):
     arch = benchmark.from_entry(entry)
     assert costs.params(arch, 256) == count
     if entry["hidden_size"] == 256:
-      assert SPACE.costs(arch).params == count
+      assert SPACE.costs(encoding.parse(arch)).params == count
 
 
 def test_parameters_by_hand():
@@ -129,11 +129,11 @@ def test_parameters_by_hand():
   first = 4 * (256 * 256 + 256) + 2 * 256 + 256 * 1024 + 1024 + 1024 * 256 + 256 + 2 * 256
   second = 256 * 256 + 256 + 256 * 1024 + 1024 + 2 * (1024 * 1024 + 1024) + 1024 * 256 + 256 + 2 * 256
   arch = "256|sdp:4:1024x1|dct:2:512x3"
-  assert SPACE.costs(arch).params == tables + project + first + second
-  with_classifier = SPACE.costs(arch, base.NetworkConfig(classes=3))
-  assert with_classifier.params - SPACE.costs(arch).params == 256 * 3 + 3
+  assert SPACE.costs(encoding.parse(arch)).params == tables + project + first + second
+  with_classifier = SPACE.costs(encoding.parse(arch), base.NetworkConfig(classes=3))
+  assert with_classifier.params - SPACE.costs(encoding.parse(arch)).params == 256 * 3 + 3
   macs = 128 * 256 + 4 * 256 * 256 + 2 * 256 * 1024 + 256 * 256 + 2 * 256 * 1024 + 2 * 1024 * 1024
-  assert SPACE.costs(arch, None, 10).macs == 10 * macs + 2 * 10 * 10 * 256
+  assert SPACE.costs(encoding.parse(arch), None, 10).macs == 10 * macs + 2 * 10 * 10 * 256
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_parameters_by_hand():
 )
 def test_what_encoders_have_not_is_refused(config, tokens, match):
   with pytest.raises(ConfigError, match=match):
-    SPACE.costs(TEXT, base.NetworkConfig(**config), tokens)
+    SPACE.costs(encoding.parse(TEXT), base.NetworkConfig(**config), tokens)
 
 
 # The benchmark's file

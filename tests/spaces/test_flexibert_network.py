@@ -1,5 +1,7 @@
 """The fast network of encoders against the plain Flax module, in float64; padding, gates, kernels, many at once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,6 @@ from jaxnas.spaces.mapping import gather, scatter
 
 SPACE = spaces.get("flexibert")
 CHANNELS, CLASSES, N, T = 4, 3, 3, 11
-LABELS = jnp.array([0, 2, 1])
 PAIRS = [  # every operation with both numbers of heads, both depths, both hidden sizes
   "256|sdp:2:512x1|wma:4:512x3",
   "128|sdp:4:512x3|wma:2:512x1",
@@ -29,7 +30,7 @@ PAIRS = [  # every operation with both numbers of heads, both depths, both hidde
 
 
 def config_of(arch, channels=CHANNELS):
-  return base.NetworkConfig(channels, 1, CLASSES, shape=SPACE.shape(arch))
+  return base.NetworkConfig(channels, 1, CLASSES, shape=SPACE.shape(encoding.parse(arch)))
 
 
 def network_of(arch):
@@ -60,37 +61,45 @@ def logits_of(network, params, tokens, arch, mode="batch", **options):
   return network.apply(params, network.embed(params, tokens), arch, mode, **options).logits
 
 
-def loss_of(logits):
-  return -jnp.take_along_axis(jax.nn.log_softmax(logits), LABELS[:, None], 1).mean()
+@functools.cache
+def forward(network, mode="batch"):
+  """(parameters, tokens, architecture) -> logits."""
+  return jax.jit(lambda params, tokens, arch: logits_of(network, params, tokens, arch, mode, stats={}))
+
+
+@functools.cache
+def program(network):
+  """(parameters, tokens, architecture, cotangents [N, K]) -> (logits, gradient); one a shape, for several tests."""
+
+  def run(params, tokens, arch, cotangents):
+    logits, pull = jax.vjp(lambda p: logits_of(network, p, tokens, arch), params)
+    return logits, pull(cotangents)[0]
+
+  return jax.jit(run)
 
 
 @pytest.mark.parametrize("text", PAIRS)
 def test_module_is_network(x64, text):
   network, arch = network_of(text)
   module, params = SPACE.module(encoding.parse(text), config_of(text)), random_params(network)
-  parts, inputs = mapping.parameters(module), tokens()
+  parts, inputs, cotangents = mapping.parameters(module), tokens(), draw(5, N, CLASSES)
   own = gather(parts, params)
   with jax.numpy_dtype_promotion("standard"):  # Flax asks for the wider of float64 and float32
     initial = jax.eval_shape(module.init, jax.random.key(0), inputs)["params"]
     assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, initial)
 
-    def module_loss(own):
-      logits = module.apply({"params": own}, inputs)
-      return loss_of(logits), logits
+    def run(own, cotangents):
+      logits, pull = jax.vjp(lambda own: module.apply({"params": own}, inputs), own)
+      return logits, pull(cotangents)[0]
 
-    gradient, logits = jax.jit(jax.grad(module_loss, has_aux=True))(own)
-
-  def loss(params):
-    found = logits_of(network, params, inputs, arch)
-    return loss_of(found), found
-
-  fast_gradient, fast = jax.jit(jax.grad(loss, has_aux=True))(params)
+    logits, gradient = jax.jit(run)(own, cotangents)
+  fast, fast_gradient = program(network)(params, inputs, arch, cotangents)
   np.testing.assert_allclose(fast, logits, rtol=1e-9, atol=1e-9)
   assert np.ptp(logits, 0).min() > 1e-2
   assert_trees(scatter(parts, gradient, jax.tree.map(jnp.zeros_like, params)), fast_gradient)
   assert_trees(gather(parts, scatter(parts, own, jax.tree.map(jnp.zeros_like, params))), own, 0)
   count = sum(leaf.size for leaf in jax.tree.leaves(own))
-  assert count == SPACE.costs(text, config_of(text)).params
+  assert count == SPACE.costs(encoding.parse(text), config_of(text)).params
   executed = jax.tree.map(lambda leaf, mask: mask.sum() * (leaf.size / mask.size), params, network.executed(arch))
   assert sum(jax.tree.leaves(executed)) == count
 
@@ -101,7 +110,7 @@ def test_the_length_of_the_padding_changes_nothing(x64, text):
   params, inputs = random_params(network), tokens()
   longer = jnp.pad(inputs, ((0, 0), (0, 5), (0, 0)))
   other = longer.at[:, :, 0].set(jnp.where(longer[:, :, 2] > 0, longer[:, :, 0], 7))
-  found = [logits_of(network, params, x, arch) for x in (inputs, longer, other)]
+  found = [forward(network)(params, x, arch) for x in (inputs, longer, other)]
   np.testing.assert_allclose(found[1], found[0], rtol=1e-10)
   np.testing.assert_array_equal(found[2], found[1])
 
@@ -120,12 +129,11 @@ def test_modes_and_samples_do_not_mix(x64):
   text = PAIRS[4]
   network, arch = network_of(text)
   params, inputs = random_params(network), tokens()
-  run = jax.jit(lambda x, mode: logits_of(network, params, x, arch, mode, stats={}), static_argnums=1)
-  all_at_once = run(inputs, "batch")
-  for mode in ("batch_frozen", "running"):
-    np.testing.assert_array_equal(run(inputs, mode), all_at_once)
-  np.testing.assert_allclose(run(inputs[1:2], "batch"), all_at_once[1:2], rtol=1e-10)
-  assert np.abs(run(inputs, "identity") - all_at_once).max() > 1e-3
+  all_at_once = forward(network)(params, inputs, arch)
+  np.testing.assert_array_equal(forward(network, "running")(params, inputs, arch), all_at_once)
+  other = inputs.at[0, 1, 0].add(1)
+  np.testing.assert_array_equal(forward(network)(params, other, arch)[1:], all_at_once[1:])
+  assert np.abs(forward(network, "identity")(params, inputs, arch) - all_at_once).max() > 1e-3
   with pytest.raises(ConfigError, match="stats"):
     logits_of(network, params, inputs, arch, "running")
 
@@ -133,14 +141,12 @@ def test_modes_and_samples_do_not_mix(x64):
 def test_gates_multiply_what_leaves_a_layer(x64):
   network, arch = network_of("256|dsc5:2:512x1|sdp:4:512x3")
   params, inputs, gates = random_params(network), tokens(), network.gates(N)
-  plain = logits_of(network, params, inputs, arch)
-  np.testing.assert_array_equal(logits_of(network, params, inputs, arch, gates=gates), plain)
+  gated = jax.jit(lambda gates: logits_of(network, params, inputs, arch, gates=gates))
+  np.testing.assert_array_equal(gated(gates), forward(network)(params, inputs, arch))
   twice = {**gates, "layers": {**gates["layers"], "feed_out": gates["layers"]["feed_out"].at[1].set(2)}}
   kernel = params["layers"]["feed_out"]
   doubled = {**params, "layers": {**params["layers"], "feed_out": jax.tree.map(lambda p: p.at[1].multiply(2), kernel)}}
-  np.testing.assert_allclose(
-    logits_of(network, params, inputs, arch, gates=twice), logits_of(network, doubled, inputs, arch), rtol=1e-10
-  )
+  np.testing.assert_allclose(gated(twice), forward(network)(doubled, inputs, arch), rtol=1e-10)
   names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(gates)}
   assert {"project", "query", "depthwise_5", "taps_2x5", "feed_1"} <= names
 
@@ -149,12 +155,13 @@ def test_the_kernel_in_one_pass_is_that_of_single_passes(x64):
   text = "256|dsc5:2:512x1|wma:4:512x3"
   network, arch = network_of(text)
   params, inputs = random_params(network), tokens()
-  evaluation = Evaluation(network, params, arch, inputs)
-  fast = NTKConditionNumber(batch_norm="batch_frozen").measure(evaluation)
+  fast = jax.jit(lambda p: NTKConditionNumber(batch_norm="batch_frozen").measure(Evaluation(network, p, arch, inputs)))(
+    params
+  )
 
   def row(i):
-    gradient = jax.grad(lambda p: logits_of(network, p, inputs, arch)[i].sum())(params)
-    leaves = jax.tree_util.tree_leaves_with_path(gradient)
+    hot = jnp.zeros((N, CLASSES)).at[i].set(1)
+    leaves = jax.tree_util.tree_leaves_with_path(program(network)(params, inputs, arch, hot)[1])
     return jnp.concatenate([leaf.ravel() for path, leaf in leaves if path[-1].key in ("kernel", "scale")])
 
   rows = jnp.stack([row(i) for i in range(N)])
@@ -197,13 +204,15 @@ def test_many_at_once_are_what_each_is_alone(x64):
   with capacities(slots):
     together = jax.jit(jax.vmap(lambda arch: logits_of(network, params, inputs, arch)))(jnp.asarray(archs))
   for arch, found in zip(archs, together, strict=True):
-    np.testing.assert_allclose(found, logits_of(network, params, inputs, jnp.asarray(arch)), rtol=1e-9)
+    np.testing.assert_allclose(found, forward(network)(params, inputs, jnp.asarray(arch)), rtol=1e-9)
 
 
 def test_costs_of_the_network_are_those_of_the_space():
   for text in PAIRS:
     network, arch = network_of(text)
-    np.testing.assert_allclose(network.costs(arch, 20), SPACE.costs(text, config_of(text), 20), rtol=1e-6)
+    np.testing.assert_allclose(
+      network.costs(arch, 20), SPACE.costs(encoding.parse(text), config_of(text), 20), rtol=1e-6
+    )
 
 
 def test_fresh_parameters_are_the_models():
@@ -214,7 +223,7 @@ def test_fresh_parameters_are_the_models():
     if path[-1].key in ("kernel", "embedding"):
       assert leaf.std() == pytest.approx(parameters.SPREAD, rel=0.6 if leaf.size < 500 else 0.1)
     else:
-      assert (leaf == (path[-1].key == "scale")).all()
+      assert (leaf == float(path[-1].key == "scale")).all()
   assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), params, network.init(jax.random.key(0))))
 
 
@@ -236,7 +245,7 @@ def test_other_inputs_are_refused(unchecked):
 def test_a_token_that_there_is_not_gives_nan():
   network, arch = network_of(PAIRS[0])
   inputs = tokens().at[1, 2, 0].set(parameters.VOCABULARY)
-  found = logits_of(network, network.init(jax.random.key(0)), inputs, arch)
+  found = forward(network)(network.init(jax.random.key(0)), inputs, arch)
   assert np.isnan(found[1]).all() and np.isfinite(found[0]).all()
 
 

@@ -32,7 +32,7 @@ from jaxnas.nets.grams import SampleGrams
 from jaxnas.nets.parameters import by_layer
 from jaxnas.nets.passes import begin, linear, with_gates
 from jaxnas.spaces.flexibert import costs, encoding, operations, parameters
-from jaxnas.spaces.flexibert.encoding import DEPTHS
+from jaxnas.spaces.flexibert.encoding import DEPTHS, HEADS
 from jaxnas.spaces.flexibert.parameters import OPERATIONS
 
 ABLE: tuple[Collect, ...] = ("stats", "observation")
@@ -87,7 +87,7 @@ class FlexiBERTNetwork(SampleGrams):
         f"{encoding.format(codes[other][0])} is not of the shape {self._shape}, as this network is"
       )
     op, heads, _, depth = np.moveaxis(layers[:, :count], -1, 0)
-    return np.stack([parameters.choice(op, heads), depth], -1).astype(np.int32)
+    return np.stack([op * len(HEADS) + heads, depth], -1).astype(np.int32)
 
   def choices(self, archs: Int[np.ndarray, "A layers 2"]) -> Sequence[Selections]:
     """See `base.Dispatched`."""

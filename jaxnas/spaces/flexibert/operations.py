@@ -55,7 +55,7 @@ def operation(op: int, heads: int, mode: Mode) -> Callable[[States, Mask, PyTree
 
 def feed_forward(
   x: States, mask: Mask, own: PyTree, *, depth: int, mode: Mode, observes: bool
-) -> tuple[States, Float[Array, "N M"]]:
+) -> tuple[States, Float[Array, "A A"]]:
   """A feed-forward part, and in how many units two samples agree; of its [1, 1] zeros unless it `observes`."""
   h, agreement = x, jnp.zeros((1, 1), jnp.float32)
   for name in ("feed_in", *(f"feed_{i}" for i in range(1, depth))):

@@ -109,12 +109,7 @@ def draw(tree: PyTree, key: Array) -> PyTree:
   return jax.tree.unflatten(structure, found if traced else jax.device_put(found))
 
 
-def choice(op: int, heads: int) -> int:
-  """The number of an operation with its heads, of which there are `len(OPERATIONS)`; both are columns."""
-  return op * len(HEADS) + heads
-
-
-OPERATIONS = tuple((op, heads) for op in range(len(OPS)) for heads in HEADS)  # column and number, by `choice`
+OPERATIONS = tuple((op, heads) for op in range(len(OPS)) for heads in HEADS)  # (column, number of heads)
 
 
 def executed(tree: PyTree, arch: Int[Array, "layers 2"]) -> PyTree:
