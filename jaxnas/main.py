@@ -36,6 +36,7 @@ from jaxnas.base import Algorithm, Context, Space
 from jaxnas.data import TokenConfig
 from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.files import user_path
+from jaxnas.nets.products import Precision
 from jaxnas.scoring import Batching
 from jaxnas.setting_flags import SettingFlags
 from jaxnas.settings import filled, recorded
@@ -108,6 +109,12 @@ flags.DEFINE_enum(
   list(get_args(Batching)),
   "architectures one after the other ('loop'), or many in one program, each operation for those that chose it "
   "('dispatch'); 'auto': 'dispatch' on accelerators, where the space has it",
+)
+flags.DEFINE_enum(
+  "precision",
+  "highest",
+  list(get_args(Precision)),
+  "products of networks: as precise as float32, three of bfloat16 ('high'), or one ('bfloat16'); sums are of float32",
 )
 flags.DEFINE_bool(
   "distributed",
@@ -289,6 +296,8 @@ def _config_record(settings: object, proxy_settings: Mapping[type, Any], seeds: 
   found = {name: FLAGS[name].value for name in ("algorithm", "space", "dataset", *run.MAY_DIFFER)}
   found |= {name: FLAGS[name].value for name in ("tokenizer", "tokens") if FLAGS[name].value is not None}
   found["seeds"] = list(seeds)
+  if FLAGS.precision != "highest":  # came later, see `setting`
+    found["precision"] = FLAGS.precision
   for part in (*proxy_settings.values(), settings):
     found |= {name: list(value) if isinstance(value, tuple) else value for name, value in recorded(part).items()}
   return found
@@ -320,16 +329,17 @@ def main(argv: Sequence[str]) -> int:
     proxy_settings=proxy_settings,
     open_split=load,
   )
-  run.run(
-    algorithm,
-    context,
-    seeds=seeds,
-    workdir=FLAGS.workdir,
-    config=_config_record(settings, proxy_settings, seeds),
-    progress=FLAGS.progress,
-    memory=_memory(),
-    batching=FLAGS.batching,
-  )
+  with jax.default_matmul_precision(FLAGS.precision):
+    run.run(
+      algorithm,
+      context,
+      seeds=seeds,
+      workdir=FLAGS.workdir,
+      config=_config_record(settings, proxy_settings, seeds),
+      progress=FLAGS.progress,
+      memory=_memory(),
+      batching=FLAGS.batching,
+    )
   return 0
 
 
@@ -365,9 +375,11 @@ def _unexpected(error: Exception) -> str:
   of_jax = isinstance(error, jax.errors.JaxRuntimeError)
   if isinstance(error, MemoryError) or (of_jax and "RESOURCE_EXHAUSTED" in str(error)):
     return "out of memory; give smaller batches, fewer channels or cells, or less --memory_gb"
-  if of_jax and FLAGS.distributed:
-    why = str(error).splitlines()[0][:200]
-    return f"probably another process of this run ended ({why}); start all again: it continues in --workdir"
+  if of_jax:
+    why = str(error).partition("\n")[0][:200]
+    if FLAGS.distributed:
+      return f"probably another process of this run ended ({why}); start all again: it continues in --workdir"
+    return f"the device failed ({why}); the same command continues in --workdir, where one was given"
   what = f"{type(error).__name__}: {error}"
   return f"{what[:300]} (a bug of jaxnas or of a plugin; the log in --workdir has the traceback)"
 

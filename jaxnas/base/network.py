@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 Mode = Literal["batch", "batch_frozen", "running", "identity"]
 """Statistics of batch normalisation: `batch` (of the mini-batch, differentiated through), `batch_frozen` (the same, as
@@ -179,8 +179,12 @@ class Dispatched(Parametrised, Protocol):
   Its operations are chosen by `nets.choose.choose`, which `jax.vmap` over architectures batches so.
   """
 
-  def choices(self, archs: Int[np.ndarray, "A ..."]) -> Sequence[Selections]:
+  def choices(self, archs: Num[np.ndarray, "A ..."]) -> Sequence[Selections]:
     """All choices that a pass makes, of rows of what `encode` returned; no two of one number of operations."""
+    ...
+
+  def by_program(self, archs: Num[np.ndarray, "A ..."]) -> Sequence[tuple["Dispatched", Int[np.ndarray, " a"]]]:
+    """The networks that take these architectures, each some of them in one program, and which: itself, or by width."""
     ...
 
 

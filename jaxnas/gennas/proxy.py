@@ -19,7 +19,7 @@ from jaxnas.base import Batch, Evaluated, Inputs, NetworkConfig, Proxy, Reading,
 from jaxnas.data.batches import augmented_batch
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import tasks
-from jaxnas.gennas.heads import SignalNetwork
+from jaxnas.gennas.heads import SignalNetwork, signal_network
 from jaxnas.gennas.regression import WIDTHS, Curve, Problem, Training, pose, regress
 from jaxnas.gennas.tasks import SignalTask
 from jaxnas.settings import setting
@@ -125,4 +125,4 @@ def pose_on(space: Space, source: Source, config: RegressionConfig, task: Signal
   images = augmented_batch(source, image_key, config.signal_batch, "--signal_batch")
   problem: Problem = pose(task, images, problem_key, config.training)
   backbone = cast(Tapped, space).backbone(NetworkConfig(config.signal_channels, config.signal_cells))
-  return Inputs(SignalNetwork(backbone, WIDTHS), Batch(images, None, problem), own_weights=True)
+  return Inputs(signal_network(backbone, WIDTHS), Batch(images, None, problem), own_weights=True)

@@ -15,6 +15,7 @@ from jaxnas.base import Collect, Mode
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.nets import grams
 from jaxnas.nets.layers import BN_EPSILON
+from jaxnas.nets.products import matmul
 
 Moments = tuple[Float[Array, " C"], Float[Array, " C"]]  # mean, variance
 Observed = tuple[Float[Array, "N N"], Float[Array, ""]]  # agreement, log deviation: see `base.Observation`
@@ -202,7 +203,7 @@ def linear(features: Float[Array, "N C"], params: PyTree) -> Float[Array, "N K"]
   """The linear layer of a classifier."""
 
   def affine(features, params):
-    return jnp.matmul(features, params["kernel"], precision=lax.Precision.HIGHEST) + params["bias"][None]
+    return matmul(features, params["kernel"]) + params["bias"][None]
 
   return grams.layer(affine, features, params)
 
