@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.base import Differentiable, Network, Source
-from jaxnas.data.batches import images_of, plain_batch
+from jaxnas.data.batches import plain_batch
 from jaxnas.nets import relaxation
 
 BatchNorm = Literal["batch", "batch_frozen"]
@@ -64,7 +64,7 @@ def draw_batch(
   """Images float32 [b, H, W, 3], not augmented, or noise of their shape, and labels int32 [b]."""
   image_key, label_key = jax.random.split(key)
   if gaussian:
-    images, labels = np.asarray(jax.random.normal(image_key, (size, *images_of(source).image_shape), jnp.float32)), None
+    images, labels = np.asarray(jax.random.normal(image_key, (size, *source.image_shape), jnp.float32)), None
   else:
     images, labels = plain_batch(source, image_key, size)
   if random_labels or labels is None:

@@ -1,7 +1,7 @@
 """The contracts: what a space, a network, a proxy, an algorithm and their records are. The docstrings are binding."""
 
 from jaxnas.base.algorithm import Advance, Algorithm, Artefact, Column, Context, Note, Outcome, Work
-from jaxnas.base.data import Accuracies, Batch, Images, Records, Source, host_generator
+from jaxnas.base.data import Accuracies, Batch, Records, Source, host_generator
 from jaxnas.base.network import (
   Collect,
   Costs,
@@ -51,7 +51,6 @@ __all__ = [
   "Differentiable",
   "Dispatched",
   "Evaluated",
-  "Images",
   "Indexed",
   "InfiniteWidth",
   "Init",

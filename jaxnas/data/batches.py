@@ -1,16 +1,16 @@
-"""Batches of normalised images, crops and tokens, drawn from a JAX key; the same key gives the same batch."""
+"""Batches of normalised images and crops, or of what else a data set has; the same JAX key gives the same batch."""
 
 import numpy as np
-from jaxtyping import Array, Float32, Int32, Shaped
+from jaxtyping import Array, Float32, Num
 
-from jaxnas.base import Images, Source, host_generator
-from jaxnas.errors import ConfigError, DatasetError
+from jaxnas.base import Source, host_generator
+from jaxnas.errors import ConfigError
 
 
 def plain_batch(
   source: Source, key: Array, size: int, called: str = "size"
-) -> tuple[Shaped[np.ndarray, "N ..."], Int32[np.ndarray, "N"]]:
-  """`size` different examples and their labels: images, normalised by the source's mean and deviation, or tokens.
+) -> tuple[Num[np.ndarray, "N ..."], Num[np.ndarray, "N ..."]]:
+  """`size` different inputs and their labels; images are normalised by the source's mean and standard deviation.
 
   Args:
     called: what messages call `size`, such as a flag.
@@ -20,18 +20,7 @@ def plain_batch(
     DatasetError: an image cannot be read.
   """
   inputs, labels = source.examples(_choose(source, host_generator(key), size, called))
-  return _normalise(source, inputs) if isinstance(source, Images) else inputs, labels
-
-
-def images_of(source: Source) -> Images:
-  """The source, if it is one of images.
-
-  Raises:
-    DatasetError: it is not.
-  """
-  if not isinstance(source, Images):
-    raise DatasetError(f"--dataset={source.name} has no images, which this reads; give one that has, such as cifar10")
-  return source
+  return (_normalise(source, inputs) if inputs.dtype == np.uint8 else inputs), labels
 
 
 def augmented_batch(source: Source, key: Array, size: int, called: str = "size") -> Float32[np.ndarray, "N H W 3"]:
@@ -40,7 +29,8 @@ def augmented_batch(source: Source, key: Array, size: int, called: str = "size")
   The padding is 4 pixels for images of 32 and 2 for images of 16, an eighth of the width, as usual for training on
   them. Arguments and errors as of `plain_batch`.
   """
-  generator, source = host_generator(key), images_of(source)
+  _refuse_other(source)
+  generator = host_generator(key)
   images, _ = source.examples(_choose(source, generator, size, called))
   flips = generator.random(size) < 0.5
   images = np.where(flips[:, None, None, None], images[:, :, ::-1], images)
@@ -66,7 +56,7 @@ def region_crops(
     ConfigError: a size below 1, or crops larger than the images.
     DatasetError: an image cannot be read.
   """
-  source = images_of(source)
+  _refuse_other(source)
   height, width, colours = source.image_shape
   for name, value in (
     ("batches", batches),
@@ -94,6 +84,12 @@ def _choose(source: Source, generator: np.random.Generator, size: int, called: s
   return generator.choice(len(source), size, replace=False)
 
 
+def _refuse_other(source: Source) -> None:
+  """ConfigError where a data set has no images."""
+  if len(source.image_shape) != 3:
+    raise ConfigError(f"--dataset={source.name} has sequences where images are needed; give a data set of images")
+
+
 def _crops(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> np.ndarray:
   """One window of each image, [N, height, width, C]."""
   y = rows[:, None, None] + np.arange(height)[None, :, None]
@@ -101,5 +97,5 @@ def _crops(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, height: in
   return images[np.arange(len(images))[:, None, None], y, x]
 
 
-def _normalise(source: Images, images: np.ndarray) -> np.ndarray:
+def _normalise(source: Source, images: np.ndarray) -> np.ndarray:
   return (images / np.float32(255) - source.mean) / source.std

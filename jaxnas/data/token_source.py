@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Float32, Int, Int32
 
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.files import user_path
@@ -65,6 +65,21 @@ class TokenSource:
   def classes(self) -> int:
     """K; labels lie in [0, K)."""
     return len(self.class_names)
+
+  @property
+  def image_shape(self) -> tuple[int, int]:
+    """(T, 3) of every sequence."""
+    return self.length, 3
+
+  @property
+  def mean(self) -> Float32[np.ndarray, "1"]:
+    """0: tokens are not normalised."""
+    return np.zeros(1, np.float32)
+
+  @property
+  def std(self) -> Float32[np.ndarray, "1"]:
+    """1, as `mean`."""
+    return np.ones(1, np.float32)
 
   def first(self, count: int) -> "TokenSource":
     """The first `count` examples.

@@ -24,7 +24,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from jaxnas.base import Code, Source, TrainableNetwork
-from jaxnas.data.batches import images_of
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.settings import recorded
 from jaxnas.train import checkpoint
@@ -216,8 +215,7 @@ def _eval_step(
 
 
 def _colours(source: Source) -> tuple[Colours, Colours]:
-  images = images_of(source)
-  mean, std = (tuple(np.asarray(x, np.float64).tolist()) for x in (images.mean, images.std))
+  mean, std = (tuple(np.asarray(x, np.float64).tolist()) for x in (source.mean, source.std))
   return mean, std
 
 
@@ -284,7 +282,9 @@ def seen_shape(config: TrainConfig, source: Source) -> tuple[int, int, int]:
 
   Raises ConfigError: the recipe does not fit the images.
   """
-  height, width, colours = images_of(source).image_shape
+  if len(source.image_shape) != 3:
+    raise ConfigError(f"--dataset={source.name} has sequences where images are needed; give a data set of images")
+  height, width, colours = source.image_shape
   if config.image_size > min(height, width):
     raise ConfigError(
       f"--image_size={config.image_size} is larger than the {height}x{width} images of {source.name!r}; "
@@ -298,7 +298,7 @@ def seen_shape(config: TrainConfig, source: Source) -> tuple[int, int, int]:
 
 def _check(network: TrainableNetwork, source_train: Source, source_valid: Source, config: TrainConfig) -> None:
   for name in ("image_shape", "classes"):
-    ours, theirs = (getattr(images_of(source), name) for source in (source_train, source_valid))
+    ours, theirs = getattr(source_train, name), getattr(source_valid, name)
     if ours != theirs:
       raise ConfigError(f"source_train has {name}={ours} and source_valid {theirs}: they must be the same")
   if network.classes != source_train.classes:
@@ -326,7 +326,7 @@ def _identity(
     "dataset": source_train.name,
     "train_images": len(source_train),
     "valid_images": len(source_valid),
-    "image_shape": list(images_of(source_train).image_shape),
+    "image_shape": list(source_train.image_shape),
     "seed": seed,
     **recorded(config),
   }

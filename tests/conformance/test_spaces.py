@@ -12,24 +12,17 @@ import pytest
 from helpers import png_size
 from hypothesis import strategies as st
 
-from conformance.tiny import SIDE, inputs, network_of, samples, several
+from conformance.tiny import batch_of, network_of, reads_images, samples, several
 from jaxnas import base, registry, spaces
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError, DatasetError
 
 SPACES = [pytest.param(spaces.get(name), id=name) for name in spaces.names()]
+of_images = pytest.mark.parametrize("space", [p for p in SPACES if reads_images(p.values[0])])
 
 
 @pytest.fixture(params=SPACES)
 def space(request):
   return request.param
-
-
-@pytest.fixture
-def of_images(space):
-  """The space, if its networks read images."""
-  if isinstance(space, base.Sequences):
-    pytest.skip("networks of this space read no images")
-  return space
 
 
 def rows(codes):
@@ -152,8 +145,7 @@ def test_configs_are_refused(space):
       space.network(dataclasses.replace(base.NetworkConfig(), shape=space.shape(code), **wrong))
 
 
-def test_images_of_another_shape_are_refused(space, unchecked):
-  """Of networks that read sequences, all images are."""
+def test_inputs_of_another_shape_are_refused(space, unchecked):
   network, codes = several(space, 1)
   arch, params = network.encode(codes)[0], jax.eval_shape(network.init, jax.random.key(0))
   for shape in ((8, 8, 3), (2, 2, 8, 8, 3), (2, 8, 8, 4), (2, 3, 3, 3)):
@@ -161,9 +153,10 @@ def test_images_of_another_shape_are_refused(space, unchecked):
       jax.eval_shape(network.apply, params, jax.ShapeDtypeStruct(shape, jnp.float32), arch)
 
 
-def test_images_of_odd_sides_are_taken_or_refused(of_images, unchecked):
+@of_images
+def test_images_of_odd_sides_are_taken_or_refused(space, unchecked):
   """With the sides that would do, never by an error of JAX's."""
-  network, codes = several(of_images, 1)
+  network, codes = several(space, 1)
   arch, params = network.encode(codes)[0], jax.eval_shape(network.init, jax.random.key(0))
   said = {}
   for side in (1, 3, 6, 8, 33):
@@ -175,9 +168,10 @@ def test_images_of_odd_sides_are_taken_or_refused(of_images, unchecked):
   assert all("expected (N, H, W, 3) with H and W" in text for text in said.values())
 
 
+@of_images
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.bfloat16, jnp.float16])
-def test_images_of_another_type_are_refused(of_images, unchecked, dtype):
-  network, codes = several(of_images, 1)
+def test_images_of_another_type_are_refused(space, unchecked, dtype):
+  network, codes = several(space, 1)
   arch, params = network.encode(codes)[0], jax.eval_shape(network.init, jax.random.key(0))
   with pytest.raises(DatasetError, match=f"images of type {jnp.dtype(dtype)}: expected float32, normalised"):
     jax.eval_shape(network.apply, params, jax.ShapeDtypeStruct((2, 8, 8, 3), dtype), arch)
@@ -206,14 +200,14 @@ def test_drawings_are_pictures(space, tmp_path):
 def test_costs_are_those_of_the_module_and_of_the_network(space):
   for code in samples(space, 2):
     network, config = network_of(space, code)
-    module, x = space.module(code, config), inputs(space, 1)
+    module, x = space.module(code, config), jnp.zeros_like(batch_of(space, 1).inputs)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
-    costs = space.costs(code, config, SIDE)
+    costs = space.costs(code, config, 8)
     assert costs.params == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     run = functools.partial(module.apply, mutable=["batch_stats"])
     biases = costs.macs - multiply_adds(jax.make_jaxpr(run)(variables, x).jaxpr)
     assert biases in (0, config.classes)  # published counts may have the classifier's bias
-    found = network.costs(jnp.asarray(network.encode(code[None])[0]), SIDE)
+    found = network.costs(jnp.asarray(network.encode(code[None])[0]), 8)
     np.testing.assert_allclose(np.asarray(found, np.float64), np.asarray(costs, np.float64), rtol=1e-6)
 
 
@@ -243,10 +237,11 @@ def test_logits_are_defined_and_depend_on_the_architecture_alone(space):
   params = network.init(jax.random.key(0))
   run = jax.jit(lambda arch, x: network.apply(network.start(params, arch), network.embed(params, x), arch).logits)
   encoded = network.encode(codes)
-  logits = np.stack([run(arch, inputs(space)) for arch in encoded])
+  inputs = batch_of(space).inputs
+  logits = np.stack([run(arch, inputs) for arch in encoded])
   assert logits.shape == (len(codes), 4, network.classes) and np.isfinite(logits).all()
   np.testing.assert_array_equal(network.encode(codes[::-1]), encoded[::-1])
   alive = [space.is_connected(code) for code in codes]
   spread = np.ptp(logits, axis=1).max(-1)
   assert (spread[alive] > 0).all()
-  np.testing.assert_allclose(spread[np.logical_not(alive)], 0, atol=1e-5)  # nothing of the images arrives
+  np.testing.assert_allclose(spread[np.logical_not(alive)], 0, atol=1e-5)  # nothing of the inputs arrives

@@ -98,7 +98,7 @@ def test_batches_are_tokens(tmp_path, tokenizer):
     lambda: augmented_batch(source, jax.random.key(0), 2),
     lambda: region_crops(source, jax.random.key(0)),
   ):
-    with pytest.raises(DatasetError, match="has no images"):
+    with pytest.raises(ConfigError, match="images are needed"):
       images_only()
 
 
