@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxnas.base import Mode
 from jaxnas.nets import grams
+from jaxnas.nets.products import einsum
 from jaxnas.spaces.flexibert import parameters
 from jaxnas.spaces.flexibert.encoding import DCT, DFT, SDP, WMA
 
@@ -25,8 +26,6 @@ States = Float[Array, "N T H"]
 Mask = Float[Array, "N T"]
 
 EPSILON = 1e-12  # of layer normalisation
-_HIGHEST = lax.Precision.HIGHEST
-_product = functools.partial(jnp.einsum, precision=_HIGHEST)
 
 
 def operation(op: int, heads: int, mode: Mode) -> Callable[[States, Mask, PyTree], States]:
@@ -70,7 +69,7 @@ def dense(x: States, own: PyTree) -> Float[Array, "N T D"]:
   """A linear layer, and its factors for each sample and output where it has a `gate`."""
 
   def affine(x, own):
-    z = _product("nti,io->nto", x, own["kernel"])
+    z = einsum("nti,io->nto", x, own["kernel"])
     return z + own["bias"][None, None] if "bias" in own else z
 
   return _gated(grams.layer(affine, x, own), own)
@@ -107,9 +106,9 @@ def _attended(x: States, mask: Mask, own: PyTree, heads: int, weighted: bool) ->
 
 def _attention(query: States, key: States, value: States, mask: Mask, heads: int) -> Float[Array, "N T heads D"]:
   query, key, value = (_heads(part, heads) for part in (query, key, value))
-  scores = _product("nqhd,nkhd->nhqk", query, key) * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+  scores = einsum("nqhd,nkhd->nhqk", query, key) * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
   scores = jnp.where(mask[:, None, None] > 0, scores, jnp.finfo(scores.dtype).min)
-  return _product("nhqk,nkhd->nqhd", jax.nn.softmax(scores), value)
+  return einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores), value)
 
 
 def _convolved(x: States, mask: Mask, own: PyTree, heads: int, span: int) -> States:
@@ -158,7 +157,7 @@ def _cosines(x: Float[Array, "N T heads D"]) -> Array:
 
 def _both(x: Array, over_t: np.ndarray, over_d: np.ndarray) -> Array:
   over_t, over_d = jnp.asarray(over_t, x.dtype), jnp.asarray(over_d, x.dtype)
-  return _product("ut,nthd,ed->nuhe", over_t, x, over_d)
+  return einsum("nuhd,ed->nuhe", einsum("ut,nthd->nuhd", over_t, x), over_d)
 
 
 def _waves(size: int) -> tuple[np.ndarray, np.ndarray]:
