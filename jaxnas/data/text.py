@@ -92,7 +92,7 @@ def open_file(
   table = read_table(path)
   classes = tuple(sorted(set(table.labels)))
   if len(classes) < 2:
-    raise DatasetError(f"{path}: every label is {quoted(classes[0])}; a data set has two classes at least")
+    raise DatasetError(f"{path}: every label is {quoted(table.labels[0])}; a data set has two classes at least")
   if base != "train":
     table = read_table(path.with_name(f"{base}.tsv"), classes)
   return _source(f"tsv:{file}", split, base, table, classes, tokens)

@@ -131,7 +131,8 @@ def _depthwise(x: States, own: PyTree, span: int) -> States:
   """A convolution over positions, each channel with a kernel of its own."""
 
   def convolve(x, own):
-    return sum(part * own["kernel"][i][None] for i, part in enumerate(_shifted(x, span)))
+    parts = [part * own["kernel"][i][None] for i, part in enumerate(_shifted(x, span))]
+    return sum(parts[1:], parts[0])
 
   return _gated(grams.layer(convolve, x, own), own)
 
@@ -156,8 +157,8 @@ def _cosines(x: Float[Array, "N T heads D"]) -> Array:
 
 
 def _both(x: Array, over_t: np.ndarray, over_d: np.ndarray) -> Array:
-  over_t, over_d = jnp.asarray(over_t, x.dtype), jnp.asarray(over_d, x.dtype)
-  return einsum("nuhd,ed->nuhe", einsum("ut,nthd->nuhd", over_t, x), over_d)
+  mixed = einsum("ut,nthd->nuhd", jnp.asarray(over_t, x.dtype), x)
+  return einsum("nuhd,ed->nuhe", mixed, jnp.asarray(over_d, x.dtype))
 
 
 def _waves(size: int) -> tuple[np.ndarray, np.ndarray]:
