@@ -38,17 +38,18 @@ def small(kind):
   return kind(**given)
 
 
-# Spaces of a family share all of their code: these stand for it where every run tries every space.
+# Spaces of a family share all of their code: these stand for it where every run, or every proxy, tries every space.
 FAMILIES = {"nds_": ("nds_enas", "nds_resnext_a")}
 
 
+def stood_for(name):
+  """Whether another space stands for this one."""
+  return any(name.startswith(family) and name not in few for family, few in FAMILIES.items())
+
+
 def spaces_of(names):
-  """The names as parameters of a test; of a family all but those that stand for it are slow."""
-
-  def is_slow(name):
-    return any(name.startswith(family) and name not in few for family, few in FAMILIES.items())
-
-  return [pytest.param(name, id=name, marks=[pytest.mark.slow] * is_slow(name)) for name in names]
+  """The names as parameters of a test; those that others stand for are slow."""
+  return [pytest.param(name, id=name, marks=[pytest.mark.slow] * stood_for(name)) for name in names]
 
 
 @functools.cache

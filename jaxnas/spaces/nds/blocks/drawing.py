@@ -23,12 +23,11 @@ def draw(table: BlockTable, code: Code, folder: pathlib.Path) -> tuple[Picture, 
     WorkdirError: the file cannot be written.
   """
   net = costs.staged(encoding.to_net(table, code), "trained")
-  blocks = 1 + sum(stage.blocks for stage in net.stages)
-  right = blocks * (_WIDTH + _GAP) + len(net.stages) * _BETWEEN
+  right = _span(1) + sum(_span(stage.blocks) for stage in net.stages)
   top = _height(max(net.stem_width, *(stage.channels for stage in net.stages)))
-  figure = new_figure(max(right, 1.3 * (1 + len(net.stages))) + 0.4, top + 1.2, layout=None)
+  figure = new_figure(right + 0.4, top + 1.2, layout=None)
   axis = figure.add_axes((0, 0, 1, 1))
-  axis.set(xlim=(-0.2, max(right, 1.3 * (1 + len(net.stages))) + 0.2), ylim=(-0.85, top + 0.35))
+  axis.set(xlim=(-0.2, right + 0.2), ylim=(-0.85, top + 0.35))
   axis.set_axis_off()
   x = _draw_stage(axis, 0.0, 1, net.stem_width, f"stem\n{net.stem_width}", ORANGE)
   for stage in net.stages:
@@ -45,14 +44,17 @@ def _height(channels: int) -> float:
   return _DOUBLING * (1 + math.log2(channels))
 
 
+def _span(blocks: int) -> float:
+  """Of a stage with the gap behind it; there is room for its text."""
+  return max(blocks * (_WIDTH + _GAP) + _BETWEEN, 1.3)
+
+
 def _draw_stage(axis: "Axes", x: float, blocks: int, channels: int, text: str, colour: str) -> float:
   """Returns where the next one begins; the first block of a stage with a stride is darker."""
   from matplotlib.patches import Rectangle
 
-  begin, height = x, _height(channels)
   for i in range(blocks):
-    own = colour if i == 0 else SKY
-    axis.add_patch(Rectangle((x, 0), _WIDTH, height, facecolor=own, edgecolor=INK, linewidth=0.8))
-    x += _WIDTH + _GAP
-  axis.text(begin, -0.08, text, ha="left", va="top", fontsize=7, color=INK, linespacing=1.25)
-  return max(x + _BETWEEN, begin + 1.3)
+    corner, own = (x + i * (_WIDTH + _GAP), 0), colour if i == 0 else SKY
+    axis.add_patch(Rectangle(corner, _WIDTH, _height(channels), facecolor=own, edgecolor=INK, linewidth=0.8))
+  axis.text(x, -0.08, text, ha="left", va="top", fontsize=7, color=INK, linespacing=1.25)
+  return x + _span(blocks)
