@@ -48,17 +48,16 @@ def as_network(
     raise ConfigError(f"embedding={embedding!r}: inputs of type {inputs.dtype} are no numbers of tokens; leave it out")
   if not inputs.ndim or not len(inputs):
     raise ConfigError(f"inputs of shape {inputs.shape}: expected [N, ...] with N of at least 1")
-  kwargs = apply_kwargs or {}
-  call = _call(model, inputs, variables, key, tuple(batch_norms), embedding, kwargs)
-  leaves = leaves_of(call.params, roles or {})
   hooks, ends = Hooks(), []
-
-  def forward(params, inputs):
-    outputs, _ = call(params, call.stats, inputs, hooks)
-    ends.extend(path for path, (y, _) in hooks.layers.items() if y is outputs)
-    return outputs
-
   try:
+    call = _call(model, inputs, variables, key, tuple(batch_norms), embedding, apply_kwargs or {})
+    leaves = leaves_of(call.params, roles or {})
+
+    def forward(params, inputs):
+      outputs, _ = call(params, call.stats, inputs, hooks)
+      ends.extend(path for path, (y, _) in hooks.layers.items() if y is outputs)
+      return outputs
+
     program = ModelProgram(forward, call.params, inputs)
   except TypeError as error:
     error.add_note("jaxnas.measure: arguments of the model's own go into apply_kwargs, as in {'train': False}")

@@ -57,16 +57,17 @@ class LinenCall:
     module, path = context.module, "/".join(context.module.path)
     if context.method_name != "__call__":
       return call(*args, **kwargs)
+    x = args[0] if args else kwargs.get("x")
     if isinstance(module, self._batch_norms):
       if kwargs.get("mask") is not None:
         raise ConfigError(f"model: {path} is given a mask of what to normalise by, which is not supported")
       given = (module.get_variable("batch_stats", "mean"), module.get_variable("batch_stats", "var"))
-      y, (mean, variance) = hooks.batch_norm(path, module, args[0], *_affine_of(module), given)
+      y, (mean, variance) = hooks.batch_norm(path, module, x, *_affine_of(module), given)
       module.put_variable("batch_stats", "mean", mean)
       module.put_variable("batch_stats", "var", variance)
       return y
     if isinstance(module, WITHIN_SAMPLES):
-      y = hooks.other_norm(path, module, args[0], *_affine_of(module))
+      y = hooks.other_norm(path, module, x, *_affine_of(module))
       return call(*args, **kwargs) if y is None else y
     if path == self._embedding:
       hooks.embedding = call(*args, **kwargs) if hooks.embedded is None else hooks.embedded

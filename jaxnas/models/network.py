@@ -239,19 +239,36 @@ class ModelNetwork:
     params = sum(leaf.size for leaf in jax.tree.leaves(self.call.params))
     return Costs(jnp.asarray(params, jnp.float32), jnp.asarray(self.survey.macs, jnp.float32))
 
-  def objection(self, modes: set[Mode], inputs: Array) -> str | None:
-    """Why what was computed in these modes would be wrong for this model, if it would."""
-    if "identity" in modes and not self._homogeneous(inputs[:1]):
-      return (
-        "mode='identity': without normalisation and biases the outputs are not proportional to the inputs (softmax, "
-        "GELU, a normalisation that is not Flax's, ...), which flows through absolute weights take for granted"
-      )
-    if {"running", "batch_frozen"} & modes and not self.survey.norms and len(inputs) > 1:
-      return self._coupling(inputs[:4])
+  def why_no_flow(self, inputs: Array) -> str | None:
+    """Why passes in mode `identity` do not carry a flow of absolute weights, if they do not.
+
+    Such a flow is proportional to the inputs, which the rescaling of `synflow` takes for granted.
+    """
+    if self._homogeneous(inputs[:1]):
+      return None
+    return (
+      "mode='identity': without normalisation and biases the outputs are not proportional to the inputs (softmax, "
+      "GELU, a normalisation that is not Flax's, ...), which flows through absolute weights take for granted"
+    )
+
+  def why_coupled(self, inputs: Array) -> str | None:
+    """Why samples cannot be taken one at a time with constant statistics, if they cannot."""
+    params = self.init(jax.random.key(0))
+
+    def f(params, x):
+      return self.apply(params, self.embed(params, x), jnp.zeros(0), "batch_frozen").logits
+
+    if self.survey.norms or len(inputs) == 1:  # what couples them is known, and constant
+      return None
+    try:
+      ntk.check_independence(f, params, inputs[:4])
+    except ConfigError as error:
+      return f"{self.call.kind}: {error}"
     return None
 
   def _homogeneous(self, inputs: Array) -> bool:
-    """Whether twice the image of ones gives twice the outputs of absolute weights, at two scales."""
+    """Whether the outputs of absolute weights for multiples of an image of ones are the same multiples of its own."""
+    scales = np.asarray([1, 2, 2.0**-109, 2.0**-110])  # where the larger overflow, the smaller tell
 
     def absolute(path, leaf):
       role = path[-1].key
@@ -262,25 +279,10 @@ class ModelNetwork:
       image = jnp.ones_like(self.embed(params, inputs))
       return jax.lax.map(lambda s: self.apply(params, s * image, jnp.zeros(0), "identity").logits.sum(), scales)
 
-    at = jax.jit(outputs)(jnp.asarray([1, 2, 2.0**-110, 2.0**-109], self._dtype()))
-    pairs = [(one, two) for one, two in np.asarray(at, np.float64).reshape(2, 2) if np.isfinite([one, two]).all()]
-    return all(abs(two - 2 * one) <= 1e-3 * abs(two) for one, two in pairs)
-
-  def _coupling(self, inputs: Array) -> str | None:
-    """Why samples cannot be taken one at a time, if they cannot."""
-    params = self.init(jax.random.key(0))
-
-    def f(params, x):
-      return self.apply(params, self.embed(params, x), jnp.zeros(0), "batch_frozen").logits
-
-    try:
-      ntk.check_independence(f, params, inputs)
-    except ConfigError as error:
-      return f"{self.call.kind}: {error}"
-    return None
-
-  def _dtype(self) -> Any:
-    return jax.tree.leaves(self.call.params)[0].dtype
+    dtype = jax.tree.leaves(self.call.params)[0].dtype
+    growth = np.asarray(jax.jit(outputs)(jnp.asarray(scales, dtype)), np.float64) / scales
+    growth = growth[np.isfinite(growth)]
+    return bool(np.ptp(growth) <= 1e-3 * np.abs(growth).max()) if len(growth) else True
 
 
 def _log_deviation(variance: Array) -> Array:

@@ -1,5 +1,6 @@
 """Any proxies of one model of a user's: what zero-cost-nas's single call is for PyTorch."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from jaxnas import proxies as known
 from jaxnas.base import Batch, Mode, Proxy, Status
 from jaxnas.errors import ConfigError
 from jaxnas.models.adapt import as_network
-from jaxnas.models.network import ModelNetwork
+from jaxnas.models.network import ModelNetwork, Survey
 from jaxnas.proxies.evaluation import Evaluation
 from jaxnas.scoring.checks import checked
 
@@ -108,6 +109,7 @@ def measure(
   def evaluation(params, batch, key):
     return Evaluation(network, params, jnp.zeros(0, jnp.int32), *batch, key=key, rows=rows)
 
+  objection = functools.cache(functools.partial(_objection, network, batch.inputs))
   missing, notes, able = {}, {}, []
   for proxy in chosen:
     why = _unfit(proxy, network)
@@ -119,7 +121,9 @@ def measure(
           raise
         why = str(error)
     why = why or _refusal(proxy, network, evaluation, (params, batch, own_key))
-    notes[proxy.name] = _note(network)
+    modes = sorted(network.asked)
+    why = why or next(filter(None, map(objection, modes)), None)
+    notes[proxy.name] = _note(set(modes), network.survey)
     if why is None:
       able.append(proxy)
     else:
@@ -171,7 +175,7 @@ def _unfit(proxy: Proxy, network: ModelNetwork) -> str | None:
 
 
 def _refusal(proxy: Proxy, network: ModelNetwork, evaluation: Any, arguments: tuple[Any, ...]) -> str | None:
-  """Why the proxy cannot be traced for this model, or would be wrong of it."""
+  """Why the proxy cannot be traced for this model."""
   network.asked.clear()
   try:
     jax.eval_shape(lambda *args: proxy.measure(evaluation(*args)), *arguments)
@@ -181,7 +185,14 @@ def _refusal(proxy: Proxy, network: ModelNetwork, evaluation: Any, arguments: tu
     return (
       f"{type(error).__name__} in its measurement of this model: {str(error).splitlines()[0] if str(error) else ''}"
     )
-  return network.objection(set(network.asked), arguments[1].inputs)
+  return None
+
+
+def _objection(network: ModelNetwork, inputs: Array, mode: Mode) -> str | None:
+  """Why what is computed in this mode would be wrong of this model."""
+  if mode == "identity":
+    return network.why_no_flow(inputs)
+  return network.why_coupled(inputs) if mode in ("running", "batch_frozen") else None
 
 
 _MODES: dict[Mode, str] = {
@@ -192,8 +203,7 @@ _MODES: dict[Mode, str] = {
 }
 
 
-def _note(network: ModelNetwork) -> str:
-  modes, survey = network.asked, network.survey
+def _note(modes: set[Mode], survey: Survey) -> str:
   if not modes:
     return "no pass"
   parts = []

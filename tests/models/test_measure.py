@@ -15,7 +15,7 @@ from jaxnas.models import as_network
 from jaxnas.proxies.evaluation import cross_entropy
 
 N, K = 5, 3
-LABELS = np.array([0, 2, 1, 1, 0])
+LABELS = jnp.array([0, 2, 1, 1, 0])
 GRADIENTS = ("snip", "grad_norm", "jacob_cov", "ntk_condition_number_frozen")
 
 
@@ -124,7 +124,7 @@ class NNXConvNet(nnx.Module):
     return self.last(self.dropout(x.mean((1, 2))))
 
 
-IMAGES = np.asarray(draw(0, N, 6, 6, 3), np.float32)
+IMAGES = draw(0, N, 6, 6, 3, dtype=np.float32)
 SHOWN = ("naswot", "fisher", "synflow", "zen", "ntk_condition_number_frozen", "flops")
 
 

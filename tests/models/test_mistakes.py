@@ -86,9 +86,10 @@ def test_is_refused(model, batch, settings, words, unchecked):
     jaxnas.measure(model, batch, **settings)
 
 
-def test_arguments_of_the_model_are_asked_for():
+@pytest.mark.parametrize("variables", [None, {"params": {"a": X}}])
+def test_arguments_of_the_model_are_asked_for(variables):
   with pytest.raises(TypeError) as caught:
-    jaxnas.measure(Tokens(), TOKENS, ("params",), variables={"params": {"a": X}}, embedding="Embed_0")
+    jaxnas.measure(Tokens(), TOKENS, ("params",), variables=variables, embedding="Embed_0")
   assert "apply_kwargs" in "".join(caught.value.__notes__)
 
 
