@@ -16,7 +16,7 @@ from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.gennas.heads import SignalNetwork
 from jaxnas.nets import plain_layers
 from jaxnas.spaces import mapping
-from jaxnas.spaces.nds import BlockNetwork, BlockTable, CellNetwork
+from jaxnas.spaces.nds import BlockTable, NDSBlockNetwork, NDSCellNetwork
 from jaxnas.spaces.nds.blocks import costs as stages
 from jaxnas.spaces.nds.blocks import mapping as block_mapping
 from jaxnas.spaces.nds.blocks.grouped import convolve_in_groups
@@ -84,11 +84,11 @@ def network_of(name, forward):
     config = NetworkConfig(forward["width"], forward["depth"], 1)
     form = "code" if name == "darts_imagenet" else "cifar"
     module = NDSCellModule(text, table, *config.size, 1, form)
-    return CellNetwork(config, table, form), module, cell_mapping.parameters(module), cell_names(module)
+    return NDSCellNetwork(config, table, form), module, cell_mapping.parameters(module), cell_names(module)
   net = stages.staged(forward, "code")
   table = BlockTable("any", forward["block_type"], tuple(forward["ss"]), (2,), (1,), (1,))
   module = NDSBlockModule(net, 1)
-  return BlockNetwork(config, table, (0,), net), module, block_mapping.parameters(module), block_names(module)
+  return NDSBlockNetwork(config, table, (0,), net), module, block_mapping.parameters(module), block_names(module)
 
 
 @pytest.mark.parametrize(

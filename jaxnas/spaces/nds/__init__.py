@@ -9,21 +9,21 @@ Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", I
 from collections.abc import Callable
 
 from jaxnas import registry
-from jaxnas.spaces.nds.blocks.network import BlockNetwork
+from jaxnas.spaces.nds.blocks.network import NDSBlockNetwork
 from jaxnas.spaces.nds.blocks.space import BlockSpace
-from jaxnas.spaces.nds.cells.network import CellNetwork
+from jaxnas.spaces.nds.cells.network import NDSCellNetwork
 from jaxnas.spaces.nds.cells.space import CellSpace
 from jaxnas.spaces.nds.tables import BLOCK_TABLES, CELL_TABLES, BlockTable, CellTable
 
 __all__ = [
   "BLOCK_TABLES",
   "CELL_TABLES",
-  "BlockNetwork",
   "BlockSpace",
   "BlockTable",
-  "CellNetwork",
   "CellSpace",
   "CellTable",
+  "NDSBlockNetwork",
+  "NDSCellNetwork",
 ]
 
 

@@ -38,7 +38,7 @@ _SIDE = 64  # what shapes of parameters are traced with
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockNetwork(SampleGrams):
+class NDSBlockNetwork(SampleGrams):
   """Pure functions of parameters, images and a code that is not read.
 
   A `Single`, `SampleGram` and `TappedNetwork`.
@@ -145,7 +145,7 @@ class BlockNetwork(SampleGrams):
 
     return jax.tree_util.tree_map_with_path(ones, kernels(tree))
 
-  def variants(self) -> tuple["BlockNetwork", ...]:
+  def variants(self) -> tuple["NDSBlockNetwork", ...]:
     """Itself."""
     return (self,)
 

@@ -16,7 +16,7 @@ from jaxnas.spaces.nds import benchmark
 from jaxnas.spaces.nds.blocks import costs, drawing, encoding, sampling
 from jaxnas.spaces.nds.blocks.costs import Staged
 from jaxnas.spaces.nds.blocks.module import NDSBlockModule
-from jaxnas.spaces.nds.blocks.network import BlockNetwork
+from jaxnas.spaces.nds.blocks.network import NDSBlockNetwork
 from jaxnas.spaces.nds.tables import BlockTable, Variant
 from jaxnas.tabular import Benchmark
 
@@ -126,7 +126,7 @@ class BlockSpace:
     params, _, flops = costs.count(self._staged(code, _DEFAULT, "trained"), _DEFAULT.classes, 224)
     return base.Costs(params, flops)
 
-  def network(self, config: NetworkConfig, variant: Variant = "trained") -> BlockNetwork:
+  def network(self, config: NetworkConfig, variant: Variant = "trained") -> NDSBlockNetwork:
     """The network of one architecture, the config's shape.
 
     Raises:
@@ -136,9 +136,9 @@ class BlockSpace:
       raise ConfigError(f"shape=None: networks of {self.name} have sizes of their own; give shape=space.shape(code)")
     code = tuple(encoding.as_code(self.table, config.shape).tolist())
     plain = dataclasses.replace(config, channels=None, cells=None, shape=None)
-    return BlockNetwork(plain, self.table, code, self._staged(code, config, variant))
+    return NDSBlockNetwork(plain, self.table, code, self._staged(code, config, variant))
 
-  def backbone(self, config: NetworkConfig, variant: Variant | None = None) -> BlockNetwork:
+  def backbone(self, config: NetworkConfig, variant: Variant | None = None) -> NDSBlockNetwork:
     """The network that GenNAS trains: by default the one of its code where it has one, else the one of the table.
 
     Raises:

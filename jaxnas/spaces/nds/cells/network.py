@@ -34,7 +34,7 @@ ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation")
 
 
 @dataclasses.dataclass(frozen=True)
-class CellNetwork(SampleGrams):
+class NDSCellNetwork(SampleGrams):
   """Pure functions of parameters, images and codes, int32 [L].
 
   A `Single`, `SampleGram`, `Dispatched` and `TappedNetwork`. The width and depth are those of the config, whatever the
@@ -164,7 +164,7 @@ class CellNetwork(SampleGrams):
 
     return {name: ones(own, [name]) for name, own in self._shapes().items() if name != "classifier"}
 
-  def variants(self) -> tuple["CellNetwork", ...]:
+  def variants(self) -> tuple["NDSCellNetwork", ...]:
     """One network serves all architectures."""
     return (self,)
 

@@ -17,7 +17,7 @@ from jaxnas.spaces.nds import benchmark
 from jaxnas.spaces.nds.cells import costs, drawing, encoding, sampling
 from jaxnas.spaces.nds.cells.costs import CellSize, Form
 from jaxnas.spaces.nds.cells.module import NDSCellModule
-from jaxnas.spaces.nds.cells.network import CellNetwork
+from jaxnas.spaces.nds.cells.network import NDSCellNetwork
 from jaxnas.spaces.nds.tables import CellTable, Variant
 from jaxnas.tabular import Benchmark
 
@@ -121,15 +121,15 @@ class CellSpace:
     found = costs.count(own, self.table.ops, CellSize(own.width, own.depth, _DEFAULT.classes))
     return base.Costs(found.params, found.flops)
 
-  def network(self, config: NetworkConfig, variant: Variant = "trained") -> CellNetwork:
+  def network(self, config: NetworkConfig, variant: Variant = "trained") -> NDSCellNetwork:
     """The network of all architectures of a shape.
 
     Raises:
       ConfigError: neither a shape nor both channels and cells.
     """
-    return CellNetwork(self._sized(config, config.shape), self.table, _form(config, variant))
+    return NDSCellNetwork(self._sized(config, config.shape), self.table, _form(config, variant))
 
-  def backbone(self, config: NetworkConfig, variant: Variant = "code") -> CellNetwork:
+  def backbone(self, config: NetworkConfig, variant: Variant = "code") -> NDSCellNetwork:
     """The network that GenNAS trains.
 
     Raises:
