@@ -27,7 +27,7 @@ from jaxnas.spaces.darts import blocks
 from jaxnas.spaces.darts import operations as darts
 from jaxnas.spaces.nds.cells import costs, encoding, layout
 from jaxnas.spaces.nds.cells.costs import CellSize, Form
-from jaxnas.spaces.nds.cells.stages import ChosenCell, Flow, Own, chosen_cell, reduction, stage
+from jaxnas.spaces.nds.cells.stages import ChosenCell, LastCells, Own, chosen_cell, reduction, stage
 from jaxnas.spaces.nds.tables import CellTable
 
 ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation")
@@ -235,7 +235,7 @@ class NDSCellNetwork(SampleGrams):
     seen: dict[str, Seen] = {}
     taps = []
     states, seen["stem"] = self._stem(darts.to_maps(images), params["stem"], stats and stats["stem"], run)
-    flow = Flow(states, (0, 0))
+    flow = LastCells(states, (0, 0))
     for part in layout.parts(self.size()):
       own = Own(params[part.name], stats and stats[part.name])
       if part.kind:

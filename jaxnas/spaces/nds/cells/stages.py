@@ -40,7 +40,7 @@ class ChosenCell(NamedTuple):
   empty: Any
 
 
-class Flow(NamedTuple):
+class LastCells(NamedTuple):
   """The two states that the next cell reads, and how many of their channels are but zeros behind their own."""
 
   states: tuple[Array, Array]
@@ -65,7 +65,9 @@ def chosen_cell(table: CellTable, numbers: Int[Array, " _"]) -> ChosenCell:
   return ChosenCell(slots[:, 0], slots[:, 1], select, nodes - bits.sum(dtype=jnp.int32))
 
 
-def stage(table: CellTable, part: CellPart, own: Own, flow: Flow, chosen: ChosenCell, run: Pass) -> tuple[Flow, Seen]:
+def stage(
+  table: CellTable, part: CellPart, own: Own, flow: LastCells, chosen: ChosenCell, run: Pass
+) -> tuple[LastCells, Seen]:
   """The normal cells of a stage: (what the next cell reads, what they show; statistics are [cells, ...])."""
   width, count = table.nodes * part.channels, len(part.cells)
   alike = tuple(as_alike(x, part.cells[0].halve and i == 0, width) for i, x in enumerate(flow.states))
@@ -85,20 +87,20 @@ def stage(table: CellTable, part: CellPart, own: Own, flow: Flow, chosen: Chosen
     seen = seen.plus(*(_unlike(*one, run) for one in parts))
     seen = seen.plus(_unlike(last, empty, last, 2 * count - 2 - (count > 1), run))  # and each of the outputs in here
   if count == 1:
-    return Flow((flow.states[1], last), (flow.empty[1], empty)), seen
-  return Flow((before, last), (empty, empty)), seen
+    return LastCells((flow.states[1], last), (flow.empty[1], empty)), seen
+  return LastCells((before, last), (empty, empty)), seen
 
 
 def reduction(
-  table: CellTable, part: CellPart, own: Own, flow: Flow, chosen: ChosenCell, run: Pass
-) -> tuple[Flow, Seen]:
+  table: CellTable, part: CellPart, own: Own, flow: LastCells, chosen: ChosenCell, run: Pass
+) -> tuple[LastCells, Seen]:
   """A reduction cell: (what the next cell reads, what it shows)."""
   params = {**{name: own.params[name] for name in INPUTS}, "slots": side_by_side(own.params, table.nodes, 0)}
   first = blocks.factorised_reduction if part.cells[0].halve else blocks.relu_conv_bn
   y, seen = _cell(table, flow.states, Own(params, own.stats), (first, blocks.relu_conv_bn), chosen, 1, run)
   if run.observes:
     seen = seen.plus(*(_unlike(x, e, x, 1, run) for x, e in zip(flow.states, flow.empty, strict=True)))
-  return Flow((flow.states[1], y), (flow.empty[1], chosen.empty * part.channels)), seen
+  return LastCells((flow.states[1], y), (flow.empty[1], chosen.empty * part.channels)), seen
 
 
 def side_by_side(params: PyTree, nodes: int, axis: int) -> PyTree:
