@@ -28,7 +28,7 @@ from jaxnas.proxies.evaluation import embedded
 Matrices = list[Float[Array, "_ _ _"]]  # [cells, rows, columns] for cells of one shape
 
 
-class Cells(NamedTuple):
+class CellStatistics(NamedTuple):
   """What AZ-NAS's proxies look at.
 
   Attributes:
@@ -42,10 +42,10 @@ class Cells(NamedTuple):
   identities: Bool[Array, " L"]
 
 
-def cells_of(evaluation: Evaluated) -> Cells:
+def cells_of(evaluation: Evaluated) -> CellStatistics:
   """One pass through all cells and one back, which the three proxies share."""
 
-  def compute() -> Cells:
+  def compute() -> CellStatistics:
     e, network, x = evaluation, cast(CellNetwork, evaluation.network), embedded(evaluation)
     inputs, signs = jax.random.split(jax.random.fold_in(e.key, 3))
     images = jax.random.normal(inputs, x.shape, x.dtype)
@@ -62,7 +62,7 @@ def cells_of(evaluation: Evaluated) -> Cells:
     finite = jnp.stack([jnp.isfinite(group).all() for group in cells]).all()  # a ReLU's pull-back forgets what is not
     products = [jnp.where(finite, _product(i, o), jnp.nan) for i, o in zip(g_in, g_out, strict=True)]
     same = [jnp.all(i == o) if i.shape == o.shape else jnp.zeros((), bool) for i, o in zip(g_in, g_out, strict=True)]
-    return Cells([_covariances(group) for group in cells], _side_by_side(products), jnp.stack(same))
+    return CellStatistics([_covariances(group) for group in cells], _side_by_side(products), jnp.stack(same))
 
   return evaluation.once("cells", compute)
 
