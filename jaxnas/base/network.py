@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 Mode = Literal["batch", "batch_frozen", "running", "identity"]
 """Statistics of batch normalisation: `batch` (of the mini-batch, differentiated through), `batch_frozen` (the same, as
@@ -217,8 +217,12 @@ class Dispatched(Parametrised, Protocol):
   Its operations are chosen by `nets.choose.choose`, which `jax.vmap` over architectures batches so.
   """
 
-  def choices(self, archs: Int[np.ndarray, "A ..."]) -> Sequence[Selections]:
+  def choices(self, archs: Num[np.ndarray, "A ..."]) -> Sequence[Selections]:
     """All choices that a pass makes, of rows of what `encode` returned; no two of one number of operations."""
+    ...
+
+  def by_program(self, archs: Num[np.ndarray, "A ..."]) -> Sequence[tuple["Dispatched", Int[np.ndarray, " a"]]]:
+    """The networks that take these architectures, each some of them in one program, and which: itself, or by width."""
     ...
 
 
@@ -269,6 +273,19 @@ class TappedNetwork(Network, Protocol):
 
   def costs(self, arch: Array, image_size: int = 32) -> Costs:
     """As `Single.costs`."""
+    ...
+
+
+@runtime_checkable
+class RecurrentNetwork(Network, Protocol):
+  """A network that turns sequences of numbers into others, which GenNAS trains on signals; K = T D."""
+
+  def train(self, params: PyTree, inputs: Float[Array, "N T D"], arch: Array, key: Array) -> Float[Array, "N K"]:
+    """The outputs of a pass with the network's dropout."""
+    ...
+
+  def is_recurrent(self, path: Sequence[str]) -> bool:
+    """Whether the parameter of this path is a matrix of something else than a layer's input."""
     ...
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Num, PyTree
 
 from jaxnas.base.data import Batch, Source
 from jaxnas.base.network import Collect, Mode, Observation, Output, Parametrised, Single
@@ -43,12 +43,12 @@ class Inputs(NamedTuple):
   """What a proxy that prepares its own inputs is measured with.
 
   Attributes:
-    network: for all architectures of a call.
+    network: for all architectures of a call, or what makes one for each of their shapes (`Space.shape`).
     batch: the same for all.
     own_weights: whether each architecture has weights of its own, drawn from its text form, rather than shared ones.
   """
 
-  network: Parametrised
+  network: Parametrised | Callable[[Hashable], Parametrised]
   batch: Batch
   own_weights: bool = False
 
@@ -82,8 +82,8 @@ class Evaluated(abc.ABC):
 
   @property
   @abc.abstractmethod
-  def labels(self) -> Int[Array, " N"]:
-    """Classes of the inputs. ConfigError if the batch has none."""
+  def labels(self) -> Num[Array, "N ..."]:
+    """Classes of the inputs, or targets, see `Batch`. ConfigError if the batch has none."""
     ...
 
   @abc.abstractmethod
@@ -115,7 +115,7 @@ class Evaluated(abc.ABC):
 
   @abc.abstractmethod
   def loss_gradient(self, mode: Mode = "batch") -> PyTree:
-    """d mean cross-entropy / d params."""
+    """d mean loss / d params, see `Batch`."""
     ...
 
 

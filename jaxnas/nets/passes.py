@@ -15,6 +15,7 @@ from jaxnas.base import Collect, Mode
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.nets import grams
 from jaxnas.nets.layers import BN_EPSILON
+from jaxnas.nets.products import matmul
 
 Moments = tuple[Float[Array, " C"], Float[Array, " C"]]  # mean, variance
 Observed = tuple[Float[Array, "N N"], Float[Array, ""]]  # agreement, log deviation: see `base.Observation`
@@ -266,7 +267,7 @@ def _least_correlation(z: Float[Array, "N H W C"], counts: Bool[Array, " C"] | N
   rows = rows - rows.mean(0, keepdims=True)
   rows = rows / _nonzero(jnp.abs(rows).max(0, keepdims=True))
   rows = rows / _nonzero(jnp.sqrt(jnp.square(rows).sum(0, keepdims=True)))
-  correlations = jnp.matmul(rows.T, rows, precision=lax.Precision.HIGHEST)
+  correlations = matmul(rows.T, rows)
   if counts is not None:
     both = counts[:, None] & counts[None]
     correlations = jnp.where(both, correlations, jnp.eye(len(counts), dtype=rows.dtype))
@@ -305,7 +306,7 @@ def linear(features: Float[Array, "N C"], params: PyTree) -> Float[Array, "N K"]
   """The linear layer of a classifier."""
 
   def affine(features, params):
-    return jnp.matmul(features, params["kernel"], precision=lax.Precision.HIGHEST) + params["bias"][None]
+    return matmul(features, params["kernel"]) + params["bias"][None]
 
   return grams.layer(affine, features, params)
 

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxnas import registry
 from jaxnas.base import CellNetwork, Evaluated, Proxy, Reading
+from jaxnas.nets.products import einsum, matmul
 from jaxnas.proxies.evaluation import embedded
 
 Matrices = list[Float[Array, "_ _ _"]]  # [cells, rows, columns] for cells of one shape
@@ -80,7 +81,7 @@ def entropies(covariances: list[np.ndarray]) -> Float[np.ndarray, " cells"]:
 def _covariances(cells: Float[Array, "cells N H W C"]) -> Float[Array, "cells C C"]:
   rows = cells.reshape(len(cells), -1, cells.shape[-1])
   rows = rows - rows.mean(1, keepdims=True)
-  return jnp.einsum("lnc,lnd->lcd", rows, rows, precision=jax.lax.Precision.HIGHEST) / rows.shape[1]
+  return einsum("lnc,lnd->lcd", rows, rows) / rows.shape[1]
 
 
 def _product(g_in: Float[Array, "N H W C"], g_out: Float[Array, "N H2 W2 D"]) -> Float[Array, "CK D"]:
@@ -89,7 +90,7 @@ def _product(g_in: Float[Array, "N H W C"], g_out: Float[Array, "N H2 W2 D"]) ->
   rows, columns = g_in.shape[1] // height, g_in.shape[2] // width
   blocks = g_in.reshape(n, height, rows, width, columns, -1).transpose(0, 1, 3, 2, 4, 5)
   flat = blocks.reshape(n * height * width, -1)
-  product = jnp.matmul(flat.T, g_out.reshape(-1, channels), precision=jax.lax.Precision.HIGHEST)
+  product = matmul(flat.T, g_out.reshape(-1, channels))
   return product / (n * height * width)
 
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Num, PyTree
 
 from jaxnas.base import Collect, Evaluated, Mode, Network, Observation, Output, Parametrised, Single
 from jaxnas.errors import ConfigError
@@ -25,7 +25,7 @@ class Evaluation(Evaluated):
     params: PyTree,
     arch: Array,
     inputs: Array,
-    labels: Int[Array, " N"] | None = None,
+    labels: Num[Array, "N ..."] | None = None,
     problem: PyTree = None,
     key: Array | None = None,
     rows: int | None = None,
@@ -40,8 +40,8 @@ class Evaluation(Evaluated):
     self._known: dict[Hashable, Any] = {}
 
   @property
-  def labels(self) -> Int[Array, " N"]:
-    """Classes of the inputs.
+  def labels(self) -> Num[Array, "N ..."]:
+    """Classes of the inputs, or targets.
 
     Raises:
       ConfigError: the batch has none.
@@ -92,7 +92,7 @@ class Evaluation(Evaluated):
     return self.network.apply(params, self.network.embed(params, self.inputs), self.arch, mode, stats=stats).logits
 
   def loss_gradient(self, mode: Mode = "batch") -> PyTree:
-    """d mean cross-entropy / d params."""
+    """d mean loss / d params."""
     return self.once(("loss", mode), lambda: jax.grad(lambda p: mean_loss(self, p, mode))(self.params))
 
   def once(self, name: Hashable, compute: Callable[[], Any]) -> Any:
@@ -115,8 +115,8 @@ def observe(network: Network, params: PyTree, inputs: Array, arch: Array) -> Obs
 
 
 def mean_loss(evaluation: Evaluated, params: PyTree, mode: Mode) -> Float[Array, ""]:
-  """Mean cross-entropy in nats."""
-  return cross_entropy(evaluation.logits(params, mode), evaluation.labels).mean()
+  """Mean loss of the batch."""
+  return losses(evaluation.logits(params, mode), evaluation.labels).mean()
 
 
 def frozen(evaluation: Evaluated, params: PyTree, inputs: Array) -> Float[Array, "N K"]:
@@ -130,6 +130,13 @@ def rows_at_once(evaluation: Evaluated, usual: int) -> int:
   """How many rows of a per-sample pass to hold: `usual` on a CPU, all samples elsewhere, fewer if memory is short."""
   wanted = usual if jax.default_backend() == "cpu" else len(evaluation.inputs)
   return wanted if evaluation.rows is None else min(evaluation.rows, wanted)
+
+
+def losses(logits: Float[Array, "N K"], labels: Num[Array, "N ..."]) -> Float[Array, " N"]:
+  """Every sample's loss: cross-entropy where labels are classes, mean squared error where they are targets [N, K]."""
+  if jnp.issubdtype(labels.dtype, jnp.integer):
+    return cross_entropy(logits, labels)
+  return jnp.square(logits - labels).mean(-1)
 
 
 def cross_entropy(logits: Float[Array, "N K"], labels: Int[Array, " N"]) -> Float[Array, " N"]:

@@ -56,8 +56,9 @@ def stage(
 ) -> tuple[tuple, Seen, Array | None]:
   """The normal cells of a stage: (the last two outputs, what they show with statistics [cells, ...], all outputs)."""
   width, count = NUM_NODES * part.shapes[0].channels, len(part.shapes)
-  alike = tuple(_alike(x, part.shapes[0].halve_0 and i == 0, width) for i, x in enumerate(inputs))
-  joined = {name: _joined(part, place, given.params[name], width) for place, name in enumerate(INPUTS)}
+  alike = tuple(as_alike(x, part.shapes[0].halve_0 and i == 0, width) for i, x in enumerate(inputs))
+  names = [[name for name, _ in groups(part, place)] for place in range(len(INPUTS))]
+  joined = {name: joined_entries(own, given.params[name], width) for name, own in zip(INPUTS, names, strict=True)}
   static = isinstance(chosen.ops, tuple)
   slots = {name: given.params[name] for name in SLOTS}
   params = {**joined, **(slots if static else {"slots": _stack(slots, 1)})}
@@ -175,7 +176,7 @@ def _stack(slots: dict[str, PyTree], axis: int) -> PyTree:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *slots.values())
 
 
-def _alike(x: Maps, halve: bool, width: int) -> Convolved:
+def as_alike(x: Maps, halve: bool, width: int) -> Convolved:
   """An input of a stage in the form that all of its cells read."""
   x = jnp.concatenate(operations.halved(x)) if halve else x
   return jnp.pad(x, ((0, width - len(x)), (0, 0), (0, 0), (0, 0)))
@@ -191,10 +192,13 @@ def _unlike(x: Maps, alike: Convolved, readers: int, run: Pass) -> Seen:
   return seen._replace(observed=(readers * (run.agreement(x) - run.agreement(alike)), jnp.zeros((), x.dtype)))
 
 
-def _joined(part: CellGroup, place: int, params: PyTree, width: int) -> PyTree:
-  """The parameters of an input of all cells of a stage, as those of ReLU-conv-BN on `width` channels, stacked."""
+def joined_entries(names: list[str], params: PyTree, width: int) -> PyTree:
+  """The parameters of an input of all cells of a stage, as those of ReLU-conv-BN on `width` channels, stacked.
+
+  `names`: of the groups of cells whose kernels have one shape.
+  """
   found = []
-  for name, _ in groups(part, place):
+  for name in names:
     own = params[name]
     layers = [own["conv0"], own["conv1"]] if "conv0" in own else [own["conv"]]
     kernels = [layer["kernel"] for layer in layers]

@@ -24,7 +24,7 @@ from jax import lax
 from jax.tree_util import DictKey
 from jaxtyping import Array, Float, Float32, Int, PyTree
 
-from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
+from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output, Selections
 from jaxnas.errors import ConfigError
 from jaxnas.nets.choose import choose
 from jaxnas.nets.grams import SampleGrams
@@ -44,7 +44,7 @@ from jaxnas.nets.passes import (
 from jaxnas.spaces.nb101 import encoding, parameters
 from jaxnas.spaces.nb101.cell import Convolved, Maps, conv_bn_relu, run_module
 from jaxnas.spaces.nb101.encoding import OP_COLUMNS
-from jaxnas.spaces.nb101.parameters import MOST_FEEDING, OUT, STACKS, Cell, feeding_of, layer_names
+from jaxnas.spaces.nb101.parameters import INNER, MOST_FEEDING, OUT, STACKS, Cell, feeding_of, layer_names
 from jaxnas.spaces.nb101.pooling import max_pool_2x2
 
 ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation", "patterns", "correlation")
@@ -84,17 +84,33 @@ class NB101Network(SampleGrams):
     return channels, 2 * channels, 4 * channels
 
   def variants(self) -> tuple["NB101Network", ...]:
-    """This network for 0, 1, ... feeding vertices.
+    """This network for 0, 1, ... feeding vertices, or itself if that is known.
 
     Choosing among them inside one forward pass costs the backward pass a second forward pass. A long computation, such
     as a training, saves it by one switch around all of it:
     `lax.switch(net.variant(arch), [partial(train, v) for v in net.variants()], arch)`.
     """
+    if self.feeding is not None:
+      return (self,)
     return tuple(dataclasses.replace(self, feeding=k) for k in range(MOST_FEEDING + 1))
 
   def variant(self, arch: Float[Array, "7 11"]) -> Int[Array, ""]:
     """Which of `variants` computes this architecture."""
-    return feeding_of(_checked(arch))
+    return feeding_of(_checked(arch)) if self.feeding is None else jnp.int32(0)
+
+  def choices(self, archs: Float32[np.ndarray, "A 7 11"]) -> list[Selections]:
+    """As `base.Dispatched`: the vertices' operations, and whether projections are there."""
+    hot = archs[:, INNER, OP_COLUMNS]
+    operations = np.where(hot.max(-1) > 0, 1 + hot.argmax(-1), 0)
+    projections = (archs[:, 1:, 0] > 0).astype(np.int64)
+    return [Selections(operations, 1 + len(encoding.INNER_OPS), (0,)), Selections(projections, 2, (0,))]
+
+  def by_program(self, archs: Float32[np.ndarray, "A 7 11"]) -> list[tuple["NB101Network", Int[np.ndarray, " a"]]]:
+    """As `base.Dispatched`: by the number of vertices that feed the output, if it is not known."""
+    if self.feeding is not None:
+      return [(self, np.arange(len(archs)))]
+    feeding = archs[:, OUT, INNER].astype(np.int64).sum(1)
+    return [(dataclasses.replace(self, feeding=int(k)), np.flatnonzero(feeding == k)) for k in np.unique(feeding)]
 
   # Parameters
 
@@ -243,7 +259,7 @@ class NB101Network(SampleGrams):
       return self._forward(run, self.feeding, inputs, own, Chain())
     bits = 0
     if "patterns" in run.collect:  # widths depend on the number of feeding vertices: a single one is the widest
-      bits = jax.eval_shape(lambda *args: self._forward(run, 1, *args, Chain()).patterns, inputs, own).shape[1]
+      bits = jax.eval_shape(lambda x, own: self._forward(run, 1, x, own, Chain()).patterns, inputs, own).shape[1]
 
     def forward(feeding, inputs, own):
       output = self._forward(run, feeding, inputs, own, Chain())

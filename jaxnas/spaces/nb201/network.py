@@ -69,6 +69,10 @@ class NB201Network:
     """As `base.Dispatched`; edges that reach no output may choose `none` instead, which is free."""
     return [Selections(archs, NUM_OPS, (NONE,))]
 
+  def by_program(self, archs: Int[np.ndarray, "A 6"]) -> list[tuple["NB201Network", Int[np.ndarray, " A"]]]:
+    """As `base.Dispatched`: one program serves all."""
+    return [(self, np.arange(len(archs)))]
+
   def start(self, params: PyTree, arch: Arch) -> PyTree:
     """As `base.Network`: as drawn."""
     del arch
