@@ -12,7 +12,7 @@ import pytest
 from jaxnas import base, data, registry
 
 N, SIDE, CLASSES = 4, 8, 3
-MANY = {"mgm_code": 50, "mgm_truncated": 50}  # images of proxies that refuse fewer
+MANY = {"mgm_code": 50, "mgm_truncated": 50, "swap": 12}  # images of proxies that refuse fewer, or always see all
 CONFIG = base.NetworkConfig(channels=4, cells=1, classes=CLASSES)
 SMALL = {  # settings by field name, of whatever has them
   "climb_by": "params", "climb_steps": 2, "criterion": "params", "proxies": ("params", "l2_norm"),

@@ -30,6 +30,8 @@ OTHER_GROUPS = (
   ("mgm_code", "mgm_truncated"),
   ("trace_norm_per_sample", "trace_norm_exact", "trace_norm_successor"),
   ("ntk_condition_number", "ntk_condition_number_frozen"),
+  ("log_synflow", "zico", "gradsign"),
+  ("meco", "az_expressivity", "az_progressivity", "az_trainability"),
 )
 
 
@@ -282,7 +284,8 @@ def test_every_proxy_of_single_networks_is_here():
   # Of a network with heads; of networks without width.
   others = {*of_supernets, "signal_regression", "infinite_ntk_condition_number"}
   tested = {*COUNTED, *OF_GRADIENT, "naswot", "zen", "fisher", "jacob_cov", "synflow"}
-  assert tested.union(*OTHER_GROUPS, others) == set(proxies.names())
+  shown = {"swap", "effective_params", "skip_length"}  # in test_shown_layers
+  assert tested.union(*OTHER_GROUPS, others, shown) == set(proxies.names())
 
 
 @pytest.mark.slow
