@@ -3,9 +3,11 @@
 from jaxnas.base.algorithm import Advance, Algorithm, Artefact, Column, Context, Note, Outcome, Work
 from jaxnas.base.data import Accuracies, Batch, Records, Source, host_generator
 from jaxnas.base.network import (
+  CellNetwork,
   Collect,
   Costs,
   Dispatched,
+  GraphNetwork,
   Init,
   Mode,
   Network,
@@ -44,6 +46,7 @@ __all__ = [
   "Algorithm",
   "Artefact",
   "Batch",
+  "CellNetwork",
   "Code",
   "Collect",
   "Column",
@@ -52,6 +55,7 @@ __all__ = [
   "Differentiable",
   "Dispatched",
   "Evaluated",
+  "GraphNetwork",
   "Indexed",
   "InfiniteWidth",
   "Init",

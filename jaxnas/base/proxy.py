@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num, PyTree
 
 from jaxnas.base.data import Batch, Source
-from jaxnas.base.network import Mode, Observation, Parametrised, Single
+from jaxnas.base.network import Collect, Mode, Observation, Output, Parametrised, Single
 from jaxnas.base.space import Space
 
 S = TypeVar("S")  # a settings dataclass
@@ -86,6 +86,16 @@ class Evaluated(abc.ABC):
     """Classes of the inputs, or targets, see `Batch`. ConfigError if the batch has none."""
     ...
 
+  @abc.abstractmethod
+  def once(self, name: Hashable, compute: Callable[[], Any]) -> Any:
+    """What `compute` gives, computed once for all proxies that ask under this name."""
+    ...
+
+  @abc.abstractmethod
+  def shown(self, what: Collect) -> Output:
+    """The forward pass in mode `batch` that collects `what`: one for all that the proxies of a call declare."""
+    ...
+
   @property
   @abc.abstractmethod
   def observation(self) -> Observation:
@@ -131,6 +141,7 @@ class Proxy(Generic[S]):
     control: whether it is a simple figure that every score must beat, such as the number of parameters.
     needs: what the network must be.
     needs_labels: whether it cannot do without the classes of the inputs.
+    collects: what it asks `Evaluated.shown` for, so that all proxies of a call share that pass.
     Settings: a dataclass of `settings.setting` fields, which become flags, of a proxy that prepares its own inputs;
       None: it is measured on the usual network and batch, together with all others.
   """
@@ -141,6 +152,7 @@ class Proxy(Generic[S]):
   control: ClassVar[bool] = False
   needs: ClassVar[type] = Single
   needs_labels: ClassVar[bool] = False
+  collects: ClassVar[tuple[Collect, ...]] = ()
   Settings: ClassVar[type | None] = None
 
   @property

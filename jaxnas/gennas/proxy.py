@@ -32,7 +32,7 @@ from jaxnas.base import (
 from jaxnas.data.batches import augmented_batch
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import sequences, tasks
-from jaxnas.gennas.heads import Learner, SignalNetwork
+from jaxnas.gennas.heads import Learner, SignalNetwork, signal_network
 from jaxnas.gennas.regression import WIDTHS, Curve, Problem, Training, pose, regress
 from jaxnas.gennas.sequences import SequenceConfig, SequenceLearner
 from jaxnas.gennas.tasks import SequenceTask, SignalTask
@@ -163,4 +163,4 @@ def pose_on(
   problem: Problem = pose(task, images, problem_key, config.training)
   backbone = cast(Tapped, space).backbone(NetworkConfig(config.signal_channels, config.signal_cells))
   assert isinstance(backbone, TappedNetwork)
-  return Inputs(SignalNetwork(backbone, WIDTHS), Batch(images, None, problem), own_weights=True)
+  return Inputs(signal_network(backbone, WIDTHS), Batch(images, None, problem), own_weights=True)

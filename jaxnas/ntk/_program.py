@@ -1,6 +1,6 @@
 """A function as a list of equations: where each parameter enters it, and its run with zeros added to some results.
 
-The only file that uses `jax.extend.core`.
+With `models/program.py` the only file that uses `jax.extend.core`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

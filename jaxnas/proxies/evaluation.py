@@ -1,13 +1,13 @@
 """One network on one batch, as proxies see it, and what several of them compute from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num, PyTree
 
-from jaxnas.base import Evaluated, Mode, Network, Observation, Parametrised, Single
+from jaxnas.base import Collect, Evaluated, Mode, Network, Observation, Output, Parametrised, Single
 from jaxnas.errors import ConfigError
 
 
@@ -29,12 +29,15 @@ class Evaluation(Evaluated):
     problem: PyTree = None,
     key: Array | None = None,
     rows: int | None = None,
+    collects: Sequence[Collect] = (),
   ):
+    """`collects`: what the proxies declare, in any order."""
     self.network = cast(Single, network)  # the engine has asked whether it is what each proxy needs
     self.params, self.arch, self.inputs = network.start(params, arch), arch, inputs
     self.problem, self.rows = problem, rows
     self._labels, self._key = labels, key
-    self._known: dict[Any, Any] = {}
+    self._collects = tuple(sorted(set(collects)))
+    self._known: dict[Hashable, Any] = {}
 
   @property
   def labels(self) -> Num[Array, "N ..."]:
@@ -61,7 +64,9 @@ class Evaluation(Evaluated):
   @property
   def observation(self) -> Observation:
     """What the forward pass in mode `batch` shows."""
-    return self._once("observation", lambda: observe(self.network, self.params, embedded(self), self.arch))
+    observation = self.shown("observation").observation
+    assert observation is not None
+    return observation
 
   @property
   def stats(self) -> PyTree:
@@ -70,7 +75,16 @@ class Evaluation(Evaluated):
     def compute():
       return self.network.apply(self.params, embedded(self), self.arch, "batch", collect=("stats",)).stats
 
-    return jax.lax.stop_gradient(self._once("stats", compute))
+    return jax.lax.stop_gradient(self.once("stats", compute))
+
+  def shown(self, what: Collect) -> Output:
+    """As `base.Evaluated`."""
+    collect = self._collects if what in self._collects else (what,)
+
+    def compute():
+      return self.network.apply(self.params, embedded(self), self.arch, "batch", collect=collect)
+
+    return self.once(collect, compute)
 
   def logits(self, params: PyTree, mode: Mode) -> Float[Array, "N K"]:
     """The network's outputs for other parameters."""
@@ -79,9 +93,10 @@ class Evaluation(Evaluated):
 
   def loss_gradient(self, mode: Mode = "batch") -> PyTree:
     """d mean loss / d params."""
-    return self._once(("loss", mode), lambda: jax.grad(lambda p: mean_loss(self, p, mode))(self.params))
+    return self.once(("loss", mode), lambda: jax.grad(lambda p: mean_loss(self, p, mode))(self.params))
 
-  def _once(self, name: Any, compute: Callable[[], Any]) -> Any:
+  def once(self, name: Hashable, compute: Callable[[], Any]) -> Any:
+    """As `base.Evaluated`."""
     if name not in self._known:
       self._known[name] = compute()
     return self._known[name]

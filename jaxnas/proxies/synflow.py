@@ -20,6 +20,7 @@ flow", NeurIPS 2020, equation 2; as an architecture score Abdelfattah et al., IC
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,15 +44,25 @@ def _linearised(params: PyTree) -> PyTree:
   return jax.tree_util.tree_map_with_path(one, params)
 
 
-@registry.register("proxy", "synflow")
-@dataclasses.dataclass(frozen=True)
-class SynFlow(Proxy):
-  """The proxy; of the batch only an image's shape is used."""
+class Flow(NamedTuple):
+  """What a network lets through.
 
-  name: str = "synflow"
+  Attributes:
+    params: |W|, scales 1, biases 0.
+    gradient: dR / d|W| / 2^log_growth, a tree like the parameters.
+    log_growth: [], log2 of R; -inf where no path crosses the network.
+  """
 
-  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
-    network, arch = evaluation.network, evaluation.arch
+  params: PyTree
+  gradient: PyTree
+  log_growth: Float[Array, ""]
+
+
+def flow_of(evaluation: Evaluated) -> Flow:
+  """The flow, of which all proxies of a call share one pass."""
+  network, arch = evaluation.network, evaluation.arch
+
+  def compute() -> Flow:
     params = _linearised(evaluation.params)
     ones = jnp.ones_like(embedded(evaluation)[:1])
 
@@ -64,6 +75,19 @@ class SynFlow(Proxy):
     curved = jnp.isfinite(at_one) & jnp.isfinite(at_half) & (jnp.abs(at_half + 1 - at_one) > CURVED)
     log_growth = jnp.where(curved, 0, log_growth)
     scale = jnp.where(jnp.isfinite(log_growth), jnp.exp2(-0.5 * log_growth), 1)
-    gradient = jax.grad(lambda p: scale * flow(p, scale))(params)
-    total = network.by_layer(lambda w, g: jnp.abs(w * g).sum(), params, gradient).sum()
+    return Flow(params, jax.grad(lambda p: scale * flow(p, scale))(params), log_growth)
+
+  return evaluation.once("flow", compute)
+
+
+@registry.register("proxy", "synflow")
+@dataclasses.dataclass(frozen=True)
+class SynFlow(Proxy):
+  """The proxy; of the batch only an image's shape is used. Shares its passes with `log_synflow`."""
+
+  name: str = "synflow"
+
+  def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
+    params, gradient, log_growth = flow_of(evaluation)
+    total = evaluation.network.by_layer(lambda w, g: jnp.abs(w * g).sum(), params, gradient).sum()
     return (jnp.log2(total) + log_growth) * math.log10(2)

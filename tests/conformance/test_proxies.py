@@ -13,12 +13,12 @@ from tiny_network import Tiny
 from conformance import tiny
 from conformance.tiny import MANY, N, batch, several
 from jaxnas import proxies, scoring, spaces
-from jaxnas.base import Batch, Network, Reading, Single, Status
+from jaxnas.base import Batch, CellNetwork, GraphNetwork, Network, Reading, Single, Status
 from jaxnas.errors import ConfigError
 from jaxnas.proxies.evaluation import Evaluation
 
 ALL = tuple(proxies.get(name) for name in proxies.names())
-USUAL = tuple(p for p in ALL if p.Settings is None and p.needs in (Single, Network))
+USUAL = tuple(p for p in ALL if p.Settings is None and p.needs in (Single, Network, CellNetwork, GraphNetwork))
 ENGINE = scoring.Engine(block=3)
 A = 4  # architectures
 
@@ -116,6 +116,10 @@ def check_on(name, some):
   space = spaces.get(name)
   network, codes = several(space, A)
   inputs = functools.partial(tiny.batch_of, space)
+  if lacks := [proxy for proxy in some if not isinstance(network, proxy.needs)]:
+    with pytest.raises(ConfigError, match=f"{lacks[0].name}.*{lacks[0].needs.__name__}"):
+      measured(lacks[:1], network, codes, batch=inputs)
+    return
   in_order, backwards = (measured(some, network, codes[::step], batch=inputs) for step in (1, -1))
   for proxy, ours, theirs in zip(some, in_order, backwards, strict=True):
     same(ours, theirs[::-1], 2e-4)

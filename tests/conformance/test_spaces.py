@@ -12,17 +12,17 @@ import pytest
 from helpers import png_size
 from hypothesis import strategies as st
 
-from conformance.tiny import batch_of, network_of, reads_images, samples, several
+from conformance.tiny import batch_of, network_of, reads_images, samples, several, spaces_of
 from jaxnas import base, registry, spaces
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError, DatasetError
 
-SPACES = [pytest.param(spaces.get(name), id=name) for name in spaces.names()]
-of_images = pytest.mark.parametrize("space", [p for p in SPACES if reads_images(p.values[0])])
+OF_IMAGES = [name for name in spaces.names() if reads_images(spaces.get(name))]
+of_images = pytest.mark.parametrize("space", spaces_of(OF_IMAGES), indirect=True)
 
 
-@pytest.fixture(params=SPACES)
+@pytest.fixture(params=spaces_of(spaces.names()))
 def space(request):
-  return request.param
+  return spaces.get(request.param)
 
 
 def rows(codes):

@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxnas import base, data
+from jaxnas import base, data, registry
 
 N, SIDE, CLASSES = 4, 8, 3
 MANY = {"mgm_code": 50, "mgm_truncated": 50}  # images of proxies that refuse fewer
@@ -36,6 +38,19 @@ def small(kind):
   return kind(**given)
 
 
+# Spaces of a family share all of their code: these stand for it where every run tries every space.
+FAMILIES = {"nds_": ("nds_enas", "nds_resnext_a")}
+
+
+def spaces_of(names):
+  """The names as parameters of a test; of a family all but those that stand for it are slow."""
+
+  def is_slow(name):
+    return any(name.startswith(family) and name not in few for family, few in FAMILIES.items())
+
+  return [pytest.param(name, id=name, marks=[pytest.mark.slow] * is_slow(name)) for name in names]
+
+
 @functools.cache
 def samples(space, n):
   """The same n codes [n, L] in every test, fewer in a space that has fewer."""
@@ -61,7 +76,8 @@ def reads_images(space):
 @functools.cache
 def source_of(space):
   """Of what the space's networks read, where it is not images."""
-  return data.load(space.dataset)
+  takes_tokens = "tokens" in inspect.signature(registry.get("dataset", space.dataset)).parameters
+  return data.load(space.dataset, tokens=data.TokenConfig(length=SIDE) if takes_tokens else None)
 
 
 def batch_of(space, n=N):

@@ -337,8 +337,8 @@ def test_own_channels_are_those_of_the_cell(cell):
 
 
 def test_what_the_network_lacks_is_named(unchecked):
-  with pytest.raises(ConfigError, match="patterns"):
-    scores(["linear_regions"], (CELL,), NETWORK)
+  with pytest.raises(ConfigError, match="collect='maps'"):
+    NETWORK.apply(NETWORK.init(jax.random.key(0)), batch().inputs, cell_of(CELL), collect=("maps",))
   supernet = spaces.get("nb201").supernet(base.NetworkConfig(channels=3, cells=1, classes=2))
   assert isinstance(supernet, base.Network) and not isinstance(supernet, base.Single)
   with pytest.raises(ConfigError, match=r"'naswot' needs a network that is jaxnas\.base\..*Single.*space\.network"):

@@ -1,0 +1,295 @@
+"""A user's model as `base.Single`: one architecture, any proxy."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxnas import ntk
+from jaxnas.base import Collect, Costs, Mode, Observation, Output
+from jaxnas.errors import ConfigError
+from jaxnas.models.hooks import Hooks
+from jaxnas.models.layout import CLASSIFIER, ParameterLayout, names_of
+from jaxnas.models.program import ModelProgram, Shown
+from jaxnas.nets import passes
+from jaxnas.nets.parameters import by_layer
+from jaxnas.nets.passes import Pass
+
+ABLE: tuple[Collect, ...] = ("stats", "observation", "patterns")
+_OBSERVING = Pass("batch", ("observation",))
+
+
+@runtime_checkable
+class Call(Protocol):
+  """A model of one kind as a pure function of its parameters and of its batch normalisations' statistics.
+
+  Attributes:
+    kind: in words.
+    params: the parameters, in the model's own tree.
+    stats: the statistics.
+  """
+
+  kind: str
+  params: PyTree
+  stats: PyTree
+
+  def __call__(self, params: PyTree, stats: PyTree, inputs: Array, hooks: Hooks) -> tuple[Any, PyTree]:
+    """What the model returns, and the statistics that its batch normalisations normalised by."""
+    ...
+
+
+class PartialObservation(Observation):
+  """An observation of which a part may be missing; whoever asks for that is told why."""
+
+  @property
+  def features(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+    """As `base.Observation`."""
+    return _there(self[0], "no global average pooling of [N, H, W, C] or [N, tokens, C] was found in the model")
+
+  @property
+  def agreement(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+    """As `base.Observation`."""
+    return _there(self[1], _NO_ACTIVATIONS)
+
+
+_NO_ACTIVATIONS = (
+  "no ReLU was found in the model; name the functions that it has instead, as JAX records them: activations=('silu',), "
+  "'tanh' of jax.nn.gelu, 'max' of jnp.maximum(x, 0), or that of your own under jax.jit"
+)
+
+
+def _there(value: Array | None, missing: str) -> Array:
+  if value is None:
+    raise ConfigError(missing)
+  return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+  """What is known of a model from one pass.
+
+  Attributes:
+    classes: K.
+    norms: the paths of its batch normalisations.
+    repeated: those that are called more than once.
+    others: how many normalisations within samples it has, by type.
+    layers: the paths of the linear layers, and how many channels each gives.
+    tokens: shape and dtype of one sample's integers, of a model with a named embedding.
+    macs: multiply-adds of one sample's pass.
+  """
+
+  classes: int
+  norms: tuple[str, ...]
+  repeated: tuple[str, ...]
+  others: Mapping[str, int]
+  layers: Mapping[str, int]
+  tokens: jax.ShapeDtypeStruct | None
+  macs: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelNetwork:
+  """`base.Single` of a model; made by `adapt.as_network`. Equal to itself only.
+
+  Attributes:
+    call: the model.
+    layout: where its parameters are in the trees of this network.
+    survey: what it has.
+    activations: the names of functions whose inputs' signs are observed.
+    asked: the modes that passes were asked for since somebody cleared it.
+  """
+
+  call: Call
+  layout: ParameterLayout
+  survey: Survey
+  activations: tuple[str, ...]
+  asked: set[Mode] = dataclasses.field(default_factory=set)
+
+  rows_on_cpu: ClassVar[int] = 8
+
+  @property
+  def classes(self) -> int:
+    """As `base.Network`."""
+    return self.survey.classes
+
+  def encode(self, codes: Int[np.ndarray, "A L"]) -> np.ndarray:
+    """As `base.Parametrised`: there is nothing to choose."""
+    return np.zeros((len(codes), 0), np.int32)
+
+  def init(self, key: Array) -> PyTree:
+    """The parameters that the model came with, whatever the key."""
+    del key
+    return self.layout.tree(self.call.params)
+
+  def start(self, params: PyTree, arch: Array) -> PyTree:
+    """As `base.Parametrised`."""
+    del arch
+    return params
+
+  def embed(self, params: PyTree, inputs: Array) -> Array:
+    """As `base.Network`: the inputs, or what the model's embedding gives for integers."""
+    if self.survey.tokens is None:
+      return inputs
+    hooks = Hooks()
+    self.call(self.layout.own(params), self.call.stats, inputs, hooks)
+    return hooks.embedding
+
+  def apply(
+    self,
+    params: PyTree,
+    inputs: Array,
+    arch: Array,
+    mode: Mode = "batch",
+    *,
+    stats: PyTree | None = None,
+    gates: PyTree | None = None,
+    collect: Sequence[Collect] = (),
+    rows: bool = False,
+  ) -> Output:
+    """As `base.Network`. What is in the model beside normalisations is as the model has it in evaluation."""
+    del arch, rows
+    passes.begin(mode, collect, stats, able=ABLE)
+    self.asked.add(mode)
+    if self.survey.repeated and (mode == "running" or "stats" in collect):
+      raise ConfigError(
+        f"model: the batch normalisation {self.survey.repeated[0]!r} is called several times; one set of statistics "
+        "cannot stand for all its calls: give each call a module of its own"
+      )
+    paths = self.layout.kernels()
+    factors = {paths[name]: gate for name, gate in (gates or {}).items()}
+    given = self.call.stats if stats is None else stats
+    arguments = self.layout.own(params), given, inputs, factors
+    program = functools.partial(self._pass, mode)
+    if not {"observation", "patterns"} & set(collect):
+      logits, seen = program(*arguments)
+      return Output(logits, stats=seen if "stats" in collect else None)
+    shown = ModelProgram(program, *arguments).run(*arguments, samples=len(inputs), names=self.activations)
+    logits, seen = shown.outputs
+    return Output(
+      logits,
+      stats=seen if "stats" in collect else None,
+      observation=self._observation(shown, seen) if "observation" in collect else None,
+      patterns=_patterns(shown) if "patterns" in collect else None,
+    )
+
+  def _pass(self, mode: Mode, params: PyTree, stats: PyTree, inputs: Array, gates: Mapping[str, Array]) -> Any:
+    tokens = self.survey.tokens
+    if tokens is None:
+      return self.call(params, stats, inputs, Hooks(mode, gates))
+    hooks = Hooks(mode, gates, embedded=inputs)
+    return self.call(params, stats, jnp.zeros((len(inputs), *tokens.shape), tokens.dtype), hooks)
+
+  def _observation(self, shown: Shown, stats: PyTree) -> Observation:
+    agreement = [_OBSERVING.agreement(x) for x in shown.activations]
+    variances = {"/".join(names_of(path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(stats)}
+    deviation = jnp.zeros((), jnp.float32)
+    for path in self.survey.norms:
+      variance = variances[f"{path}/var" if path else "var"]
+      each = jax.vmap(_log_deviation)(variance).sum() if variance.ndim > 1 else _log_deviation(variance)
+      deviation = deviation.astype(each.dtype) + each
+    return PartialObservation(
+      cast(Any, shown.pooled), cast(Any, sum(agreement[1:], agreement[0]) if agreement else None), deviation
+    )
+
+  def executed(self, arch: Array) -> PyTree:
+    """As `base.Single`: all."""
+    del arch
+    tree = jax.eval_shape(self.init, jax.random.key(0))
+
+    def ones(path, leaf):
+      return jnp.ones(leaf.shape[:1] if path[0].key in self.layout.stacked else (), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(ones, tree)
+
+  def used_channels(self, arch: Array) -> None:
+    """As `base.Single`: always all."""
+    del arch
+
+  def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
+    """As `base.Single`.
+
+    Raises:
+      ConfigError: the model has no parameter that is a kernel by its name.
+    """
+    if not self.layout.kernels():
+      raise ConfigError("model: no parameter is called 'kernel'; say which are, as in roles={'my_weight': 'kernel'}")
+    return by_layer(fn, trees, lambda names: names[0] in self.layout.stacked)
+
+  def gates(self, samples: int) -> PyTree:
+    """As `base.Single`; of linear layers of Flax.
+
+    Raises:
+      ConfigError: there is no such layer, or none that gives the logits, or layers in `nn.scan`.
+    """
+    paths = self.layout.kernels()
+    if CLASSIFIER not in paths or self.layout.stacked:
+      why = "has layers that nn.scan stacks" if self.layout.stacked else "does not end with a linear layer of Flax"
+      raise ConfigError(f"gates of single layers: {self.call.kind} that {why} has none")
+    found = {name: path for name, path in paths.items() if name != CLASSIFIER and path in self.survey.layers}
+    return {name: jnp.ones((samples, self.survey.layers[path])) for name, path in found.items()}
+
+  def costs(self, arch: Array, image_size: int = 32) -> Costs:
+    """As `base.Single`: all parameters, and the multiply-adds of an input of the size that the network was made for."""
+    del arch, image_size
+    params = sum(leaf.size for leaf in jax.tree.leaves(self.call.params))
+    return Costs(jnp.asarray(params, jnp.float32), jnp.asarray(self.survey.macs, jnp.float32))
+
+  def objection(self, modes: set[Mode], inputs: Array) -> str | None:
+    """Why what was computed in these modes would be wrong for this model, if it would."""
+    if "identity" in modes and not self._homogeneous(inputs[:1]):
+      return (
+        "mode='identity': without normalisation and biases the outputs are not proportional to the inputs (softmax, "
+        "GELU, a normalisation that is not Flax's, ...), which flows through absolute weights take for granted"
+      )
+    if {"running", "batch_frozen"} & modes and not self.survey.norms and len(inputs) > 1:
+      return self._coupling(inputs[:4])
+    return None
+
+  def _homogeneous(self, inputs: Array) -> bool:
+    """Whether twice the image of ones gives twice the outputs of absolute weights, at two scales."""
+
+    def absolute(path, leaf):
+      role = path[-1].key
+      return jnp.abs(leaf) if role == "kernel" else jnp.full_like(leaf, float(role == "scale"))
+
+    def outputs(scales):
+      params = jax.tree_util.tree_map_with_path(absolute, self.init(jax.random.key(0)))
+      image = jnp.ones_like(self.embed(params, inputs))
+      return jax.lax.map(lambda s: self.apply(params, s * image, jnp.zeros(0), "identity").logits.sum(), scales)
+
+    at = jax.jit(outputs)(jnp.asarray([1, 2, 2.0**-110, 2.0**-109], self._dtype()))
+    pairs = [(one, two) for one, two in np.asarray(at, np.float64).reshape(2, 2) if np.isfinite([one, two]).all()]
+    return all(abs(two - 2 * one) <= 1e-3 * abs(two) for one, two in pairs)
+
+  def _coupling(self, inputs: Array) -> str | None:
+    """Why samples cannot be taken one at a time, if they cannot."""
+    params = self.init(jax.random.key(0))
+
+    def f(params, x):
+      return self.apply(params, self.embed(params, x), jnp.zeros(0), "batch_frozen").logits
+
+    try:
+      ntk.check_independence(f, params, inputs)
+    except ConfigError as error:
+      return f"{self.call.kind}: {error}"
+    return None
+
+  def _dtype(self) -> Any:
+    return jax.tree.leaves(self.call.params)[0].dtype
+
+
+def _log_deviation(variance: Array) -> Array:
+  observed = _OBSERVING.of_bn(variance, (variance, variance)).observed
+  assert observed is not None
+  return observed[1]
+
+
+def _patterns(shown: Shown) -> Array:
+  if not shown.activations:
+    raise ConfigError(_NO_ACTIVATIONS)
+  return jnp.concatenate([x > 0 for x in shown.activations], 1)
