@@ -89,7 +89,7 @@ def test_the_data_set():
     data.load("signals", split="valid")
 
 
-CONFIG = SignalConfig(RegressionConfig(4, 2, 3), SequenceConfig(signal_hidden=6))
+CONFIG = SignalConfig(RegressionConfig(4, 2, 3, signal_cells=1), SequenceConfig(signal_hidden=6))
 
 
 def test_regression_of_several_sizes():

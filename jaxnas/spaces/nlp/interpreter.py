@@ -16,12 +16,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxnas.nets.products import einsum, matmul
 from jaxnas.spaces.nlp.encoding import BLEND, LEAKY_RELU, MAX_STATES, PROD, SIGM, SUM, TANH
 from jaxnas.spaces.nlp.program import INSTRUCTIONS, PRODUCT, PROJECT, START, RecipeProgram
 
 SLOPE: Final = 0.01  # of the leaky ReLU below 0
 _STATES: Final = slice(1, 1 + MAX_STATES)  # slots of the previous states
-_HIGHEST: Final = lax.Precision.HIGHEST
 
 
 class Weights(NamedTuple):
@@ -64,7 +64,7 @@ def _forward(weights: Weights, projected: Float[Array, "P N H"]):
   """What each operation writes, of (what is written already, three sources, number of the parameter)."""
 
   def linear(so_far, a, b, c, number):
-    return so_far + jnp.matmul(a, weights.kernels[number], precision=_HIGHEST)
+    return so_far + matmul(a, weights.kernels[number])
 
   branches = [lambda so_far, a, b, c, number: jnp.zeros_like(a)] * INSTRUCTIONS
   branches[START] = lambda so_far, a, b, c, number: so_far + weights.biases[number][None]
@@ -108,7 +108,7 @@ def _run_bwd(saved, d_values: Float[Array, "T S N H"]):
     """The cotangents of these slots, zeros for those that there are not, [T, slots, N, H]."""
     return jnp.where((slots > 0)[None, :, None, None], pulled[:, slots], jnp.zeros((), pulled.dtype))
 
-  kernels = jnp.einsum("tmni,tmnj->mij", values[:, program.sources], of(program.readers), precision=_HIGHEST)
+  kernels = einsum("tmni,tmnj->mij", values[:, program.sources], of(program.readers))
   d_weights = Weights(kernels, of(program.linears).sum((0, 2)), of(program.projections))
   return d_weights, jax.tree.map(lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0), program)
 
@@ -125,7 +125,7 @@ def _backward(weights: Weights):
     return lambda y, a, b, c, dy, number: (fn(y, a, dy, number), jnp.zeros_like(dy), jnp.zeros_like(dy))
 
   branches = [none] * INSTRUCTIONS
-  branches[PRODUCT] = of(lambda y, a, dy, number: jnp.matmul(dy, weights.kernels[number].T, precision=_HIGHEST))
+  branches[PRODUCT] = of(lambda y, a, dy, number: matmul(dy, weights.kernels[number].T))
   branches[BLEND] = lambda y, a, b, c, dy, number: (dy * (b - c), dy * a, dy * (1 - a))
   branches[PROD] = lambda y, a, b, c, dy, number: (dy * b, dy * a, jnp.zeros_like(dy))
   branches[SUM] = lambda y, a, b, c, dy, number: (dy, dy, jnp.zeros_like(dy))

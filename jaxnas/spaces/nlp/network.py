@@ -19,13 +19,13 @@ from typing import Any, ClassVar, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int, Int32, PyTree
 
 from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.nets.parameters import by_layer
 from jaxnas.nets.passes import begin
+from jaxnas.nets.products import einsum, matmul
 from jaxnas.spaces.nlp import program
 from jaxnas.spaces.nlp.encoding import LEAKY_RELU, SIGM, TANH
 from jaxnas.spaces.nlp.interpreter import Weights, run
@@ -36,7 +36,6 @@ LENGTH: Final = 8  # steps of a sequence
 DROPOUT: Final = {"hidden": 0.25, "output": 0.1, "matrices": 0.1}  # in training; the input has none
 ABLE: Final[tuple[Collect, ...]] = ("stats", "observation")
 _ENCODER_BOUND: Final = 0.1
-_HIGHEST: Final = lax.Precision.HIGHEST
 
 Sequences = Float[Array, "N T D"]
 
@@ -227,7 +226,7 @@ class NLPNetwork:
     for i in range(len(self.layers)):
       layer = params[f"layer_{i}"]
       kernels = layer["matrices"]["kernel"] * masks.get(f"matrices_{i}", 1)
-      projected = jnp.einsum("tni,pih->tpnh", x, layer["projections"]["kernel"], precision=_HIGHEST)
+      projected = einsum("tni,pih->tpnh", x, layer["projections"]["kernel"])
       seen.append(run(Weights(kernels, layer["linears"]["bias"], projected), own))
       x = seen[-1][:, own.states[0]] * masks.get(f"output_{i}", 1)
     logits = _affine(x, params["classifier"]).swapaxes(0, 1).reshape(len(inputs), -1)
@@ -244,7 +243,7 @@ class NLPNetwork:
 
 
 def _affine(x: Float[Array, "T N I"], layer: PyTree) -> Float[Array, "T N J"]:
-  return jnp.matmul(x, layer["kernel"], precision=_HIGHEST) + layer["bias"][None, None]
+  return matmul(x, layer["kernel"]) + layer["bias"][None, None]
 
 
 def _mask(key: Array, rate: float, shape: tuple[int, ...], dtype: Any) -> Array:
