@@ -79,6 +79,7 @@ def check(name, some, monkeypatch):
     np.testing.assert_allclose(found[one].value, reading.value, rtol=1e-9, err_msg=one)
 
 
+@pytest.mark.slow
 def test_nb201(x64, monkeypatch):
   check("nb201", QUICK, monkeypatch)
 

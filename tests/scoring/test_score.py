@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conformance.tiny import spaces_of
 from helpers import Counted
 
 from jaxnas import proxies, scoring, spaces
@@ -209,7 +210,7 @@ def test_architectures_of_a_shape_share_a_program_and_weights():
     assert [line for i in part for line in timeless(lines)[2 * i : 2 * i + 2]] == alone
 
 
-@pytest.mark.parametrize("name", spaces.names())
+@pytest.mark.parametrize("name", spaces_of(spaces.names()))
 def test_every_space_has_a_default_network(name):
   space = spaces.get(name)
   archs = space.sample(jax.random.key(0), 2)
