@@ -176,10 +176,18 @@ def test_poolings_are_those_of_windows(x64, size, stride):
 
 
 @pytest.mark.parametrize(
-  ("groups", "stride", "sides"), [(1, 1, (5, 6)), (2, 2, (7, 6)), (4, 1, (3, 3)), (8, 2, (8, 8))]
+  ("groups", "stride", "sides", "channels"),
+  [
+    (1, 1, (5, 6), 8),
+    (2, 2, (7, 6), 8),
+    (4, 1, (3, 3), 8),
+    (8, 2, (8, 8), 8),
+    (4, 1, (3, 5), 132),
+    (3, 2, (5, 4), 132),
+  ],
 )
-def test_convolution_in_groups(x64, groups, stride, sides):
-  x, kernel = draw(0, 2, *sides, 8), draw(1, 3, 3, 8 // groups, 16)
+def test_convolution_in_groups(x64, groups, stride, sides, channels):
+  x, kernel = draw(0, 2, *sides, channels), draw(1, 3, 3, channels // groups, 2 * groups)
 
   def library(x, kernel):
     numbers, pads = ("NHWC", "HWIO", "NHWC"), ((1, 1), (1, 1))
