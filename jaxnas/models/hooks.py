@@ -64,7 +64,7 @@ class Hooks:
     features = sorted(axis % x.ndim for axis in np.atleast_1d(getattr(module, "axis", -1)).tolist())
     others = tuple(axis for axis in range(x.ndim) if axis not in features)
     shape = [size if axis in features else 1 for axis, size in enumerate(x.shape)]
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
     if self.mode == "running":
       mean, variance = (value.astype(wide.dtype) for value in given)
     elif self.mode == "identity":
@@ -89,7 +89,7 @@ class Hooks:
     if x.shape[x.ndim - len(own) :] != own:
       raise ConfigError(f"mode='identity': a {_type_name(module)} whose channels are not the last axes; leave it out")
     shape = [1] * (x.ndim - len(own)) + list(own)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
     y = _affine(wide, jnp.ones([1] * x.ndim, wide.dtype), module, scale, bias, shape)
     return y.astype(_result_type(module, x, scale, bias))
 
@@ -121,7 +121,7 @@ def _affine(
 def _result_type(module: Any, *arrays: Array | None) -> Any:
   """As Flax gives it: the layer's own type, or what inputs and parameters promote to."""
   own = getattr(module, "dtype", None)
-  return own or functools.reduce(jnp.promote_types, [a.dtype for a in arrays if a is not None])
+  return own or functools.reduce(np.promote_types, [a.dtype for a in arrays if a is not None])
 
 
 def _type_name(module: Any) -> str:

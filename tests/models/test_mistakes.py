@@ -33,7 +33,7 @@ class Tokens(nn.Module):
   @nn.compact
   def __call__(self, tokens, train):
     x = nn.Embed(5, 4)(tokens)
-    x = x * (tokens > 1)[..., None] if self.reads_again else x
+    x = x * (tokens > 1)[..., None].astype(x.dtype) if self.reads_again else x
     return nn.Dense(2)(x.mean(1))
 
 

@@ -4,6 +4,8 @@ On a CPU XLA's own is more than ten times slower in a loop than a dense convolut
 groups. With many channels these zeros cost more than a batch of products, a group each, which copies more.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnas.nets import plain_layers
+from jaxnas.nets.products import matmul, product
 
-_HIGHEST = lax.Precision.HIGHEST
 _DENSE = 128  # channels up to which the dense form is faster on a CPU
 
 
@@ -29,15 +31,14 @@ def convolve_in_groups(
 
 def _library(x: Array, kernel: Array, groups: int, stride: int) -> Array:
   pad = kernel.shape[0] // 2
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    ((pad, pad), (pad, pad)),
+  fn = functools.partial(
+    lax.conv_general_dilated,
+    window_strides=(stride, stride),
+    padding=((pad, pad), (pad, pad)),
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
     feature_group_count=groups,
-    precision=_HIGHEST,
   )
+  return product(fn, x, kernel)
 
 
 def _dense(kernel: Array, groups: int) -> Float[Array, "k k Cin Cout"]:
@@ -59,5 +60,5 @@ def _by_products(x: Array, kernel: Array, groups: int, stride: int) -> Array:
   for i in range(size):  # a row of taps at once: all of them would be nine times the maps
     rows = framed[:, :, i : i + stride * out[0] : stride]
     window = jnp.concatenate([rows[:, :, :, j : j + stride * out[1] : stride] for j in range(size)], -1)
-    y = y + jnp.matmul(window.reshape(groups, -1, size * inputs), kernels[i], precision=_HIGHEST)
+    y = y + matmul(window.reshape(groups, -1, size * inputs), kernels[i])
   return y.reshape(groups, n, *out, -1).transpose(1, 2, 3, 0, 4).reshape(n, *out, outputs)

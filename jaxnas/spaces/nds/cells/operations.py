@@ -19,17 +19,16 @@ import re
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.nets.parameters import bn_shapes
+from jaxnas.nets.products import tensordot
 from jaxnas.spaces.darts import blocks
 from jaxnas.spaces.darts import operations as darts
 from jaxnas.spaces.darts.blocks import Norm, relu
 from jaxnas.spaces.darts.operations import Convolved, Maps
 from jaxnas.spaces.nds.pooling import average_along, max_along, taps
 
-_HIGHEST = lax.Precision.HIGHEST
 _SIZED = re.compile(r"([a-z_]+)_(\d)x(\d)(_1x\d)?")
 TWICE = ("sep_conv", "dil_sep_conv")
 DEPTHWISE = (*TWICE, "dil_conv")
@@ -109,4 +108,4 @@ def _pointwise(x: Maps, kernel: Float[Array, "1 1 C D"], stride: int) -> Convolv
 def _line(x: Maps, kernel: Array, axis: int, stride: int) -> Convolved:
   """Dense convolution along one axis, padded by (k - 1) // 2, as one product with its taps."""
   window = jnp.concatenate(taps(x, axis, max(kernel.shape[:2]), stride, 0.0))
-  return jnp.tensordot(kernel.reshape(-1, kernel.shape[-1]), window, ((0,), (0,)), precision=_HIGHEST)
+  return tensordot(kernel.reshape(-1, kernel.shape[-1]), window, ((0,), (0,)))
