@@ -2,11 +2,18 @@
 
   python experiments/accelerator.py --out=experiments/results/accelerator.md
 
-First the ceilings of the card, then NAS-Bench-201 at the benchmark's own size (C=16, N=5) by kind of proxy: a forward
-pass, a backward pass, the kernel of frozen statistics, the exact kernel; each one architecture after the other ("loop")
-and many in one program ("dispatch", see `scoring.Engine`). Every case runs in a process of its own with a time limit:
-one that hangs costs its share of --seconds and no more, and what it had scored until then counts.
-Images are generated: neither a data set nor TFDS, TensorFlow or nats_bench is needed. --toy is a size for tests.
+First the ceilings of the card. Then scores in float32 beside those that a CPU gave in float64, which are in
+accelerator_values.json (made again by --reference, on a CPU). Then NAS-Bench-201 at the benchmark's own size (C=16,
+N=5) by kind of proxy: a forward pass, a backward pass, the kernel of frozen statistics, the exact kernel, GenNAS's
+regression with weights of each architecture's own; each one architecture after the other ("loop") and many in one
+program ("dispatch", see `scoring.Engine`). Last, whole searches of TE-NAS with statistics of the batch.
+
+"Of ceiling" is the time that the card needs at least over the time it took: for the multiply-adds of convolutions
+at its rate of float32 products, or for reading and writing each map once an operation, whichever is longer.
+
+Every case runs in a process of its own with a time limit: one that hangs costs its share of --seconds and no more, and
+what it had scored until then counts. Images are generated: neither a data set nor TFDS, TensorFlow or nats_bench is
+needed. --toy is a size for tests.
 """
 
 import json
@@ -22,7 +29,8 @@ from typing import Any, NamedTuple
 from absl import app, flags
 
 _SECONDS = flags.DEFINE_float("seconds", 420, "for all cases together", lower_bound=1)
-_CASES = flags.DEFINE_list("cases", None, "of forward, backward, frozen and exact; default all")
+_CASES = flags.DEFINE_list("cases", None, "which; default all")
+_REFERENCE = flags.DEFINE_bool("reference", False, "write accelerator_values.json and do nothing else")
 _OUT = flags.DEFINE_string("out", None, "Markdown file to write, beside printing; rewritten after every case")
 _TOY = flags.DEFINE_bool("toy", False, "a few small arrays and architectures, to see that everything runs")
 _CHILD = flags.DEFINE_string(
@@ -40,21 +48,29 @@ class Case(NamedTuple):
     loop: architectures scored after the warm-up, one after the other, as far as the time goes.
     together: architectures in one program, of each row; two of them are scored after one.
     share: of the time, beside those of the other cases; the ceilings have 1.
+    passes: over the network, of all images; a pass back counts twice. None: two for each image and one, or those of
+      the regression.
   """
 
   proxy: str
   loop: int
   together: tuple[int, ...]
   share: int
+  passes: int | None
 
 
 CASES = {
-  "forward": Case("naswot", 256, (25, 100), 2),
-  "backward": Case("mgm", 256, (25, 100), 4),
-  "frozen": Case("ntk_condition_number_frozen", 128, (25, 100), 4),
-  "exact": Case("ntk_condition_number", 12, (5,), 3),
+  "forward": Case("naswot", 256, (25, 100), 2, 1),
+  "backward": Case("mgm", 256, (25, 100), 4, 3),
+  "frozen": Case("ntk_condition_number_frozen", 128, (25, 100), 4, 4),  # one pass more for the statistics
+  "exact": Case("ntk_condition_number", 12, (5,), 3, None),
+  "regression": Case("signal_regression", 4, (25,), 3, None),
 }
-CEILINGS = "ceilings"
+SEARCHES = {"tenas_nb201": ("nb201", 3), "tenas_darts": ("darts", 3)}  # spaces, and shares of the time
+CEILINGS, VALUES = "ceilings", "values"
+PRODUCT, COPY = "float32 product, highest precision", "copy, read and written"
+COMPARED = ("naswot", "jacob_cov", "synflow", "mgm", "ntk_condition_number_frozen", "ntk_condition_number")
+STORED = pathlib.Path(__file__).with_name("accelerator_values.json")
 IMAGES = 32
 WARM = 6  # architectures of the loop before the clock starts
 
@@ -85,12 +101,14 @@ def ceilings() -> Iterator[dict[str, Any]]:
     return lambda x: jnp.matmul(x, x, precision=precision)
 
   for what, precision, x in (
-    ("float32 product, highest precision", "highest", a),
+    (PRODUCT, "highest", a),
     ("float32 product, default precision", "default", a),
     ("bfloat16 product", "default", a.astype(jnp.bfloat16)),
   ):
-    yield {"what": what, "figure": f"{2 * side**3 / seconds(product(precision), x) / 1e12:.2f} TFLOP/s"}
-  yield {"what": "copy, read and written", "figure": f"{2 * a.nbytes / seconds(lambda x: x + 1, a) / 1e9:.0f} GB/s"}
+    rate = 2 * side**3 / seconds(product(precision), x)
+    yield {"what": what, "figure": f"{rate / 1e12:.2f} TFLOP/s", "rate": rate}
+  rate = 2 * a.nbytes / seconds(lambda x: x + 1, a)
+  yield {"what": COPY, "figure": f"{rate / 1e9:.0f} GB/s", "rate": rate}
 
   def convolve(x: Any, kernel: Any) -> Any:
     numbers = ("NHWC", "HWIO", "NHWC")
@@ -104,6 +122,64 @@ def ceilings() -> Iterator[dict[str, Any]]:
     yield {"what": what, "figure": f"{flop / seconds(convolve, x, kernel) / 1e12:.2f} TFLOP/s"}
 
 
+def given(size: str) -> tuple[Any, Any, Any]:
+  """A batch, a network of NAS-Bench-201 and the space, for "toy", "values" or "full"."""
+  import jax
+
+  from jaxnas import base, data, spaces
+
+  space = spaces.get("nb201")
+  images, labels = data.plain_batch(data.load("synthetic"), jax.random.key(0), IMAGES)
+  batch = base.Batch(images[:4, :8, :8], labels[:4]) if size == "toy" else base.Batch(images, labels)
+  channels, cells = {"toy": (4, 1), "values": (16, 1), "full": (16, 5)}[size]
+  return batch, space.network(base.NetworkConfig(channels, cells)), space
+
+
+def values(size: str, together: int | None, double: bool = False) -> dict[str, list[float]]:
+  """Scores of each proxy: in a program of so many, or one after the other; in float64 if `double`."""
+  import jax
+  import numpy as np
+
+  from jaxnas import proxies, scoring
+
+  batch, network, space = given(size)
+  params, archs = network.init(jax.random.key(1)), space.sample(jax.random.key(2), 4 if size == "toy" else 30)
+  engine = scoring.Engine(together, batching="dispatch" if together else "loop")
+  with jax.enable_x64(double):
+    if double:
+      params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+      batch = batch._replace(inputs=np.asarray(batch.inputs, np.float64))
+    chosen = [proxies.get(name) for name in COMPARED]
+    found = engine.score(chosen, network, params, archs, batch, key=jax.random.key(3))
+  return {name: [reading.value for reading in own] for name, own in zip(COMPARED, found, strict=True)}
+
+
+def compared() -> Iterator[dict[str, Any]]:
+  """For both ways, by proxy: how far scores are from the stored ones, and Spearman's correlation with them."""
+  import numpy as np
+  from scipy import stats
+
+  size = "toy" if _TOY.value else "values"
+  stored = json.loads(STORED.read_text())[size]
+  for way, together in (("loop", None), ("dispatch", 4 if _TOY.value else 25)):
+    for name, found in values(size, together).items():
+      wanted, got = np.array(stored[name]), np.array(found)
+      usable = np.isfinite(wanted) & np.isfinite(got)
+      error = np.abs(got - wanted)[usable] / np.maximum(np.abs(wanted[usable]), 1e-300)
+      rho = stats.spearmanr(wanted[usable], got[usable]).statistic
+      differ = (np.isfinite(wanted) != np.isfinite(got)).sum()
+      figures = f"{np.median(error):.1e} | {error.max():.1e} | {rho:.5f} | {differ}"
+      yield {"line": f"| {name}, {way} | {figures} |"}
+
+
+def bytes_of_maps(codes: Any, network: Any, images: Any) -> float:
+  """Bytes of the maps that the edges of an architecture read and write in one pass, their mean."""
+  channels, cells = network.channels, network.cells
+  pixels = images.shape[0] * images.shape[1] * images.shape[2]
+  stages = sum(cells * channels * 2**s * pixels / 4**s for s in range(3))
+  return float((codes > 0).sum(1).mean()) * 2 * 4 * stages  # operation 0 is none
+
+
 def measure(case: Case, together: int) -> None:
   """Scores random architectures and prints a JSON line after the warm-up and after every block.
 
@@ -112,19 +188,30 @@ def measure(case: Case, together: int) -> None:
   import jax
   import numpy as np
 
-  from jaxnas import base, data, proxies, scoring, spaces
+  from jaxnas import base, data, proxies, scoring
+  from jaxnas.gennas.proxy import RegressionConfig, SignalConfig
 
-  space = spaces.get("nb201")
+  batch, network, space = given("toy" if _TOY.value else "full")
   engine = scoring.Engine(together or None, batching="dispatch" if together else "loop")
-  images, labels = data.plain_batch(data.load("synthetic"), jax.random.key(0), IMAGES)
-  batch = scoring.Batch(images[:2, :8, :8], labels[:2]) if _TOY.value else scoring.Batch(images, labels)
-  network = base.NetworkConfig(channels=2, cells=1) if _TOY.value else None  # None: the space's own
   warm, timed = (together, 2 * together) if together else (1, 2) if _TOY.value else (WARM, case.loop)
   # Turning all operations round together makes sets in which each stands equally often at every place.
   first = space.sample(jax.random.key(1), -(-(warm + timed) // 5))
   codes = ((first[:, None] + np.arange(5, dtype=np.int8)[:, None]) % 5).reshape(-1, 6)[: warm + timed]
-  chosen = [proxies.get(case.proxy)]
-  scoring.score(chosen, space, codes[:warm], batch, network=network, engine=engine)
+  proxy, share = proxies.get(case.proxy), True
+  if proxy.Settings is not None:
+    small = RegressionConfig(2, 2, signal_batch=2, signal_channels=4, signal_cells=1) if _TOY.value else None
+    settings = SignalConfig(regression=small or RegressionConfig())
+    network, batch, share = proxy.prepare(space, data.load("synthetic"), settings, jax.random.key(0))
+  passes = case.passes or 1 + 2 * len(batch.inputs)
+  if batch.problem is not None:
+    passes = 3 * len(batch.problem.noise) + len(batch.problem.evaluation_noise)
+  backbone = getattr(network, "backbone", network)
+  config = base.NetworkConfig(backbone.channels, backbone.cells)
+  macs = float(np.mean([space.costs(code, config, batch.inputs.shape[1]).macs for code in codes]))
+  work = {"flop": 2 * macs * len(batch.inputs) * passes}
+  work["bytes"] = bytes_of_maps(codes, backbone, batch.inputs) * passes
+  ways = {"network": network, "engine": engine, "share_weights": share}
+  scoring.score([proxy], space, codes[:warm], batch, **ways)
   begin, scored = time.perf_counter(), 0
 
   def advance(count: int, earlier: bool = False) -> None:
@@ -132,14 +219,30 @@ def measure(case: Case, together: int) -> None:
     scored += count
     each = (time.perf_counter() - begin) / scored if scored else None
     memory = jax.local_devices()[0].memory_stats() or {}
-    print(
-      json.dumps(
-        {"compile": engine.seconds.compile, "each": each, "scored": scored, "peak": memory.get("peak_bytes_in_use")}
-      ),
-      flush=True,
-    )
+    record = {"compile": engine.seconds.compile, "each": each, "scored": scored, **work}
+    print(json.dumps({**record, "peak": memory.get("peak_bytes_in_use")}), flush=True)
 
-  scoring.score(chosen, space, codes[warm:], batch, network=network, engine=engine, advance=advance)
+  scoring.score([proxy], space, codes[warm:], batch, **ways, advance=advance)
+
+
+def search(name: str) -> dict[str, Any]:
+  """One search of TE-NAS: what it found, and its seconds."""
+  from jaxnas import data, scoring, spaces
+  from jaxnas.algorithms.tenas import TENAS, TENASConfig
+  from jaxnas.base import Context
+  from jaxnas.proxies.indicators import IndicatorConfig
+  from jaxnas.settings import filled
+
+  space, engine = spaces.get(name), scoring.Engine()
+  small = IndicatorConfig(ntk_batch=2, ntk_channels=2, ntk_cells=1, region_batches=1, region_samples=4)
+  own = small if _TOY.value else filled(IndicatorConfig(), space.published("tenas", "cifar10"))
+  settings = filled(
+    TENASConfig(batch_norm="batch", repeats=1 if _TOY.value else 3), space.published("tenas", "cifar10")
+  )
+  context = Context(space, data.load("synthetic"), settings, engine=engine, proxy_settings={IndicatorConfig: own})
+  begin = time.perf_counter()
+  found = TENAS().search(context, 0)
+  return {"all": time.perf_counter() - begin, "compile": engine.seconds.compile, "found": str(found.rows[-1]["arch"])}
 
 
 def run_child(name: str, limit: float) -> tuple[list[dict[str, Any]], str]:
@@ -168,27 +271,40 @@ def parts(name: str, case: Case) -> list[tuple[str, str]]:
   return [(f"{name}/{size}", f"{name}: {case.proxy}, {title}") for size, title in ways]
 
 
-def row(name: str, records: list[dict[str, Any]], trouble: str) -> str:
+def row(name: str, records: list[dict[str, Any]], trouble: str, rates: dict[str, float]) -> str:
   """A case's line of the table."""
   if not records or not records[-1]["scored"]:
     compiled = f"{records[-1]['compile']:.1f}" if records else ""
-    return f"| {name} | {compiled} | {trouble or 'nothing scored'} | | | | |"
+    return f"| {name} | {compiled} | {trouble or 'nothing scored'} | | | | | |"
   last = records[-1]
   each, note = last["each"], f" ({trouble})" if trouble else ""
   peak = "" if last["peak"] is None else f"{last['peak'] / 2**30:.2f}"
+  least = max(last["flop"] / rates[PRODUCT], last["bytes"] / rates[COPY]) if len(rates) == 2 else float("nan")
   return (
     f"| {name}{note} | {last['compile']:.1f} | {1e3 * each:.1f} | {1 / each:.1f} | {ARCHITECTURES * each / 60:.1f} | "
-    f"{last['scored']} | {peak} |"
+    f"{last['scored']} | {least / each:.0%} | {peak} |"
   )
 
 
-def main(_: list[str]) -> None:
-  if _CHILD.value:
-    if _CHILD.value != CEILINGS:
-      name, together = _CHILD.value.split("/")
-      return measure(CASES[name], int(together))
-    for record in ceilings():
+def child(name: str) -> None:
+  """Measures one part in this process and prints JSON lines."""
+  if name in (CEILINGS, VALUES):
+    for record in ceilings() if name == CEILINGS else compared():
       print(json.dumps(record), flush=True)
+  elif name in SEARCHES:
+    print(json.dumps(search(SEARCHES[name][0])), flush=True)
+  else:
+    case, together = name.split("/")
+    measure(CASES[case], int(together))
+
+
+def main(_: list[str]) -> None:
+  """Writes the report, or does what this process was started for."""
+  if _CHILD.value:
+    return child(_CHILD.value)
+  if _REFERENCE.value:
+    found = {size: values(size, None, double=True) for size in ("toy", "values")}
+    STORED.write_text(json.dumps(found, indent=1) + "\n")
     return None
   begin = time.perf_counter()
   command = " ".join(["python experiments/accelerator.py", *sys.argv[1:]])
@@ -200,29 +316,51 @@ def main(_: list[str]) -> None:
     if _OUT.value:
       pathlib.Path(_OUT.value).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-  wanted = {name: CASES[name] for name in _CASES.value or CASES}
-  share = _SECONDS.value / (1 + sum(case.share for case in wanted.values()))
+  wanted = _CASES.value or [VALUES, *CASES, *SEARCHES]
+  shares = {
+    VALUES: 2,
+    **{n: case.share for n, case in CASES.items()},
+    **{n: share for n, (_, share) in SEARCHES.items()},
+  }
+  share = _SECONDS.value / (1 + sum(shares[name] for name in wanted))
   records, trouble = run_child(CEILINGS, share)
   device = records[0]["device"] if records else "unknown device"
+  rates = {r["what"]: r["rate"] for r in records if r.get("what") in (PRODUCT, COPY)}
   tell(f"Made by `{command}`", "", "# Scoring on an accelerator", "", f"{device}; {time.strftime('%Y-%m-%d')}.", "")
   tell("| ceiling | figure |", "| --- | ---: |", *(f"| {r['what']} | {r['figure']} |" for r in records[1:]))
   if trouble:
     tell(f"| {trouble} | |")
-  size = "C=2, N=1, 2 images of 8x8, a toy" if _TOY.value else f"C=16, N=5, {IMAGES} images"
+  if VALUES in wanted:
+    size = "C=4, N=1, 4 images of 8x8, a toy" if _TOY.value else f"C=16, N=1, {IMAGES} images"
+    tell("", f"Scores in float32 here beside those of a CPU in float64, relative; NAS-Bench-201, {size}.", "")
+    tell("| proxy | median | largest | rho | one of them not finite |", "| --- | ---: | ---: | ---: | ---: |")
+    records, trouble = run_child(VALUES, share * shares[VALUES])
+    tell(*(r["line"] for r in records), *([f"| {trouble} | | | | |"] if trouble else []))
+  size = "C=4, N=1, 4 images of 8x8, a toy" if _TOY.value else f"C=16, N=5, {IMAGES} images"
   tell("", f"NAS-Bench-201, {size}; the time of an architecture is without compilation.", "")
-  tell("| case | compile s | ms an architecture | architectures/s | 15,625 take, min | scored | peak GiB |")
-  tell("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-  for name, case in wanted.items():
-    own = parts(name, case)
-    for child, title in own:
-      tell(row(title, *run_child(child, share * case.share / len(own))))
+  tell(
+    "| case | compile s | ms an architecture | architectures/s | 15,625 take, min | scored | of ceiling | peak GiB |"
+  )
+  tell("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+  for name in CASES:
+    own = parts(name, CASES[name]) if name in wanted else []
+    for part, title in own:
+      tell(row(title, *run_child(part, share * shares[name] / len(own)), rates))
+  if any(name in wanted for name in SEARCHES):
+    tell("", "Searches of TE-NAS, statistics of the batch, three repeats.", "")
+    tell("| space | compile s | s in all | found |", "| --- | ---: | ---: | --- |")
+  for name in SEARCHES:
+    if name in wanted:
+      records, trouble = run_child(name, share * shares[name])
+      found = [f"{r['compile']:.1f} | {r['all']:.1f} | {r['found'].replace('|', chr(92) + '|')}" for r in records]
+      tell(f"| {SEARCHES[name][0]} | {(found or [f' | {trouble} | '])[0]} |")
   tell("", f"All of it took {time.perf_counter() - begin:.0f} s.")
   return None
 
 
-@flags.validator("cases", "--cases: any of forward, backward, frozen and exact, comma-separated")
+@flags.validator("cases", f"--cases: any of {', '.join([VALUES, *CASES, *SEARCHES])}, comma-separated")
 def _known(names: list[str] | None) -> bool:
-  return names is None or (bool(names) and all(name in CASES for name in names))
+  return names is None or (bool(names) and all(name in (VALUES, *CASES, *SEARCHES) for name in names))
 
 
 if __name__ == "__main__":

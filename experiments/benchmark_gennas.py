@@ -19,6 +19,7 @@ import numpy as np
 from absl import app, flags
 
 from jaxnas import proxies, scoring, spaces
+from jaxnas.base import NetworkConfig
 from jaxnas.gennas import tasks
 from jaxnas.gennas.heads import SignalNetwork
 from jaxnas.gennas.regression import WIDTHS, Training, pad, pose
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
   images = stored["images"]
   problem = pose(tasks.get("CONF_NB101"), images, jax.random.key(FLAGS.seed), training)
   batch = Batch(images, problem=problem._replace(targets=pad(tuple(stored[f"target{i}"] for i in range(3)))))
-  network = SignalNetwork(space.backbone(), WIDTHS)
+  network = SignalNetwork(space.backbone(NetworkConfig()), WIDTHS)
   nodes = record["archs"][: FLAGS.count]  # op codes node by node
   archs = space.as_codes([[op for node in cell for op in node] for cell in nodes])
   marks, macs = [], [float(space.costs(a).macs) for a in archs]

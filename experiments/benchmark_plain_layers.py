@@ -5,9 +5,10 @@
 At top level; inside `lax.switch` in `lax.scan`, where networks of single architectures have them; and for kernels that
 differ from architecture to architecture, as when they are trained: `lax.map` over architectures and `vmap` over them
 (which makes grouped convolutions). CPU milliseconds an architecture and GFLOP per CPU second, medians; the three stages
-of NAS-Bench-201.
+of NAS-Bench-201. Then the two forms of the kernel gradient by the number of images, in the same control flow.
 """
 
+import functools
 import statistics
 import time
 
@@ -17,7 +18,7 @@ from absl import app, flags
 from jax import lax
 
 from jaxnas import report
-from jaxnas.nets import plain_layers
+from jaxnas.nets import plain_layers, products
 
 _RUNS = flags.DEFINE_integer("runs", 5, "timed runs after the first", lower_bound=1)
 STAGES = ((16, 32), (32, 16), (64, 8))
@@ -60,8 +61,32 @@ def seconds(function, *args) -> float:
   return statistics.median(found)
 
 
+def kernel_gradients() -> list[list[str]]:
+  """Rows of CPU milliseconds, as a convolution and as a product."""
+  pads, rows = ((1, 1), (1, 1)), []
+
+  def convolved(x, dy):
+    return products.convolution(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), pads).transpose(1, 2, 0, 3)
+
+  def looped(form, x, dy):
+    def body(total, choice):
+      own = x + total.sum() * 0.0  # so that nothing leaves the loop
+      return total + lax.switch(choice, [lambda: jnp.zeros_like(total), lambda: form(own, dy)]), None
+
+    return lax.scan(body, jnp.zeros((3, 3, x.shape[-1], dy.shape[-1])), jnp.ones(4, jnp.int32))[0]
+
+  for samples in (16, 32, 64, 128):
+    for channels, side in (*STAGES, (128, 8)):
+      shape = (samples, side, side, channels)
+      x, dy = (jax.random.normal(jax.random.key(i), shape) for i in range(2))
+      forms = convolved, functools.partial(plain_layers._as_product, pads=pads)
+      figures = [seconds(functools.partial(looped, form), x, dy) / 4 for form in forms]
+      rows.append([f"{samples} images, {side}x{side}, {channels} channels", *(f"{t * 1e3:.2f}" for t in figures)])
+  return rows
+
+
 def main(argv) -> None:
-  """Prints the table."""
+  """Prints the tables."""
   del argv
   rows = []
   for channels, side in STAGES:
@@ -80,7 +105,8 @@ def main(argv) -> None:
       figures = [f"{t * 1e3:.1f} ms, {flop / t / 1e9:.1f}" for t in (top, inside, mapped, batched)]
       rows.append([f"{side}x{side}, {channels} channels", name, *figures])
   columns = ["layer", "gradients", "top level, GF/s", "in switch in scan", "map over kernels", "vmap over kernels"]
-  print(report.markdown_table(columns, rows))
+  print(report.markdown_table(columns, rows), end="\n\n")
+  print(report.markdown_table(["kernel gradient, ms", "as a convolution", "as a product"], kernel_gradients()))
 
 
 if __name__ == "__main__":

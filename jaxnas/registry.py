@@ -43,12 +43,29 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.proxies.jacob_cov",
     "jaxnas.proxies.naswot",
     "jaxnas.proxies.zen",
+    "jaxnas.proxies.log_synflow",
+    "jaxnas.proxies.az_expressivity",
+    "jaxnas.proxies.az_progressivity",
+    "jaxnas.proxies.az_trainability",
+    "jaxnas.proxies.zico",
+    "jaxnas.proxies.gradsign",
+    "jaxnas.proxies.swap",
+    "jaxnas.proxies.meco",
     "jaxnas.proxies.plain",
     "jaxnas.proxies.l2_norm",
     "jaxnas.proxies.params",
     "jaxnas.proxies.flops",
+    "jaxnas.proxies.effective_params",
+    "jaxnas.proxies.skip_length",
   ),
-  "space": ("jaxnas.spaces.nb201", "jaxnas.spaces.nb101", "jaxnas.spaces.darts"),
+  "space": (
+    "jaxnas.spaces.nb201",
+    "jaxnas.spaces.nb101",
+    "jaxnas.spaces.darts",
+    "jaxnas.spaces.nds",
+    "jaxnas.spaces.nlp",
+    "jaxnas.spaces.flexibert",
+  ),
   "algorithm": (
     "jaxnas.algorithms.tenas",
     "jaxnas.algorithms.knas",
@@ -61,7 +78,13 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.report.runs",
   ),
   "benchmark": ("jaxnas.spaces.nb201.benchmark",),
-  "dataset": ("jaxnas.data.synthetic", "jaxnas.data.tfds_source"),
+  "dataset": (
+    "jaxnas.data.synthetic",
+    "jaxnas.data.tfds_source",
+    "jaxnas.data.random_tokens",
+    "jaxnas.data.text",
+    "jaxnas.gennas.sequence_source",
+  ),
 }
 
 _made: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in KINDS}
@@ -81,7 +104,8 @@ def register(kind: Kind, name: str, make: Callable[..., Any] | None = None) -> A
     name: as in flags; letters, digits and underscores.
     make: gives the thing when it is asked for. Of a proxy, a space or an algorithm it takes no arguments, so a class
       will do; of a benchmark neither, and gives its `Accuracies`; of a data set it is
-      (split, data_dir, download, side) -> `Source`, see `jaxnas.data.load`.
+      (split, data_dir, download, side) -> `Source`, see `jaxnas.data.load`; one of text takes `tokens` by name, and
+      `file` if it is one of `NAME:FILE`.
 
   Raises:
     ConfigError: an unknown kind, a malformed name, or one that is taken by something else.

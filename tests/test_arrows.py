@@ -7,7 +7,7 @@ import pathlib
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "jaxnas"
 LEAVES = {
   *("base", "errors", "figures", "files", "hosts", "registry", "settings", "stopping", "terminal", "workdir"),
-  *("data.batches", "tabular.metrics"),
+  *("data.batches", "nets.products", "tabular.metrics"),
 }
 MAY_IMPORT = {
   **{leaf: {"errors"} for leaf in LEAVES},
@@ -23,7 +23,7 @@ MAY_IMPORT = {
   "terminal": set(),
   "workdir": {"errors", "files"},
   "ntk": {"base", "errors"},
-  "nets": {"base", "errors"},
+  "nets": {"base", "errors", "nets.products"},
   "spaces": LEAVES | {"nets", "ntk", "tabular"},  # reads its benchmarks into tables; kernels of infinite width
   "proxies": LEAVES | {"ntk"},
   "scoring": LEAVES | {"nets", "proxies"},  # nets: the slots of choices

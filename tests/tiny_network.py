@@ -25,6 +25,12 @@ def convolve(x, kernel):
   return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+def least_correlation(z):
+  """The smallest eigenvalue of the channels' correlations, 0 for those that are constant."""
+  rows = z.reshape(-1, z.shape[-1]).T
+  return jnp.linalg.eigvalsh(jnp.where(jnp.cov(rows) == 0, 0, jnp.corrcoef(rows)))[0]
+
+
 def agreement(x):
   code = (x > 0).reshape(len(x), -1).astype(x.dtype)
   return code @ code.T + (1 - code) @ (1 - code).T
@@ -65,9 +71,17 @@ class Tiny:
   def embed(self, params, inputs):
     return inputs
 
-  def forward(self, params, images, arch, mode="batch", stats=None, gates=None, bumps=None):
-    """(logits, record): record has, by layer, `z` (outputs of convolutions), `moments`, `relu` and `features`."""
-    record = {"z": {}, "moments": {}, "relu": {}}
+  def forward(self, params, images, arch, mode="batch", stats=None, gates=None, bumps=None, shifts=None):
+    """(logits, record): record has, by layer, `z` (outputs of convolutions), `moments`, `relu` and `features`.
+
+    Its `cells` are the outputs of the stem and the cells, its `normal` what batch normalisations return.
+    """
+    record = {"z": {}, "moments": {}, "relu": {}, "normal": {}, "cells": []}
+
+    def link(x):
+      shift = None if shifts is None else shifts[len(record["cells"])]
+      record["cells"].append(x)
+      return x if shift is None else jax.lax.stop_gradient(x) + shift
 
     def bn(name, z, p):
       if mode == "identity":
@@ -80,7 +94,8 @@ class Tiny:
         mean, var = jax.lax.stop_gradient((mean, var))
       record["moments"][name] = (mean, var)
       y = (z - mean[None, None, None]) / jnp.sqrt(var + jnp.asarray(1e-5, z.dtype))[None, None, None]
-      return y * p["scale"][None, None, None] + p["bias"][None, None, None]
+      record["normal"][name] = y * p["scale"][None, None, None] + p["bias"][None, None, None]
+      return record["normal"][name]
 
     def conv_bn(name, x, p, gate):
       z = convolve(x, p["conv"]["kernel"])
@@ -89,12 +104,12 @@ class Tiny:
       record["z"][name] = z
       return bn(name, z, p["bn"])
 
-    x = conv_bn("stem", images, params["stem"], None if gates is None else gates["stem"])
+    x = link(conv_bn("stem", images, params["stem"], None if gates is None else gates["stem"]))
     for i in range(self.cells):
       own = jax.tree.map(lambda leaf, i=i: leaf[i], params["stage_0"]["edge1_0"]["nor_conv_3x3"])
       record["relu"][f"cell{i}"] = x
       y = conv_bn(f"cell{i}", jax.nn.relu(x), own, None if gates is None else gates["stage_0"]["edge1_0"][i])
-      x = jnp.where(arch[0, 0, 1] > 0, y, x)
+      x = link(jnp.where(arch[0, 0, 1] > 0, y, x))
     x = bn("last", x, params["last"]["bn"])
     record["relu"]["last"] = x
     record["features"] = jax.nn.relu(x)
@@ -108,9 +123,29 @@ class Tiny:
     output = Output(logits)
     if "stats" in collect:
       output = output._replace(stats=record["moments"])
+    conv = arch.astype(inputs.dtype)[0, 0, 1]
     if "observation" in collect:
-      output = output._replace(observation=self.observation(record, arch.astype(inputs.dtype)[0, 0, 1]))
+      output = output._replace(observation=self.observation(record, conv))
+    if "patterns" in collect:
+      signs = [(x > 0) & ((conv > 0) | (name == "last")) for name, x in record["relu"].items()]
+      output = output._replace(patterns=jnp.concatenate([s.reshape(len(s), -1) for s in signs], 1))
+    if "correlation" in collect:
+      least = {name: least_correlation(y) for name, y in record["normal"].items()}
+      total = sum(value * (conv if name.startswith("cell") else 1) for name, value in least.items())
+      output = output._replace(correlation=total)
     return output
+
+  def cell_outputs(self, params, inputs, arch, mode="batch", shifts=None):
+    own = None if shifts is None else [shift for group in shifts for shift in group]
+    stem, *cells = self.forward(params, inputs, arch, mode, shifts=own)[1]["cells"]
+    return stem[None], jnp.stack(cells)
+
+  def effective_costs(self, arch, image_size=32):
+    return self.costs(arch, image_size)
+
+  def skip_length(self, arch):
+    """As if an edge went by two nodes."""
+    return 2 * arch[0, 0, 0]
 
   def observation(self, record, conv):
     """See `base.Observation`; `conv` is 1 where the cells have a convolution."""

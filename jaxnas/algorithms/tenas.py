@@ -31,7 +31,19 @@ from jaxnas import ntk, registry
 from jaxnas.algorithms.tenas_plots import plot_pruning_history, plot_spectrum
 from jaxnas.algorithms.tenas_pruning import as_dict, choose_edges, evaluations, initial_active, prune
 from jaxnas.algorithms.tenas_ranking import Candidate, Indicators
-from jaxnas.base import Algorithm, Artefact, Column, Context, Outcome, Proxy, Prunable, RecordKind, Work, lacking
+from jaxnas.base import (
+  Algorithm,
+  Artefact,
+  Column,
+  Context,
+  Outcome,
+  Parametrised,
+  Proxy,
+  Prunable,
+  RecordKind,
+  Work,
+  lacking,
+)
 from jaxnas.errors import ConfigError
 from jaxnas.nets.supernet import active_weights
 from jaxnas.proxies.linear_regions import LinearRegions
@@ -57,19 +69,19 @@ class TENASConfig:
     None,
     "operations to prune on each edge in a round (default: as published for the space, nb201 1, darts 3, ImageNet 2)",
   )
-  precision: int = setting(3, "decimals of the relative changes, and significant digits of their ranking")
+  decimals: int = setting(3, "decimals of the relative changes, and significant digits of their ranking")
   variant: Literal["stable", "code"] = setting(
     "stable",
     "ranking: 'stable' is finite-safe and independent of the eigenvalue solver; 'code' replays the official one",
   )
 
   def __post_init__(self):
-    for name in ("repeats", "prune_number", "precision"):
+    for name in ("repeats", "prune_number", "decimals"):
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ConfigError(f"--{name}={value} must be at least 1")
-    if self.precision > 15:
-      raise ConfigError(f"--precision={self.precision} must be at most 15: a float64 has no more digits")
+    if self.decimals > 15:
+      raise ConfigError(f"--decimals={self.decimals} must be at most 15: a float64 has no more digits")
     for name, allowed in (("variant", ("stable", "code")), ("batch_norm", ("batch_frozen", "batch"))):
       if getattr(self, name) not in allowed:
         raise ConfigError(f"--{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
@@ -124,7 +136,8 @@ class TENAS(Algorithm[TENASConfig]):
       """The arguments of `Engine.measure`: fresh weights and inputs from `key`."""
       inputs = proxy.prepare(space, context.source, context.settings_of(proxy), key)
       init_key, _ = jax.random.split(key)
-      return [proxy], inputs.network, inputs.network.init(init_key), nets, inputs.batch
+      network = cast(Parametrised, inputs.network)
+      return [proxy], network, network.init(init_key), nets, inputs.batch
 
     def repeat_key(number: int, repeat: int) -> Array:
       return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), repeat)
@@ -166,7 +179,7 @@ class TENAS(Algorithm[TENASConfig]):
         count[1:],
       )
 
-    ranking: dict[str, Any] = {"precision": settings.precision, "variant": settings.variant}
+    ranking: dict[str, Any] = {"decimals": settings.decimals, "variant": settings.variant}
     left, steps = prune(space, indicate, prune_number=_prune_number(context), **ranking)
     left, groups = choose_edges(space, left, indicate, first=len(steps) + 1, **ranking)
     ends = active_weights(np.stack([initial_active(space), left]))

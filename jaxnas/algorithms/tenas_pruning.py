@@ -35,7 +35,7 @@ def initial_active(space: Prunable) -> Active:
 
 
 def prune(
-  space: Prunable, indicate: Indicate, *, prune_number: int, precision: int, variant: Variant
+  space: Prunable, indicate: Indicate, *, prune_number: int, decimals: int, variant: Variant
 ) -> tuple[Active, list[PruningStep]]:
   """Algorithm 1, given the indicators: the one operation left on each edge, and every round.
 
@@ -48,7 +48,7 @@ def prune(
       measured,
       prune_number=prune_number,
       active=active,
-      precision=precision,
+      decimals=decimals,
       variant=variant,
     )
     for candidate in decision.pruned:
@@ -58,7 +58,7 @@ def prune(
 
 
 def choose_edges(
-  space: Prunable, active: Active, indicate: Indicate, *, first: int, precision: int, variant: Variant
+  space: Prunable, active: Active, indicate: Indicate, *, first: int, decimals: int, variant: Variant
 ) -> tuple[Active, list[PruningStep]]:
   """Switches off edges until every node has `space.edges_kept`, given the indicators.
 
@@ -74,7 +74,7 @@ def choose_edges(
     found = [(cell, e, int(active[cell, e].argmax())) for e in edges]
     parent = whole if variant == "code" else active
     measured = indicate(first + len(steps), parent, active, found)
-    decision = decide_group(measured, keep=space.edges_kept, precision=precision, variant=variant)
+    decision = decide_group(measured, keep=space.edges_kept, decimals=decimals, variant=variant)
     for candidate in decision.pruned:
       active[candidate] = False
     steps.append(PruningStep(first + len(steps), measured, decision, (cell, edges)))

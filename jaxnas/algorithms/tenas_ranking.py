@@ -3,8 +3,8 @@
 Chen, Gong, Wang: "Neural Architecture Search on ImageNet in Four GPU Hours", ICLR 2021,
 arXiv 2102.11535, algorithm 1. For every candidate op and each of R repeats,
 
-    ntk_delta    = round((kappa - kappa_without_op) / kappa, precision)          higher: prune first
-    region_delta = round((regions - regions_without_op) / regions, precision)    lower: prune first
+    ntk_delta    = round((kappa - kappa_without_op) / kappa, decimals)          higher: prune first
+    region_delta = round((regions - regions_without_op) / regions, decimals)    lower: prune first
 
 Both are averaged over the repeats and ranked over all edges and cell types together; each edge
 then loses the `prune_number` candidates with the smallest rank sum. Everything is done in Python
@@ -12,7 +12,7 @@ floats: the built-in `round` is correctly rounded at decimal midpoints, array li
 
 `variant="code"` is the official procedure (github.com/VITA-Group/TENAS) with its quirks:
 
-- Candidates are sorted by the mean rounded to `precision` significant digits, but a candidate
+- Candidates are sorted by the mean rounded to `decimals` significant digits, but a candidate
   shares the rank of its predecessor only if their unrounded means are equal. Equal keys with
   means that differ in the last bit thus get different ranks, in evaluation order.
 - Ties of the rank sum go to the candidate that stands earlier in the NTK-sorted list.
@@ -127,16 +127,16 @@ def clip_condition_numbers(cond: Shaped[np.ndarray, "..."]) -> tuple[Float[np.nd
   return np.where(usable, cond, KAPPA_WORST), int(np.sum(~usable))
 
 
-def round_decimals(values: Shaped[np.ndarray, "..."], precision: int) -> Float[np.ndarray, "..."]:
-  """Python's `round` of every value to `precision` decimals; float64."""
+def round_decimals(values: Shaped[np.ndarray, "..."], decimals: int) -> Float[np.ndarray, "..."]:
+  """Python's `round` of every value to so many decimals; float64."""
   values = np.asarray(values, np.float64)
-  return np.array([round(x, precision) for x in values.ravel().tolist()]).reshape(values.shape)
+  return np.array([round(x, decimals) for x in values.ravel().tolist()]).reshape(values.shape)
 
 
 def relative_changes(
-  before: Shaped[np.ndarray, "K R"], after: Shaped[np.ndarray, "K R"], *, precision: int = 3
+  before: Shaped[np.ndarray, "K R"], after: Shaped[np.ndarray, "K R"], *, decimals: int = 3
 ) -> Float[np.ndarray, "K R"]:
-  """(before - after) / before, rounded to `precision` decimals; float64, may overflow to inf.
+  """(before - after) / before, rounded to `decimals` decimals; float64, may overflow to inf.
 
   Raises:
     ConfigError: `before` contains a zero.
@@ -145,7 +145,7 @@ def relative_changes(
   if not before.all():
     raise ConfigError("before: got 0 for the unpruned network; use variant='stable'")
   with np.errstate(over="ignore"):
-    return round_decimals((before - after) / before, precision)
+    return round_decimals((before - after) / before, decimals)
 
 
 def repeat_means(changes: Shaped[np.ndarray, "K R"]) -> Float[np.ndarray, " K"]:
@@ -154,8 +154,8 @@ def repeat_means(changes: Shaped[np.ndarray, "K R"]) -> Float[np.ndarray, " K"]:
     return np.array([np.mean(row) for row in np.asarray(changes, np.float64)])
 
 
-def significant_digits(x: float, precision: int) -> float:
-  """The official code's sort key: `x`, moved 1e-8 away from 0, to `precision` significant digits.
+def significant_digits(x: float, decimals: int) -> float:
+  """The official code's sort key: `x`, moved 1e-8 away from 0, to `decimals` significant digits.
 
   Raises:
     OverflowError, ValueError: `x` is infinite, NaN, or too large to scale.
@@ -164,11 +164,11 @@ def significant_digits(x: float, precision: int) -> float:
     return x
   a = abs(x) + _SIGNIFICANCE_EPS
   power = math.floor(math.log(a, 10)) + 1
-  return math.copysign(round(a * 10**-power, precision) * 10**power, x)
+  return math.copysign(round(a * 10**-power, decimals) * 10**power, x)
 
 
 def walked_ranks(
-  means: Shaped[np.ndarray, " K"], *, descending: bool, precision: int = 3
+  means: Shaped[np.ndarray, " K"], *, descending: bool, decimals: int = 3
 ) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
   """`variant="code"`: ranks in candidate order, and the candidates' positions as sorted.
 
@@ -177,7 +177,7 @@ def walked_ranks(
   """
   values = np.asarray(means, np.float64).tolist()
   try:
-    keys = [significant_digits(x, precision) for x in values]
+    keys = [significant_digits(x, decimals) for x in values]
   except (OverflowError, ValueError):
     raise ConfigError(
       "variant: 'code' cannot rank a mean change that overflowed (a condition number was infinite);"
@@ -190,11 +190,11 @@ def walked_ranks(
   return ranks, np.array(positions, np.int64)
 
 
-def dense_ranks(means: Shaped[np.ndarray, " K"], *, descending: bool, precision: int = 3) -> Int[np.ndarray, " K"]:
+def dense_ranks(means: Shaped[np.ndarray, " K"], *, descending: bool, decimals: int = 3) -> Int[np.ndarray, " K"]:
   """`variant="stable"`: dense ranks of the keys, in candidate order; `means` must be finite."""
   means = np.asarray(means, np.float64)
   lifted = np.where(means == 0, 0.0, np.abs(means) + _SIGNIFICANCE_EPS)
-  keys = np.sign(means) * [float(f"{a:.{precision - 1}e}") for a in lifted.tolist()]
+  keys = np.sign(means) * [float(f"{a:.{decimals - 1}e}") for a in lifted.tolist()]
   return np.unique(-keys if descending else keys, return_inverse=True)[1].astype(np.int64)
 
 
@@ -203,7 +203,7 @@ def rank_candidates(
   ntk_mean: Shaped[np.ndarray, " K"],
   region_mean: Shaped[np.ndarray, " K"],
   *,
-  precision: int = 3,
+  decimals: int = 3,
   variant: Variant = "stable",
 ) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"], tuple[Candidate, ...]]:
   """NTK ranks and region ranks in candidate order, and the candidates by ascending rank sum.
@@ -213,12 +213,12 @@ def rank_candidates(
   """
   _check_variant(variant)
   if variant == "code":
-    ntk_rank, ntk_sorted = walked_ranks(ntk_mean, descending=True, precision=precision)
-    region_rank, _ = walked_ranks(region_mean, descending=False, precision=precision)
+    ntk_rank, ntk_sorted = walked_ranks(ntk_mean, descending=True, decimals=decimals)
+    region_rank, _ = walked_ranks(region_mean, descending=False, decimals=decimals)
     order = sorted(ntk_sorted.tolist(), key=lambda k: ntk_rank[k] + region_rank[k])
   else:
-    ntk_rank = dense_ranks(ntk_mean, descending=True, precision=precision)
-    region_rank = dense_ranks(region_mean, descending=False, precision=precision)
+    ntk_rank = dense_ranks(ntk_mean, descending=True, decimals=decimals)
+    region_rank = dense_ranks(region_mean, descending=False, decimals=decimals)
     order = sorted(
       range(len(candidates)),
       key=lambda k: (ntk_rank[k] + region_rank[k], ntk_rank[k], candidates[k]),
@@ -261,7 +261,7 @@ def decide(
   *,
   prune_number: int,
   active: Bool[np.ndarray, "cells E O"],
-  precision: int = 3,
+  decimals: int = 3,
   variant: Variant = "stable",
 ) -> Decision:
   """The ops to prune in this round; see the module's docstring for the two variants.
@@ -270,7 +270,7 @@ def decide(
     indicators: of every candidate of `candidates(active)`, in any order.
     prune_number: ops to prune on each edge; every edge keeps at least one.
     active: the ops that are left in the supernet.
-    precision: decimals of the changes and significant digits of the sort key.
+    decimals: of the changes, and significant digits of the sort key.
     variant: "stable" or "code".
 
   Raises:
@@ -278,17 +278,17 @@ def decide(
   """
   limit = effective_prune_number(active, prune_number, variant=variant)
   cands = _check_candidates(indicators.candidates, active)
-  ranked = _rank(indicators, cands, precision, variant)
+  ranked = _rank(indicators, cands, decimals, variant)
   return dataclasses.replace(ranked, pruned=select_pruned(ranked.order, active, limit), prune_number=limit)
 
 
-def decide_group(indicators: Indicators, *, keep: int, precision: int = 3, variant: Variant = "stable") -> Decision:
+def decide_group(indicators: Indicators, *, keep: int, decimals: int = 3, variant: Variant = "stable") -> Decision:
   """Which edges of a group go: all but the last `keep` in the order of the rank sums, ranked within the group.
 
   Args:
     indicators: of each edge's one op; "after" means without the edge.
     keep: edges that stay.
-    precision, variant: as of `decide`.
+    decimals, variant: as of `decide`.
 
   Raises:
     ConfigError: as `decide`, or a group of no more than `keep` edges.
@@ -296,15 +296,15 @@ def decide_group(indicators: Indicators, *, keep: int, precision: int = 3, varia
   cands = tuple((int(c), int(e), int(o)) for c, e, o in indicators.candidates)
   if len({c[:2] for c in cands}) < len(cands) or len(cands) <= keep or keep < 1:
     raise ConfigError(f"keep={keep}: got the candidates {cands}; pass one op of each of more than {keep} >= 1 edges")
-  ranked = _rank(indicators, cands, precision, variant)
+  ranked = _rank(indicators, cands, decimals, variant)
   gone = len(cands) - keep
   return dataclasses.replace(ranked, pruned=ranked.order[:gone], prune_number=gone)
 
 
-def _rank(indicators: Indicators, cands: tuple[Candidate, ...], precision: int, variant: Variant) -> Decision:
+def _rank(indicators: Indicators, cands: tuple[Candidate, ...], decimals: int, variant: Variant) -> Decision:
   """A decision that prunes nothing yet."""
   _check_variant(variant)
-  _check_positive("precision", precision)
+  _check_positive("decimals", decimals)
   cond_before, cond_after, regions_before, regions_after = _check_indicators(indicators)
 
   if variant == "code":
@@ -317,10 +317,10 @@ def _rank(indicators: Indicators, cands: tuple[Candidate, ...], precision: int, 
     clipped = clipped_before + clipped_after
     regions_before, regions_after = np.maximum(regions_before, 1), np.maximum(regions_after, 1)
 
-  ntk_delta = relative_changes(cond_before, cond_after, precision=precision)
-  region_delta = relative_changes(regions_before, regions_after, precision=precision)
+  ntk_delta = relative_changes(cond_before, cond_after, decimals=decimals)
+  region_delta = relative_changes(regions_before, regions_after, decimals=decimals)
   ntk_mean, region_mean = repeat_means(ntk_delta), repeat_means(region_delta)
-  ntk_rank, region_rank, order = rank_candidates(cands, ntk_mean, region_mean, precision=precision, variant=variant)
+  ntk_rank, region_rank, order = rank_candidates(cands, ntk_mean, region_mean, decimals=decimals, variant=variant)
   return Decision(
     candidates=cands,
     ntk_delta=ntk_delta,

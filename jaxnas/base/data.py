@@ -5,15 +5,18 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float32, Float64, Int32, UInt8
+from jaxtyping import Array, Float32, Float64, Num, UInt8
 
 
 class Batch(NamedTuple):
   """What every architecture is measured on.
 
   Attributes:
-    inputs: normalised images, float32 [N, H, W, C], or several mini-batches of them, [B, N, H, W, C].
-    labels: their classes, int32 [N], where known.
+    inputs: what the network takes, [N, ...], such as normalised images, float32 [N, H, W, C], or sequences, float32
+      [N, T, D]; or several mini-batches of them, [B, N, ...].
+    labels: what the network should say, where known: classes, int32 [N], or (of a `RecurrentNetwork`) numbers in the
+      place of its outputs, float32 [N, K]. The loss is the cross-entropy of the former, the mean squared error to the
+      latter.
     problem: a tree of arrays that a proxy posed for itself (`Proxy.prepare`), such as regression targets.
   """
 
@@ -38,12 +41,12 @@ class Source(Protocol):
 
   @property
   def classes(self) -> int:
-    """K; labels lie in [0, K)."""
+    """K; labels lie in [0, K). Of sequences that are learnt: the numbers D of a step."""
     ...
 
   @property
-  def image_shape(self) -> tuple[int, int, int]:
-    """(H, W, 3) of every image."""
+  def image_shape(self) -> tuple[int, ...]:
+    """(H, W, 3) of every image, (T, D) of every sequence."""
     ...
 
   @property
@@ -58,8 +61,10 @@ class Source(Protocol):
 
   def __len__(self) -> int: ...
 
-  def examples(self, indices: np.ndarray) -> tuple[UInt8[np.ndarray, "n H W 3"], Int32[np.ndarray, " n"]]:
-    """Images and labels at `indices`, any order, repeats allowed.
+  def examples(
+    self, indices: np.ndarray
+  ) -> tuple[UInt8[np.ndarray, "n H W 3"] | Float32[np.ndarray, "n T D"], Num[np.ndarray, "n ..."]]:
+    """Images (or sequences) and labels, as of `Batch`, at `indices`, any order, repeats allowed.
 
     Raises:
       ConfigError: an index out of range.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 Mode = Literal["batch", "batch_frozen", "running", "identity"]
 """Statistics of batch normalisation: `batch` (of the mini-batch, differentiated through), `batch_frozen` (the same, as
@@ -13,7 +13,7 @@ constants, so that samples decouple), `running` (the `stats` given) or `identity
 Init = Literal["torch_default", "kaiming_fan_out", "kaiming_fan_in"]
 """Initialisation: uniform within 1 / sqrt(fan in), or normal of gain sqrt 2 by fan out or fan in."""
 
-Collect = Literal["stats", "running_stats", "taps", "observation", "patterns"]
+Collect = Literal["stats", "running_stats", "taps", "observation", "patterns", "correlation"]
 """What `Network.apply` returns beside the logits; see `Output`."""
 
 
@@ -43,7 +43,11 @@ class Output(NamedTuple):
       them. Operations that are not executed have arbitrary finite numbers there.
     taps: outputs of the network's stages, each [N, H, W, C].
     observation: see `Observation`.
-    patterns: signs of the outputs of all executed ReLUs; those that are not executed show 0.
+    patterns: signs of the outputs of all executed ReLUs; those that are not executed show 0. What several operations
+      read may be there once or several times.
+    correlation: for "correlation", the sum over executed batch normalisations of the smallest eigenvalue of the Pearson
+      correlations between channels, over samples and pixels; a channel that is constant is correlated with none, itself
+      included.
     auxiliary: logits [N, K] of the auxiliary head, of a network that has one in a pass with "running_stats".
   """
 
@@ -52,6 +56,7 @@ class Output(NamedTuple):
   taps: tuple[Array, ...] | None = None
   observation: Observation | None = None
   patterns: Bool[Array, "N bits"] | None = None
+  correlation: Float[Array, ""] | None = None
   auxiliary: Float[Array, "N K"] | None = None
 
 
@@ -158,6 +163,39 @@ class Single(Network, Protocol):
     ...
 
 
+@runtime_checkable
+class CellNetwork(Single, Protocol):
+  """A network of single architectures that is a chain of cells, each of which reads the one before it."""
+
+  def cell_outputs(
+    self, params: PyTree, inputs: Array, arch: Array, mode: Mode = "batch", shifts: Sequence[Array] | None = None
+  ) -> tuple[Float[Array, "cells N H W C"], ...]:
+    """Outputs of the stem and of all cells and reductions in their order, neighbours of one shape side by side.
+
+    Args:
+      shifts: arrays like those returned. With them a cell reads, instead of the outputs of cells before it, constants
+        of the same numbers, and of the last one its shift in addition. So derivatives in a shift are those of the next
+        cell alone, and one backward pass has those of all cells. The last shift is read by no cell.
+    """
+    ...
+
+
+@runtime_checkable
+class GraphNetwork(Single, Protocol):
+  """A network of single architectures whose cells are graphs of operations; its methods need no pass."""
+
+  def effective_costs(self, arch: Array, image_size: int = 32) -> Costs:
+    """As `costs`, of operations on a path from input to output only; zeros where there is no path."""
+    ...
+
+  def skip_length(self, arch: Array) -> Float[Array, ""]:
+    """The mean over a cell's edges from i to j without an operation of j - 1 - i, the nodes passed over.
+
+    Nodes count from 0, the input, in the order of the space. 0 where there are no such edges.
+    """
+    ...
+
+
 class Selections(NamedTuple):
   """What architectures choose, each time among the same number of operations.
 
@@ -179,8 +217,12 @@ class Dispatched(Parametrised, Protocol):
   Its operations are chosen by `nets.choose.choose`, which `jax.vmap` over architectures batches so.
   """
 
-  def choices(self, archs: Int[np.ndarray, "A ..."]) -> Sequence[Selections]:
+  def choices(self, archs: Num[np.ndarray, "A ..."]) -> Sequence[Selections]:
     """All choices that a pass makes, of rows of what `encode` returned; no two of one number of operations."""
+    ...
+
+  def by_program(self, archs: Num[np.ndarray, "A ..."]) -> Sequence[tuple["Dispatched", Int[np.ndarray, " a"]]]:
+    """The networks that take these architectures, each some of them in one program, and which: itself, or by width."""
     ...
 
 
@@ -231,6 +273,19 @@ class TappedNetwork(Network, Protocol):
 
   def costs(self, arch: Array, image_size: int = 32) -> Costs:
     """As `Single.costs`."""
+    ...
+
+
+@runtime_checkable
+class RecurrentNetwork(Network, Protocol):
+  """A network that turns sequences of numbers into others, which GenNAS trains on signals; K = T D."""
+
+  def train(self, params: PyTree, inputs: Float[Array, "N T D"], arch: Array, key: Array) -> Float[Array, "N K"]:
+    """The outputs of a pass with the network's dropout."""
+    ...
+
+  def is_recurrent(self, path: Sequence[str]) -> bool:
+    """Whether the parameter of this path is a matrix of something else than a layer's input."""
     ...
 
 

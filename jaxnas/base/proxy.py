@@ -3,14 +3,15 @@
 import abc
 import dataclasses
 import enum
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Num, PyTree
 
 from jaxnas.base.data import Batch, Source
-from jaxnas.base.network import Mode, Observation, Parametrised, Single
+from jaxnas.base.network import Collect, Mode, Observation, Output, Parametrised, Single
 from jaxnas.base.space import Space
 
 S = TypeVar("S")  # a settings dataclass
@@ -42,12 +43,12 @@ class Inputs(NamedTuple):
   """What a proxy that prepares its own inputs is measured with.
 
   Attributes:
-    network: for all architectures of a call.
+    network: for all architectures of a call, or what makes one for each of their shapes (`Space.shape`).
     batch: the same for all.
     own_weights: whether each architecture has weights of its own, drawn from its text form, rather than shared ones.
   """
 
-  network: Parametrised
+  network: Parametrised | Callable[[Hashable], Parametrised]
   batch: Batch
   own_weights: bool = False
 
@@ -81,8 +82,18 @@ class Evaluated(abc.ABC):
 
   @property
   @abc.abstractmethod
-  def labels(self) -> Int[Array, " N"]:
-    """Classes of the inputs. ConfigError if the batch has none."""
+  def labels(self) -> Num[Array, "N ..."]:
+    """Classes of the inputs, or targets, see `Batch`. ConfigError if the batch has none."""
+    ...
+
+  @abc.abstractmethod
+  def once(self, name: Hashable, compute: Callable[[], Any]) -> Any:
+    """What `compute` gives, computed once for all proxies that ask under this name."""
+    ...
+
+  @abc.abstractmethod
+  def shown(self, what: Collect) -> Output:
+    """The forward pass in mode `batch` that collects `what`: one for all that the proxies of a call declare."""
     ...
 
   @property
@@ -104,7 +115,7 @@ class Evaluated(abc.ABC):
 
   @abc.abstractmethod
   def loss_gradient(self, mode: Mode = "batch") -> PyTree:
-    """d mean cross-entropy / d params."""
+    """d mean loss / d params, see `Batch`."""
     ...
 
 
@@ -130,6 +141,7 @@ class Proxy(Generic[S]):
     control: whether it is a simple figure that every score must beat, such as the number of parameters.
     needs: what the network must be.
     needs_labels: whether it cannot do without the classes of the inputs.
+    collects: what it asks `Evaluated.shown` for, so that all proxies of a call share that pass.
     Settings: a dataclass of `settings.setting` fields, which become flags, of a proxy that prepares its own inputs;
       None: it is measured on the usual network and batch, together with all others.
   """
@@ -140,6 +152,7 @@ class Proxy(Generic[S]):
   control: ClassVar[bool] = False
   needs: ClassVar[type] = Single
   needs_labels: ClassVar[bool] = False
+  collects: ClassVar[tuple[Collect, ...]] = ()
   Settings: ClassVar[type | None] = None
 
   @property

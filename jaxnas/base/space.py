@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
 from jaxnas.base.data import Accuracies
-from jaxnas.base.network import Costs, Init, Network, Single, TappedNetwork, TrainableNetwork
+from jaxnas.base.network import Costs, Init, Network, RecurrentNetwork, Single, TappedNetwork, TrainableNetwork
 from jaxnas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class NetworkConfig:
   Attributes:
     channels: C of the first stage; None: as published for the space (`Space.default_config`).
     cells: per stage (nb201, nb101) or in all (darts); None: as published for the space.
-    classes: K, outputs of the classifier.
+    classes: K, outputs of the classifier; of recurrent networks the numbers D of a step.
     init: how parameters are drawn, where the space has a choice (NAS-Bench-101 and GenNAS's backbones have none).
     stem: "cifar" (images keep their size) or "imagenet" (an eighth of it enters the cells).
     auxiliary: whether there is an auxiliary head, which only training uses.
@@ -292,12 +292,22 @@ class Differentiable(Mixed, Protocol):
 class Tapped(Space, Protocol):
   """A space that GenNAS searches."""
 
-  def backbone(self, config: NetworkConfig) -> TappedNetwork:
-    """The network that is trained on signals."""
+  def backbone(self, config: NetworkConfig) -> TappedNetwork | RecurrentNetwork:
+    """The network that is trained on signals; a recurrent one of a space of `Sequences`."""
     ...
 
   def resample(self, key: jax.Array, code: Code, changes: float) -> Code:
     """GenNAS's mutation, of `changes` expected changes; the result may be the parent."""
+    ...
+
+
+@runtime_checkable
+class Sequences(Space, Protocol):
+  """A space whose networks read sequences, not images."""
+
+  @property
+  def dataset(self) -> str:
+    """The data set that they read unless someone says otherwise, as in --dataset."""
     ...
 
 
@@ -340,7 +350,7 @@ def lacking(space: Space, capability: type) -> list[str]:
   """What a space would need beside the members of `Space` to have a capability; empty if it has it.
 
   Args:
-    capability: `Prunable`, `Differentiable`, `Tapped`, `Trainable`, `InfiniteWidth` or `Indexed`.
+    capability: `Prunable`, `Differentiable`, `Tapped`, `Sequences`, `Trainable`, `InfiniteWidth` or `Indexed`.
   """
   known: type = Space
   kinds = [kind for kind in capability.__mro__ if kind not in known.__mro__]

@@ -1,7 +1,7 @@
-"""Batches of normalised images and crops, drawn from a JAX key; the same key gives the same batch."""
+"""Batches of normalised images and crops, or of what else a data set has; the same JAX key gives the same batch."""
 
 import numpy as np
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Float32, Num
 
 from jaxnas.base import Source, host_generator
 from jaxnas.errors import ConfigError
@@ -9,8 +9,8 @@ from jaxnas.errors import ConfigError
 
 def plain_batch(
   source: Source, key: Array, size: int, called: str = "size"
-) -> tuple[Float32[np.ndarray, "N H W 3"], Int32[np.ndarray, "N"]]:
-  """`size` different images, normalised by the source's mean and standard deviation, and their labels.
+) -> tuple[Num[np.ndarray, "N ..."], Num[np.ndarray, "N ..."]]:
+  """`size` different inputs and their labels; images are normalised by the source's mean and standard deviation.
 
   Args:
     called: what messages call `size`, such as a flag.
@@ -19,8 +19,8 @@ def plain_batch(
     ConfigError: `size` is not in [1, len(source)].
     DatasetError: an image cannot be read.
   """
-  images, labels = source.examples(_choose(source, host_generator(key), size, called))
-  return _normalise(source, images), labels
+  inputs, labels = source.examples(_choose(source, host_generator(key), size, called))
+  return (_normalise(source, inputs) if inputs.dtype == np.uint8 else inputs), labels
 
 
 def augmented_batch(source: Source, key: Array, size: int, called: str = "size") -> Float32[np.ndarray, "N H W 3"]:
@@ -29,6 +29,7 @@ def augmented_batch(source: Source, key: Array, size: int, called: str = "size")
   The padding is 4 pixels for images of 32 and 2 for images of 16, an eighth of the width, as usual for training on
   them. Arguments and errors as of `plain_batch`.
   """
+  _refuse_other(source)
   generator = host_generator(key)
   images, _ = source.examples(_choose(source, generator, size, called))
   flips = generator.random(size) < 0.5
@@ -55,6 +56,7 @@ def region_crops(
     ConfigError: a size below 1, or crops larger than the images.
     DatasetError: an image cannot be read.
   """
+  _refuse_other(source)
   height, width, colours = source.image_shape
   for name, value in (
     ("batches", batches),
@@ -78,8 +80,14 @@ def region_crops(
 
 def _choose(source: Source, generator: np.random.Generator, size: int, called: str) -> np.ndarray:
   if not 1 <= size <= len(source):
-    raise ConfigError(f"{called}={size} must lie in [1, {len(source)}], the images of {source.name!r}")
+    raise ConfigError(f"{called}={size} must lie in [1, {len(source)}], the examples of {source.name!r}")
   return generator.choice(len(source), size, replace=False)
+
+
+def _refuse_other(source: Source) -> None:
+  """ConfigError where a data set has no images."""
+  if len(source.image_shape) != 3:
+    raise ConfigError(f"--dataset={source.name} has sequences where images are needed; give a data set of images")
 
 
 def _crops(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> np.ndarray:

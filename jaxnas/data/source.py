@@ -17,12 +17,15 @@ _CACHE_BYTES = 200_000_000
 Reader = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def check_split(split: str, name: str, sizes: Mapping[str, int]) -> None:
+def check_split(split: str, name: str, sizes: Mapping[str, int]) -> tuple[int, int]:
   """Checks the name of a split, or a slice of one: `train`, `train[:5000]`, `train[50%:]`.
 
   Args:
     name: of the data set.
-    sizes: images of its splits, 0 where that is not known.
+    sizes: examples of its splits, 0 where that is not known.
+
+  Returns:
+    The first example and the one behind the last; zeros where the size is not known.
 
   Raises:
     DatasetError: no such split, several, or a slice that is empty or reaches beyond it.
@@ -33,10 +36,11 @@ def check_split(split: str, name: str, sizes: Mapping[str, int]) -> None:
     raise DatasetError(f"split {split!r} is not in data set {name!r}; {fix}")
   size = sizes[match["name"]]
   if match["slice"] is None or not size:
-    return
+    return 0, size
   start, stop = (_place(match[end], size, default) for end, default in (("start", 0), ("stop", size)))
   if not 0 <= start < stop <= size:
-    raise DatasetError(f"split {split!r}: {match['name']!r} of data set {name!r} has images 0 to {size}; {fix}")
+    raise DatasetError(f"split {split!r}: {match['name']!r} of data set {name!r} has examples 0 to {size}; {fix}")
+  return start, stop
 
 
 _SPLIT = re.compile(r"(?P<name>\w+)(?P<slice>\[(?P<start>-?[0-9]+%?)?:(?P<stop>-?[0-9]+%?)?\])?")

@@ -7,24 +7,31 @@ Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Num, PyTree
 
-from jaxnas.base import Costs, TappedNetwork
+from jaxnas.base import Costs, Dispatched, Selections, TappedNetwork
 from jaxnas.errors import ConfigError
 from jaxnas.nets import layers
 from jaxnas.nets.initialise import torch_uniform
+from jaxnas.nets.products import matmul
 
 SIDE = 8  # pixels of a target's side
 MOMENTUM = 0.1  # of running statistics: the new batch's share
 
 
+class Learner:
+  """What GenNAS's regression trains: a `SignalNetwork` on images, or a `sequences.SequenceLearner`."""
+
+
 @dataclasses.dataclass(frozen=True)
-class SignalNetwork:
+class SignalNetwork(Learner):
   """A backbone with a head on each of its taps.
 
   Attributes:
@@ -102,10 +109,31 @@ class SignalNetwork:
     predicted, heads = [], []
     for tap, head, running in zip(out.taps, params["heads"], stats["heads"], strict=True):
       x, seen = _normalised(_resized(tap), head["bn"], running, train)
-      y = jnp.matmul(x, head["conv"]["kernel"], precision=lax.Precision.HIGHEST)
+      y = matmul(x, head["conv"]["kernel"])
       predicted.append(y + head["conv"]["bias"][None, None, None])
       heads.append(seen)
     return tuple(predicted), {"backbone": backbone, "heads": heads}
+
+
+@dataclasses.dataclass(frozen=True)
+class DispatchedSignalNetwork(SignalNetwork):
+  """The same on a backbone that is `base.Dispatched`, and so it is."""
+
+  def choices(self, archs: Num[np.ndarray, "A ..."]) -> Sequence[Selections]:
+    """Those of the backbone."""
+    return cast(Dispatched, self.backbone).choices(archs)
+
+  def by_program(
+    self, archs: Num[np.ndarray, "A ..."]
+  ) -> list[tuple["DispatchedSignalNetwork", Int[np.ndarray, " a"]]]:
+    """As the backbone does."""
+    parts = cast(Dispatched, self.backbone).by_program(archs)
+    return [(dataclasses.replace(self, backbone=backbone), rows) for backbone, rows in parts]
+
+
+def signal_network(backbone: TappedNetwork, widths: tuple[int, int, int]) -> SignalNetwork:
+  """The backbone with its heads."""
+  return (DispatchedSignalNetwork if isinstance(backbone, Dispatched) else SignalNetwork)(backbone, widths)
 
 
 def _resized(x: Array) -> Array:

@@ -15,13 +15,27 @@ from jax import lax
 from jaxtyping import PyTree
 
 from jaxnas import registry
-from jaxnas.base import Batch, Evaluated, Inputs, NetworkConfig, Proxy, Reading, Source, Space, Tapped, lacking
+from jaxnas.base import (
+  Batch,
+  Evaluated,
+  Inputs,
+  NetworkConfig,
+  Proxy,
+  Reading,
+  Sequences,
+  Source,
+  Space,
+  Tapped,
+  TappedNetwork,
+  lacking,
+)
 from jaxnas.data.batches import augmented_batch
 from jaxnas.errors import ConfigError
-from jaxnas.gennas import tasks
-from jaxnas.gennas.heads import SignalNetwork
+from jaxnas.gennas import sequences, tasks
+from jaxnas.gennas.heads import Learner, SignalNetwork, signal_network
 from jaxnas.gennas.regression import WIDTHS, Curve, Problem, Training, pose, regress
-from jaxnas.gennas.tasks import SignalTask
+from jaxnas.gennas.sequences import SequenceConfig, SequenceLearner
+from jaxnas.gennas.tasks import SequenceTask, SignalTask
 from jaxnas.settings import setting
 
 
@@ -59,6 +73,7 @@ class SignalConfig:
   """How a network is regressed, and on which task."""
 
   regression: RegressionConfig = dataclasses.field(default_factory=RegressionConfig)
+  sequences: SequenceConfig = dataclasses.field(default_factory=SequenceConfig)
   signal_task: str = setting(
     "CONF_NB101", f"what to regress on: {', '.join(tasks.names())}, or the path of a configuration in JSON"
   )
@@ -78,17 +93,20 @@ class SignalConfig:
 @registry.register("proxy", "signal_regression")
 @dataclasses.dataclass(frozen=True)
 class SignalRegression(Proxy[SignalConfig]):
-  """The proxy. The batch's problem is a `Problem`, which also says how many steps there are."""
+  """The proxy. The batch's problem, which also says how many steps there are, is a `Problem` of images, or a
+  `SequenceProblem` of a space whose networks read sequences.
+  """
 
   name: str = "signal_regression"
   higher_is_better: ClassVar[bool] = False
   worst: ClassVar[float] = float("inf")
-  needs: ClassVar[type] = SignalNetwork
+  needs: ClassVar[type] = Learner
   Settings: ClassVar[type | None] = SignalConfig
 
   def prepare(self, space: Space, source: Source, settings: SignalConfig, key: jax.Array) -> Inputs:
-    """A batch of augmented images, drawn once, and the targets and noise of the task."""
-    return pose_on(space, source, settings.regression, settings.task, key)
+    """A batch of augmented images, drawn once, or of sequences, and the targets and noise of the task."""
+    task = settings.sequences.task if reads_sequences(space) else settings.task
+    return pose_on(space, source, settings.regression, settings.sequences, task, key)
 
   def measure(self, evaluation: Evaluated) -> Curve:
     """Both curves of losses.
@@ -99,6 +117,8 @@ class SignalRegression(Proxy[SignalConfig]):
     e, problem = evaluation, evaluation.problem
     if problem is None:
       raise ConfigError("signal_regression needs targets: give the batch that its prepare() makes")
+    if isinstance(e.network, SequenceLearner):
+      return sequences.regress(e.network, e.params, e.arch, e.inputs, problem)[0]
     whole, count = cast(SignalNetwork, e.network), len(problem.evaluation_noise)
     training = Training(len(problem.noise), len(problem.noise) // count)
 
@@ -113,16 +133,34 @@ class SignalRegression(Proxy[SignalConfig]):
     return super().finish(measured.evaluation[-1])
 
 
-def pose_on(space: Space, source: Source, config: RegressionConfig, task: SignalTask, key: jax.Array) -> Inputs:
+def reads_sequences(space: Space) -> bool:
+  """Whether the space's tasks are those of sequences."""
+  return not lacking(space, Sequences)
+
+
+def pose_on(
+  space: Space,
+  source: Source,
+  config: RegressionConfig,
+  recurrent: SequenceConfig,
+  task: SignalTask | SequenceTask,
+  key: jax.Array,
+) -> Inputs:
   """What every architecture of a space is regressed with: its backbone with heads, images, targets and noise.
+
+  Of a task of sequences, which takes nothing from the source: recurrent networks, signals and noise.
 
   Raises:
     ConfigError: a space without backbone, a batch larger than the data set, or a task that is out of range.
   """
   if lacking(space, Tapped):
     raise ConfigError(f"signal_regression: --space={space.name} has no backbone with three taps to regress; drop it")
+  if isinstance(task, SequenceTask):
+    own = cast(Tapped, space), recurrent, task, config.signal_batch, config.signal_cells, config.training, key
+    return sequences.pose_on(*own)
   image_key, problem_key = jax.random.split(key)
   images = augmented_batch(source, image_key, config.signal_batch, "--signal_batch")
   problem: Problem = pose(task, images, problem_key, config.training)
   backbone = cast(Tapped, space).backbone(NetworkConfig(config.signal_channels, config.signal_cells))
-  return Inputs(SignalNetwork(backbone, WIDTHS), Batch(images, None, problem), own_weights=True)
+  assert isinstance(backbone, TappedNetwork)
+  return Inputs(signal_network(backbone, WIDTHS), Batch(images, None, problem), own_weights=True)

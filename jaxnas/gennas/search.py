@@ -24,7 +24,8 @@ from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Inputs, Outc
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import plots
 from jaxnas.gennas.evolution import EvolutionConfig, Individual, best, evolve
-from jaxnas.gennas.proxy import SignalConfig, SignalRegression
+from jaxnas.gennas.proxy import SignalConfig, SignalRegression, reads_sequences
+from jaxnas.gennas.sequences import SequenceProblem
 from jaxnas.scoring import Engine
 from jaxnas.settings import setting
 
@@ -36,7 +37,9 @@ class GenNASConfig:
   evolution: EvolutionConfig = dataclasses.field(default_factory=EvolutionConfig)
   signal: SignalConfig = dataclasses.field(default_factory=SignalConfig)
   gennas_mutation: float = setting(
-    1.0, "expected changes of a mutation: nb201 draws every op anew with this / 5; nb101 flips edges with this / 7"
+    1.0,
+    "expected changes of a mutation: nb201 draws every op anew with this / 5; nb101 flips edges with this / 7; nlp "
+    "makes a random number of single changes with this mean",
   )
 
   def __post_init__(self):
@@ -52,13 +55,15 @@ class Evolved:
     code: the architecture of the lowest loss.
     log: everyone that lived, in order of birth; genomes are text forms, fitness is the loss.
     curves: evaluation losses on the way, by text form: of the result and of the first population's best and worst.
-    targets: what was regressed on, three [N, 8, 8, C].
+    targets: what was regressed on, three [N, 8, 8, C]; of sequences inputs and targets, [N, T, D, 1].
+    channels: how many of each are the task's.
   """
 
   code: Code
   log: list[Individual[str]]
   curves: dict[str, list[float]]
   targets: tuple[np.ndarray, ...]
+  channels: tuple[int, ...]
 
 
 @registry.register("algorithm", "gennas")
@@ -97,7 +102,10 @@ class GenNAS(Algorithm[GenNASConfig]):
       "signal_regression": min(one.fitness for one in found.log),
       "evaluated": len({one.genome for one in found.log}),
     }
-    interval, channels = settings.signal.regression.signal_interval, settings.signal.task.channels
+    interval, channels = settings.signal.regression.signal_interval, found.channels
+    shown = "the three stages regress on: some channels, for the first image"
+    if reads_sequences(space):
+      shown = "networks read, and what they should say, steps downwards: for the first sample"
     return Outcome(
       [row],
       columns=(Column("signal_regression", "regression loss"), Column("evaluated", "evaluated")),
@@ -110,7 +118,7 @@ class GenNAS(Algorithm[GenNASConfig]):
         ),
         Artefact(
           "targets.png",
-          "What the three stages regress on: some channels, for the first image.",
+          f"What {shown}.",
           lambda path: plots.plot_targets(found.targets, channels, path, title="Regression targets"),
         ),
       ),
@@ -191,7 +199,11 @@ def evolve_architectures(context: Context[GenNASConfig], seed: int) -> Evolved:
   begun = sorted(log[: evolution.evolution_population], key=lambda one: one.fitness)
   shown = list(dict.fromkeys([winner.genome, begun[0].genome, begun[-1].genome]))
   curves = loss_curves(context, inputs, engine, shown, seed)
-  return Evolved(space.parse(winner.genome), log, curves, inputs.batch.problem.targets)
+  batch, channels = inputs.batch, settings.signal.task.channels
+  targets = batch.problem.targets
+  if isinstance(batch.problem, SequenceProblem):
+    targets, channels = (np.asarray(batch.inputs)[..., None], np.asarray(targets)[..., None]), (1, 1)
+  return Evolved(space.parse(winner.genome), log, curves, targets, channels)
 
 
 def loss_curves(
@@ -200,5 +212,9 @@ def loss_curves(
   """Evaluation losses on the way of a few architectures (from other weights than their scores)."""
   codes = np.stack([context.space.parse(arch) for arch in archs])
   keys = jax.random.split(jax.random.key(seed), len(archs))
-  (found,) = engine.measure([SignalRegression()], inputs.network, None, codes, inputs.batch, init_keys=keys)
-  return {arch: np.asarray(curve.evaluation, np.float64).tolist() for arch, curve in zip(archs, found, strict=True)}
+  curves: dict[int, list[float]] = {}
+  for network, members in scoring.by_shape(context.space, codes, inputs.network):
+    own = np.array(sorted(members))
+    (found,) = engine.measure([SignalRegression()], network, None, codes[own], inputs.batch, init_keys=keys[own])
+    curves |= {i: np.asarray(c.evaluation, np.float64).tolist() for i, c in zip(own.tolist(), found, strict=True)}
+  return {arch: curves[i] for i, arch in enumerate(archs)}

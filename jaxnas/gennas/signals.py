@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 from jaxnas.base import host_generator
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import tasks
-from jaxnas.gennas.tasks import GRID, ORDER, Dots, Signals, SignalTask, Sines
+from jaxnas.gennas.tasks import GRID, LENGTH, ORDER, Dots, SequenceTask, Signals, SignalTask, Sines
 
 PHASES = 32  # maps of one frequency and direction; a block of the bank holds two directions
 _COLOURS = 1000  # numbers that `resize` permutes to choose colour planes
@@ -169,32 +169,61 @@ def stage_target(
   signals: Signals, channels: int, images: Float[Array | np.ndarray, "B h w colours"], key: Array
 ) -> Float32[Array, "B 8 8 C"]:
   """One stage's target: the sum of its bases, each times its level; zeros if it has none."""
+  return _stage(signals, (len(images), *GRID, channels), key, images)
+
+
+def sequences(task: SequenceTask, samples: int, key: Array) -> tuple[Float32[Array, "B T D"], Float32[Array, "B T D"]]:
+  """Inputs and targets of a task of sequences: one map of the signals of stage 0, and one of stage 1, a sample.
+
+  Raises:
+    ConfigError: the task is out of range, see `tasks.validate`.
+  """
+  tasks.validate(task)
+  keys = jax.random.split(key, len(task.stages))
+  shape = (samples, LENGTH, task.dimension, 1)
+  inputs, wanted = (_stage(signals, shape, k)[..., 0] for signals, k in zip(task.stages, keys, strict=True))
+  return inputs, wanted
+
+
+def _stage(
+  signals: Signals,
+  shape: tuple[int, int, int, int],
+  key: Array,
+  images: Float[Array | np.ndarray, "B h w colours"] | None = None,
+) -> Float32[Array, "B H W C"]:
+  """The sum of the bases on a grid of any size; images are only there for `resize`."""
+  size, grid, channels = shape[0], shape[1:3], shape[3]
   keys = dict(zip(ORDER, jax.random.split(key, len(ORDER)), strict=True))
-  size = len(images)
-  total = jnp.zeros((size, *GRID, channels), jnp.float32)
+  total = jnp.zeros(shape, jnp.float32)
   for basis in ORDER:
     signal = getattr(signals, basis)
     if signal is None:
       continue
     if basis == "resize":
+      assert images is not None
       maps = resize(images, draw_colours(keys[basis], channels))
     else:
       samples = size if signal.local else 1
       make = _waves if basis.startswith("sin") else _dots
-      maps = make(keys[basis], basis, signal, samples, channels)
+      maps = make(keys[basis], basis, signal, samples, channels, grid)
     total = total + signal.level * jnp.broadcast_to(maps, total.shape)
   return total
 
 
-def _waves(key: Array, basis: str, signal: Sines, samples: int, channels: int) -> Float32[Array, "G 8 8 C"]:
+def _waves(
+  key: Array, basis: str, signal: Sines, samples: int, channels: int, grid: tuple[int, int]
+) -> Float32[Array, "G H W C"]:
   frequencies = np.array(signal.range, np.float32)
   if basis == "sin1d":
-    return sin1d(frequencies, *draw_waves(key, samples, len(frequencies), channels))
-  return sin2d(frequencies, *draw_waves(key, samples, len(frequencies) ** 2, channels))
+    return sin1d(frequencies, *draw_waves(key, samples, len(frequencies), channels), grid)
+  return sin2d(frequencies, *draw_waves(key, samples, len(frequencies) ** 2, channels), grid)
 
 
-def _dots(key: Array, basis: str, signal: Dots, samples: int, channels: int) -> Float32[Array, "G 8 8 C"]:
-  maps = dot(*draw_dots(key, samples, channels, tasks.dot_count(signal.partial)))
+def _dots(
+  key: Array, basis: str, signal: Dots, samples: int, channels: int, grid: tuple[int, int]
+) -> Float32[Array, "G H W C"]:
+  cells = math.prod(grid)
+  maps = dot(*draw_dots(key, samples, channels, tasks.dot_count(signal.partial, cells), cells), grid)
   return dot_gaussian(maps) if basis == "dot_gaussian" else maps
 
 

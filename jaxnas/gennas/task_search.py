@@ -3,7 +3,8 @@
     fitness of a task = |Spearman| between the losses of 20 architectures regressed on it and their accuracies
 
 Every task brings its own images, targets, noise and initial weights. A task that is out of range (dots in less than one
-cell) has fitness 0. All of a task is data, so one compiled program serves all tasks.
+cell) has fitness 0. All of a task on images is data, so one compiled program serves all; tasks of sequences need one
+for each of their dimensions.
 
 Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 2021, section 3.3.
 """
@@ -21,10 +22,11 @@ from jaxnas.base import Accuracies, Algorithm, Artefact, Column, Context, Outcom
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import tasks
 from jaxnas.gennas.evolution import EvolutionConfig, Individual, best, evolve
-from jaxnas.gennas.proxy import RegressionConfig, SignalRegression, pose_on
+from jaxnas.gennas.proxy import RegressionConfig, SignalRegression, pose_on, reads_sequences
 from jaxnas.gennas.search import evolution_plot
-from jaxnas.gennas.task_moves import mutate_task, random_task
-from jaxnas.gennas.tasks import SignalTask
+from jaxnas.gennas.sequences import SequenceConfig
+from jaxnas.gennas.task_moves import mutate_sequence_task, mutate_task, random_sequence_task, random_task
+from jaxnas.gennas.tasks import SequenceTask, SignalTask
 from jaxnas.scoring import Engine
 from jaxnas.settings import setting
 from jaxnas.tabular import metrics
@@ -36,6 +38,7 @@ class GenNASTaskConfig:
 
   evolution: EvolutionConfig = dataclasses.field(default_factory=EvolutionConfig)
   regression: RegressionConfig = dataclasses.field(default_factory=RegressionConfig)
+  sequences: SequenceConfig = dataclasses.field(default_factory=SequenceConfig)
   task_archs: int = setting(20, "benchmarked architectures that a task has to rank")
   task_keep: float = setting(0.8, "probability with which a mutation keeps each part of a task")
 
@@ -50,9 +53,9 @@ class GenNASTaskConfig:
 class EvolvedTask:
   """A finished search for a task: the best one, and everyone that lived (fitness is |Spearman|)."""
 
-  task: SignalTask
+  task: SignalTask | SequenceTask
   fitness: float
-  log: list[Individual[SignalTask]]
+  log: list[Individual]
   archs: tuple[str, ...]
 
 
@@ -88,7 +91,11 @@ class GenNASTask(Algorithm[GenNASTaskConfig]):
       columns=(Column("task", "task"), Column("task_fitness", "|Spearman|")),
       artefacts=(
         evolution_plot(found.log, context.settings.evolution, "|Spearman|", maximise=True),
-        Artefact(file, "The task found, for --signal_task.", lambda path: path.write_text(text, encoding="utf-8")),
+        Artefact(
+          file,
+          f"The task found, for --signal_{'sequences' if reads_sequences(context.space) else 'task'}.",
+          lambda path: path.write_text(text, encoding="utf-8"),
+        ),
       ),
       record={"seed": seed, "task": task},
       found=found,
@@ -134,14 +141,14 @@ def evolve_tasks(context: Context[GenNASTaskConfig], seed: int) -> EvolvedTask:
   context.advance(len(known) * len(codes), earlier=True)
   rng, births = np.random.RandomState(seed), iter(range(len(known), evolution.individuals))
 
-  def evaluate(task: SignalTask) -> float:
+  def evaluate(task: SignalTask | SequenceTask) -> float:
     key = jax.random.fold_in(jax.random.key(seed), next(births))
     try:
       tasks.validate(task)
     except ConfigError:
       context.advance(len(codes))
       return 0.0
-    inputs = pose_on(space, context.source, settings.regression, task, key)
+    inputs = pose_on(space, context.source, settings.regression, settings.sequences, task, key)
     lines = scoring.score(
       [SignalRegression()],
       space,
@@ -155,12 +162,17 @@ def evolve_tasks(context: Context[GenNASTaskConfig], seed: int) -> EvolvedTask:
     )
     return fitness(np.array([-line.rank_by for line in lines]), accuracies)
 
-  def remember(one: Individual[SignalTask]) -> None:
+  def remember(one: Individual) -> None:
     context.keep(RECORD.make(seed, id=one.id, fitness=one.fitness, parent=one.parent, task=tasks.to_json(one.genome)))
 
+  def mutate(task: SignalTask | SequenceTask) -> SignalTask | SequenceTask:
+    if isinstance(task, SequenceTask):
+      return mutate_sequence_task(task, rng, settings.task_keep)
+    return mutate_task(task, rng, settings.task_keep)
+
   log = evolve(
-    lambda: random_task(rng),
-    lambda task: mutate_task(task, rng, settings.task_keep),
+    lambda: random_sequence_task(rng) if reads_sequences(space) else random_task(rng),
+    mutate,
     evaluate,
     population=evolution.evolution_population,
     tournament=evolution.evolution_tournament,

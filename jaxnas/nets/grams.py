@@ -15,13 +15,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.base import Mode, Output
 from jaxnas.nets import layers, plain_layers
-
-_HIGHEST = lax.Precision.HIGHEST
+from jaxnas.nets.products import einsum, matmul
 
 Function = Callable[[Any, PyTree], Array]
 """(x, a layer's parameters) -> y, of which each sample depends on its own x only."""
@@ -108,7 +106,7 @@ _layer.defvjp(lambda x, params, fn, rows: (fn(x, params), (x, params)), _layer_b
 def _gram(rows: Float[Array, "N ..."], like: Array) -> Array:
   """The Gram matrix of rows, or its diagonal if `like` is one."""
   flat = rows.reshape(len(rows), -1)
-  return jnp.square(flat).sum(1) if like.ndim == 1 else jnp.matmul(flat, flat.T, precision=_HIGHEST)
+  return jnp.square(flat).sum(1) if like.ndim == 1 else matmul(flat, flat.T)
 
 
 def _mapped(fn: Function, samples: int, x: Array, params: PyTree, dy: Array) -> dict[str, Array]:
@@ -141,4 +139,4 @@ def _rows_of_convolution(stride: int, x: Array, params: PyTree, dy: Array) -> di
 
 def _products(x: Float[Array, "N H W I"], dy: Float[Array, "N H W J"]) -> Float[Array, "N I J"]:
   n, inputs, outputs = len(x), x.shape[-1], dy.shape[-1]
-  return jnp.einsum("npi,npj->nij", x.reshape(n, -1, inputs), dy.reshape(n, -1, outputs), precision=_HIGHEST)
+  return einsum("npi,npj->nij", x.reshape(n, -1, inputs), dy.reshape(n, -1, outputs))

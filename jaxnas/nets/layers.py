@@ -23,6 +23,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxnas.nets.products import einsum, matmul, product, tensordot
+
 BN_EPSILON = 1e-5
 _HIGHEST = lax.Precision.HIGHEST
 _FOLDED_CHANNELS = 48  # input + output channels at which folding stops to pay on a CPU (BUILD_NOTES.md, decision 4)
@@ -86,14 +88,8 @@ def _transposes(dy: Array, kernels: Sequence[Array], stride: int) -> list[Array]
   fold_in = fold // 2 if fold % 2 == 0 and outputs <= channels else fold  # less arithmetic, but more packing
   size = max(k.shape[0] for k in kernels)
   parts, pads = zip(*(_transposed_kernel(embed_kernel(k, size), stride, fold_in, fold) for k in kernels), strict=True)
-  y = lax.conv_general_dilated(
-    dy.reshape(n, height, width // fold_in, fold_in * channels),
-    jnp.concatenate(parts, -1),
-    (1, fold // fold_in),
-    pads[0],
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    precision=_HIGHEST,
-  )
+  blocks = dy.reshape(n, height, width // fold_in, fold_in * channels)
+  y = _strided(blocks, jnp.concatenate(parts, -1), (1, fold // fold_in), pads[0])
   results = []
   for part in jnp.split(y, np.cumsum([p.shape[-1] for p in parts])[:-1], -1):
     phases = part.reshape(n, height, width // fold, stride, -1).swapaxes(2, 3)
@@ -105,8 +101,13 @@ def _convolve(x: Array, kernel: Array, stride: int) -> Array:
   if stride == 1:
     return _transposes(x, [_flipped(kernel)], 1)[0]
   pad = [((k - 1) // 2, (k - 1) // 2) for k in kernel.shape[:2]]
+  return _strided(x, kernel, (stride, stride), pad)
+
+
+def _strided(x: Array, kernel: Array, strides: tuple[int, int], pads: Any) -> Array:
   numbers = ("NHWC", "HWIO", "NHWC")
-  return lax.conv_general_dilated(x, kernel, (stride, stride), pad, dimension_numbers=numbers, precision=_HIGHEST)
+  fn = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=pads, dimension_numbers=numbers)
+  return product(fn, x, kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -128,7 +129,7 @@ def _conv_fwd(x, kernel, stride):
 def _conv_bwd(stride, residuals, dy):
   x, kernel = residuals
   window = patches(x, kernel.shape[0], stride)
-  d_kernel = jnp.einsum("nhwk,nhwc->kc", window, dy, precision=_HIGHEST)
+  d_kernel = einsum("nhwk,nhwc->kc", window, dy)
   return conv_transpose(dy, kernel, stride, x.shape), d_kernel.reshape(kernel.shape)
 
 
@@ -238,8 +239,8 @@ def _correlation(window: Array, dy: Array) -> Float[Array, "K Cout"]:
   """sum patches dy. The window is stored in the layout that the products with every dy read."""
   dy = dy.reshape(-1, dy.shape[-1])
   if dy.shape[-1] <= _FEW_CHANNELS:
-    return jnp.matmul(dy.T, window, precision=_HIGHEST).T
-  return jnp.matmul(window, dy, precision=_HIGHEST)
+    return matmul(dy.T, window).T
+  return matmul(window, dy)
 
 
 def _pullback_basis(kernel, normal, stride, shape):
@@ -268,8 +269,8 @@ def _conv_bn_sum_bwd(stride, saved, dy):
     kernels, of_normal, of_one, gradients = zip(*found, strict=True)
     largest = max(k.shape[0] for k in kernels)
     merged.append(sum(embed_kernel(k, largest) for k in kernels))
-    shift = jnp.tensordot(jnp.concatenate(of_normal), maps, 1, precision=_HIGHEST)
-    shifts.append(shift + jnp.tensordot(jnp.concatenate(of_one), ones, 1, precision=_HIGHEST))
+    shift = tensordot(jnp.concatenate(of_normal), maps, 1)
+    shifts.append(shift + tensordot(jnp.concatenate(of_one), ones, 1))
     grads.append(gradients)
   _, height, width, _ = shifts[0].shape
   pulled = _transposes(dy, merged, stride)

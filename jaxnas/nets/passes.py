@@ -15,6 +15,7 @@ from jaxnas.base import Collect, Mode
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.nets import grams
 from jaxnas.nets.layers import BN_EPSILON
+from jaxnas.nets.products import matmul
 
 Moments = tuple[Float[Array, " C"], Float[Array, " C"]]  # mean, variance
 Observed = tuple[Float[Array, "N N"], Float[Array, ""]]  # agreement, log deviation: see `base.Observation`
@@ -26,28 +27,53 @@ class Seen(NamedTuple):
   Attributes:
     stats: the moments of its batch normalisations, a tree.
     observed: (agreement, log deviation), their sums; agreements of shape [1, 1] are zeros.
+    correlation: the sum of the smallest eigenvalues of its correlations.
+    patterns: the signs of its ReLUs, [N, bits].
   """
 
   stats: PyTree = None
   observed: Observed | None = None
+  correlation: Float[Array, "*layers"] | None = None
+  patterns: Bool[Array, "*layers N bits"] | None = None
 
   def plus(self, *others: "Seen") -> "Seen":
-    """These statistics, and the sums of what all of them observed."""
-    return self._replace(observed=_total([self, *others]))
+    """These statistics, and the sums of what all of them observed, and all patterns side by side."""
+    return _total([self, *others])._replace(stats=self.stats)
 
   def over_layers(self) -> "Seen":
-    """Of what `lax.scan` stacked: statistics as they are, the sum of what the layers observed."""
-    return self._replace(observed=jax.tree.map(lambda leaf: leaf.sum(0), self.observed))
+    """Of what `lax.scan` stacked: statistics as they are, the sum of what the layers observed, all patterns."""
+    observed, correlation = jax.tree.map(lambda leaf: leaf.sum(0), (self.observed, self.correlation))
+    patterns = self.patterns
+    if patterns is not None:
+      patterns = jnp.moveaxis(patterns, 0, 1).reshape(patterns.shape[1], -1)
+    return Seen(self.stats, observed, correlation, patterns)
+
+  def where(self, executed: Bool[Array, ""]) -> "Seen":
+    """These statistics, and nothing else of an operation that is not executed."""
+    shown = jax.tree.map(lambda leaf: jnp.where(executed, leaf, jnp.zeros_like(leaf)), self._replace(stats=None))
+    return shown._replace(stats=self.stats)
+
+  def padded(self, bits: int) -> "Seen":
+    """The same with so many bits in its patterns: operations among which is chosen show one form."""
+    if self.patterns is None:
+      return self
+    return self._replace(patterns=jnp.pad(self.patterns, ((0, 0), (0, bits - self.patterns.shape[1]))))
 
 
 def together(parts: Mapping[str, Seen]) -> Seen:
-  """What several parts show: their statistics by name, and the sums of what they observed."""
-  return Seen({name: part.stats for name, part in parts.items()}, _total(list(parts.values())))
+  """What several parts show: their statistics by name, the sums of what they observed, and all patterns."""
+  return _total(list(parts.values()))._replace(stats={name: part.stats for name, part in parts.items()})
 
 
-def _total(parts: Sequence[Seen]) -> Observed | None:
+def _total(parts: Sequence[Seen]) -> Seen:
   observed = [part.observed for part in parts if part.observed is not None]
-  return jax.tree.map(lambda *values: sum(values[1:], values[0]), *observed) if observed else None
+  correlations = [part.correlation for part in parts if part.correlation is not None]
+  patterns = [part.patterns for part in parts if part.patterns is not None]
+  return Seen(
+    observed=jax.tree.map(lambda *values: sum(values[1:], values[0]), *observed) if observed else None,
+    correlation=sum(correlations[1:], correlations[0]) if correlations else None,
+    patterns=jnp.concatenate(patterns, 1) if patterns else None,
+  )
 
 
 class Pass(NamedTuple):
@@ -74,6 +100,11 @@ class Pass(NamedTuple):
   def observes(self) -> bool:
     """Whether agreements and deviations are collected."""
     return "observation" in self.collect
+
+  @property
+  def shows(self) -> bool:
+    """Whether something is collected of all operations that are executed, also those that the output ignores."""
+    return self.observes or "patterns" in self.collect or "correlation" in self.collect
 
   def statistics(self, z: Array, given: Moments | None) -> Moments:
     """Mean and variance that z is normalised with: those of the batch, or the `given` ones in mode `running`."""
@@ -105,7 +136,7 @@ class Pass(NamedTuple):
 
   def of_bn(self, z: Array, seen: Moments, counts: Bool[Array, " C"] | None = None) -> Seen:
     """What a BN shows that normalised z by these moments; `counts`: which channels the architecture has (None: all)."""
-    stats, observed = None, None
+    stats, observed, correlation = None, None, None
     if "running_stats" in self.collect:
       count = z.size // z.shape[self.axis]
       stats = lax.stop_gradient((seen[0], seen[1] * (count / max(1, count - 1))))
@@ -113,16 +144,32 @@ class Pass(NamedTuple):
       stats = seen
     if self.observes:
       observed = jnp.zeros((1, 1), jnp.float32), _log_deviation(seen[1], counts)
-    return Seen(stats, observed)
+    if "correlation" in self.collect:
+      correlation = _least_correlation(z if self.axis else jnp.moveaxis(z, 0, -1), counts)
+    return Seen(stats, observed, correlation)
 
   def of_relu(self, x: Array, counts: Bool[Array, " C"] | None = None) -> Seen:
     """What a ReLU shows that reads x, or returns it; `counts` as of `of_bn`."""
-    return Seen(None, (self.agreement(x, counts), jnp.zeros((), x.dtype)) if self.observes else None)
+    seen = self._blank(x)
+    if self.observes:
+      seen = seen._replace(observed=(self.agreement(x, counts), jnp.zeros((), x.dtype)))
+    if "patterns" in self.collect:
+      maps = jnp.moveaxis(x, 0, -1) if self.axis == 0 else x
+      signs = maps > 0 if counts is None else (maps > 0) & counts[None, None, None]
+      seen = seen._replace(patterns=signs.reshape(len(signs), -1))
+    return seen
 
   def of_nothing(self, x: Array) -> Seen:
-    """What shows nothing of maps like x, of the shape of what does."""
+    """What shows nothing of maps like x; of the shape of what does, but for the bits of its patterns (`padded`)."""
+    return self._blank(x)
+
+  def _blank(self, x: Array) -> Seen:
     samples = x.shape[0 if self.axis else 1]
-    return Seen(None, (jnp.zeros((samples, samples), jnp.float32), jnp.zeros((), x.dtype)) if self.observes else None)
+    return Seen(
+      observed=(jnp.zeros((samples, samples), jnp.float32), jnp.zeros((), x.dtype)) if self.observes else None,
+      correlation=jnp.zeros((), x.dtype) if "correlation" in self.collect else None,
+      patterns=jnp.zeros((samples, 0), bool) if "patterns" in self.collect else None,
+    )
 
   def agreement(self, x: Array, counts: Bool[Array, " C"] | None = None) -> Float[Array, "N N"]:
     """In how many units two samples are both positive or both not."""
@@ -138,6 +185,43 @@ class Pass(NamedTuple):
   def channels(self, vector: Float[Array, " C"]) -> Array:
     """A vector of channels in the rank of maps."""
     return vector[None, None, None] if self.axis else vector[:, None, None, None]
+
+
+class Chain:
+  """The outputs of a chain of cells in order, and what the next cell reads of them (`base.CellNetwork`).
+
+  Args:
+    keeps: whether the outputs are asked for.
+    shifts: as of `CellNetwork.cell_outputs`.
+
+  Attributes:
+    outputs: those kept so far, [cells, ...] each.
+  """
+
+  def __init__(self, keeps: bool = False, shifts: Sequence[Array] | None = None):
+    self.keeps, self._shifts = keeps, shifts
+    self.outputs: list[Array] = []
+
+  @property
+  def shift(self) -> Array | None:
+    """The shifts, [cells, ...], of the cells whose outputs are kept next."""
+    return None if self._shifts is None else self._shifts[len(self.outputs)]
+
+  def keep(self, outputs: Array | None) -> None:
+    """Takes the outputs of neighbours of one shape."""
+    if self.keeps and outputs is not None:
+      self.outputs.append(outputs)
+
+  def link(self, y: Array) -> Array:
+    """What the next cell reads of the output of a single one, which is kept."""
+    read = linked(y, None if self.shift is None else self.shift[0])
+    self.keep(y[None])
+    return read
+
+
+def linked(y: Array, shift: Array | None) -> Array:
+  """What the next cell reads of a cell's output: a constant and the shift where there is one."""
+  return y if shift is None else lax.stop_gradient(y) + shift
 
 
 def begin(
@@ -174,6 +258,26 @@ def _log_deviation(variance: Float[Array, " C"], counts: Bool[Array, " C"] | Non
   return jnp.where(mean > 0, 0.5 * jnp.log(jnp.where(mean > 0, mean, 1)), 0)
 
 
+def _least_correlation(z: Float[Array, "N H W C"], counts: Bool[Array, " C"] | None) -> Float[Array, ""]:
+  """The smallest eigenvalue of the channels' correlations; a constant channel has a row of zeros.
+
+  Channels that do not count have 1 on the diagonal, which is never the smallest: the mean of the others is 1 at most.
+  """
+  rows = z.reshape(-1, z.shape[-1])
+  rows = rows - rows.mean(0, keepdims=True)
+  rows = rows / _nonzero(jnp.abs(rows).max(0, keepdims=True))
+  rows = rows / _nonzero(jnp.sqrt(jnp.square(rows).sum(0, keepdims=True)))
+  correlations = matmul(rows.T, rows)
+  if counts is not None:
+    both = counts[:, None] & counts[None]
+    correlations = jnp.where(both, correlations, jnp.eye(len(counts), dtype=rows.dtype))
+  return jnp.linalg.eigvalsh(correlations)[0]
+
+
+def _nonzero(x: Array) -> Array:
+  return jnp.where(x > 0, x, jnp.ones_like(x))
+
+
 def unit_moments(seen: PyTree) -> PyTree:
   """A tree like collected moments (or their shapes): means 0 and variances 1, float32, where running ones start."""
   return jax.tree_util.tree_map_with_path(
@@ -202,7 +306,7 @@ def linear(features: Float[Array, "N C"], params: PyTree) -> Float[Array, "N K"]
   """The linear layer of a classifier."""
 
   def affine(features, params):
-    return jnp.matmul(features, params["kernel"], precision=lax.Precision.HIGHEST) + params["bias"][None]
+    return matmul(features, params["kernel"]) + params["bias"][None]
 
   return grams.layer(affine, features, params)
 

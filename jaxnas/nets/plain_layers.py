@@ -3,8 +3,8 @@ cotangents), and batch normalisation with its pull-back in closed form, for abou
 
 Inside `lax.scan`, `lax.switch` and loops, XLA's own gradients of a convolution ran a hundred times slower on a CPU than
 at top level: only convolutions in the canonical layout reach the fast routine there (BUILD_NOTES.md, decision 16). So
-a strided convolution is one at stride 1 on 2x2 blocks of pixels, all in that layout, its kernel gradient is a product,
-and the two are written as each other's derivatives, to any order.
+a strided convolution is one at stride 1 on 2x2 blocks of pixels, all in that layout, and it and its kernel gradient
+are written as each other's derivatives, to any order.
 """
 
 import functools
@@ -12,11 +12,11 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
 from jaxnas.nets import layers
-
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from jaxnas.nets.products import Pads, convolution, einsum, matmul
 
 
 def convolve(
@@ -26,7 +26,7 @@ def convolve(
   if kernel.shape[0] == 1:
     x = x[:, ::stride, ::stride]
     rows = x.reshape(-1, x.shape[-1])  # as a matrix: its kernel gradient is twice as fast on a CPU
-    return jnp.matmul(rows, kernel[0, 0], precision=lax.Precision.HIGHEST).reshape(*x.shape[:3], -1)
+    return matmul(rows, kernel[0, 0]).reshape(*x.shape[:3], -1)
   if stride == 2:
     return _at_stride_2(x, kernel)
   pad = kernel.shape[0] // 2
@@ -34,35 +34,53 @@ def convolve(
 
 
 def _at_stride_2(x: Array, kernel: Array) -> Array:
-  """3x3 at stride 2 as 2x2 at stride 1: the four pixels of a block are channels, the first row of taps reads zeros."""
-  if kernel.shape[0] != 3:
-    raise NotImplementedError(f"kernel of size {kernel.shape[0]} at stride 2")
+  """At stride 1, the four pixels of a 2x2 block being channels; a first or a last row of taps reads zeros."""
   x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
   n, height, width, channels = x.shape
   blocks = x.reshape(n, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-  taps = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(2, 2, 2, 2, *kernel.shape[2:])
-  taps = taps.transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * channels, -1)
-  return _convolution(blocks.reshape(n, height // 2, width // 2, 4 * channels), taps, ((1, 0), (1, 0)))
+  pad = kernel.shape[0] // 2
+  first, size, before = pad % 2, pad + 1, -(-pad // 2)  # of blocks: the kernel's size, and those in front
+  taps = jnp.pad(kernel, ((first, 1 - first), (first, 1 - first), (0, 0), (0, 0)))
+  taps = taps.reshape(size, 2, size, 2, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
+  pads = (before, size - 1 - before)
+  return _convolution(
+    blocks.reshape(n, height // 2, width // 2, 4 * channels), taps.reshape(size, size, 4 * channels, -1), (pads, pads)
+  )
 
 
-def _canonical(x: Array, kernel: Array, pads: Pads) -> Array:
-  dims = ("NHWC", "HWIO", "NHWC")
-  return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=dims, precision=lax.Precision.HIGHEST)
+_MANY = 8192  # samples times output channels from which a product is faster (experiments/benchmark_plain_layers.py)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolution(x: Float[Array, "N H W Cin"], kernel: Float[Array, "p q Cin Cout"], pads: Pads) -> Array:
   """A convolution at stride 1."""
-  return _canonical(x, kernel, pads)
+  return convolution(x, kernel, pads)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _kernel_gradient(x: Float[Array, "N H W Cin"], dy: Float[Array, "N H2 W2 Cout"], pads: Pads) -> Array:
-  """The derivative of sum(dy * _convolution(x, kernel, pads)) in the kernel, as one product.
+  """The derivative of sum(dy * _convolution(x, kernel, pads)) in the kernel.
 
-  It becomes a batch of products where architectures have cotangents of their own.
+  On a CPU it is a convolution in which samples take the place of channels, elsewhere, and where architectures have maps
+  or cotangents of their own, a product.
   """
-  found = jnp.einsum("nhwi,nhwo->io", *moved(x, dy, pads), precision=lax.Precision.HIGHEST)
+  if jax.default_backend() != "cpu" or x.shape[0] * dy.shape[-1] >= _MANY:
+    return _as_product(x, dy, pads)
+
+  @custom_vmap
+  def compute(x, dy):
+    return convolution(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), pads).transpose(1, 2, 0, 3)
+
+  @compute.def_vmap
+  def batched(size, is_mapped, x, dy):
+    axes = tuple(0 if mapped else None for mapped in is_mapped)
+    return jax.vmap(functools.partial(_as_product, pads=pads), axes)(x, dy), True
+
+  return compute(x, dy)
+
+
+def _as_product(x: Array, dy: Array, pads: Pads) -> Array:
+  found = einsum("nhwi,nhwo->io", *moved(x, dy, pads))
   sizes = [found.shape[0] // x.shape[-1], x.shape[-1], found.shape[1] // dy.shape[-1], dy.shape[-1]]
   return found.reshape(sizes).transpose(2, 0, 1, 3)
 
@@ -87,7 +105,7 @@ def _input_gradient(dy: Array, kernel: Array, pads: Pads) -> Array:
 
 
 _convolution.defvjp(
-  lambda x, kernel, pads: (_canonical(x, kernel, pads), (x, kernel)),
+  lambda x, kernel, pads: (_convolution(x, kernel, pads), (x, kernel)),
   lambda pads, saved, dy: (_input_gradient(dy, saved[1], pads), _kernel_gradient(saved[0], dy, pads)),
 )
 _kernel_gradient.defvjp(

@@ -1,13 +1,13 @@
 """One network on one batch, as proxies see it, and what several of them compute from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Num, PyTree
 
-from jaxnas.base import Evaluated, Mode, Network, Observation, Parametrised, Single
+from jaxnas.base import Collect, Evaluated, Mode, Network, Observation, Output, Parametrised, Single
 from jaxnas.errors import ConfigError
 
 
@@ -25,20 +25,23 @@ class Evaluation(Evaluated):
     params: PyTree,
     arch: Array,
     inputs: Array,
-    labels: Int[Array, " N"] | None = None,
+    labels: Num[Array, "N ..."] | None = None,
     problem: PyTree = None,
     key: Array | None = None,
     rows: int | None = None,
+    collects: Sequence[Collect] = (),
   ):
+    """`collects`: what the proxies declare, in any order."""
     self.network = cast(Single, network)  # the engine has asked whether it is what each proxy needs
     self.params, self.arch, self.inputs = network.start(params, arch), arch, inputs
     self.problem, self.rows = problem, rows
     self._labels, self._key = labels, key
-    self._known: dict[Any, Any] = {}
+    self._collects = tuple(sorted(set(collects)))
+    self._known: dict[Hashable, Any] = {}
 
   @property
-  def labels(self) -> Int[Array, " N"]:
-    """Classes of the inputs.
+  def labels(self) -> Num[Array, "N ..."]:
+    """Classes of the inputs, or targets.
 
     Raises:
       ConfigError: the batch has none.
@@ -61,7 +64,9 @@ class Evaluation(Evaluated):
   @property
   def observation(self) -> Observation:
     """What the forward pass in mode `batch` shows."""
-    return self._once("observation", lambda: observe(self.network, self.params, embedded(self), self.arch))
+    observation = self.shown("observation").observation
+    assert observation is not None
+    return observation
 
   @property
   def stats(self) -> PyTree:
@@ -70,7 +75,16 @@ class Evaluation(Evaluated):
     def compute():
       return self.network.apply(self.params, embedded(self), self.arch, "batch", collect=("stats",)).stats
 
-    return jax.lax.stop_gradient(self._once("stats", compute))
+    return jax.lax.stop_gradient(self.once("stats", compute))
+
+  def shown(self, what: Collect) -> Output:
+    """As `base.Evaluated`."""
+    collect = self._collects if what in self._collects else (what,)
+
+    def compute():
+      return self.network.apply(self.params, embedded(self), self.arch, "batch", collect=collect)
+
+    return self.once(collect, compute)
 
   def logits(self, params: PyTree, mode: Mode) -> Float[Array, "N K"]:
     """The network's outputs for other parameters."""
@@ -78,10 +92,11 @@ class Evaluation(Evaluated):
     return self.network.apply(params, self.network.embed(params, self.inputs), self.arch, mode, stats=stats).logits
 
   def loss_gradient(self, mode: Mode = "batch") -> PyTree:
-    """d mean cross-entropy / d params."""
-    return self._once(("loss", mode), lambda: jax.grad(lambda p: mean_loss(self, p, mode))(self.params))
+    """d mean loss / d params."""
+    return self.once(("loss", mode), lambda: jax.grad(lambda p: mean_loss(self, p, mode))(self.params))
 
-  def _once(self, name: Any, compute: Callable[[], Any]) -> Any:
+  def once(self, name: Hashable, compute: Callable[[], Any]) -> Any:
+    """As `base.Evaluated`."""
     if name not in self._known:
       self._known[name] = compute()
     return self._known[name]
@@ -100,8 +115,8 @@ def observe(network: Network, params: PyTree, inputs: Array, arch: Array) -> Obs
 
 
 def mean_loss(evaluation: Evaluated, params: PyTree, mode: Mode) -> Float[Array, ""]:
-  """Mean cross-entropy in nats."""
-  return cross_entropy(evaluation.logits(params, mode), evaluation.labels).mean()
+  """Mean loss of the batch."""
+  return losses(evaluation.logits(params, mode), evaluation.labels).mean()
 
 
 def frozen(evaluation: Evaluated, params: PyTree, inputs: Array) -> Float[Array, "N K"]:
@@ -115,6 +130,13 @@ def rows_at_once(evaluation: Evaluated, usual: int) -> int:
   """How many rows of a per-sample pass to hold: `usual` on a CPU, all samples elsewhere, fewer if memory is short."""
   wanted = usual if jax.default_backend() == "cpu" else len(evaluation.inputs)
   return wanted if evaluation.rows is None else min(evaluation.rows, wanted)
+
+
+def losses(logits: Float[Array, "N K"], labels: Num[Array, "N ..."]) -> Float[Array, " N"]:
+  """Every sample's loss: cross-entropy where labels are classes, mean squared error where they are targets [N, K]."""
+  if jnp.issubdtype(labels.dtype, jnp.integer):
+    return cross_entropy(logits, labels)
+  return jnp.square(logits - labels).mean(-1)
 
 
 def cross_entropy(logits: Float[Array, "N K"], labels: Int[Array, " N"]) -> Float[Array, " N"]:

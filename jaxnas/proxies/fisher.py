@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxnas import registry
 from jaxnas.base import Evaluated, Proxy
 from jaxnas.errors import ConfigError
-from jaxnas.proxies.evaluation import cross_entropy, embedded, names_of
+from jaxnas.proxies.evaluation import embedded, losses, names_of
 
 
 def fan_in(
@@ -69,7 +69,7 @@ class Fisher(Proxy):
 
     def loss(gates, head):
       logits = network.apply(params, x, arch, "batch", gates=gates).logits
-      return cross_entropy(logits * head, evaluation.labels).mean()
+      return losses(logits * head, evaluation.labels).mean()
 
     gates = jax.tree.map(lambda g: g.astype(x.dtype), network.gates(len(x)))
     logits = jax.eval_shape(lambda: network.apply(params, x, arch, "batch").logits)

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from jaxnas import registry
 from jaxnas.base import Evaluated, Proxy, Reading, Status
+from jaxnas.nets.products import matmul
 from jaxnas.proxies.evaluation import embedded
 
 K = 1e-5
@@ -39,7 +40,7 @@ class JacobCov(Proxy):
     largest = jnp.abs(rows).max(1, keepdims=True)  # squares of exploding or vanishing gradients leave float32
     rows = rows / largest
     rows = rows / jnp.sqrt(jnp.square(rows).sum(1, keepdims=True))
-    return jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
+    return matmul(rows, rows.T)
 
   def finish(self, measured: np.ndarray) -> Reading:
     if not np.isfinite(measured).all():

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int, Num, PyTree
 from jaxnas import registry
 from jaxnas.base import Evaluated, Mode, Proxy, Reading
 from jaxnas.errors import ConfigError
-from jaxnas.proxies.evaluation import cross_entropy, embedded, names_of
+from jaxnas.proxies.evaluation import embedded, losses, names_of
 
 SAMPLES = 50
 TENSORS = 11  # the code stops once its counter exceeds 10, before it counts
@@ -91,7 +91,7 @@ def _single_image_gradient(evaluation: Evaluated, target: str) -> PyTree:
       return network.apply(params, image[None], evaluation.arch, "batch", rows=True).logits[0]
 
     logits = jax.vmap(one)(x)
-    return cross_entropy(logits, evaluation.labels).mean() if target == "loss" else _mean_output(evaluation, logits)
+    return losses(logits, evaluation.labels).mean() if target == "loss" else _mean_output(evaluation, logits)
 
   return jax.grad(mean)(evaluation.params)
 
@@ -184,7 +184,7 @@ def first_gradients(evaluation: Evaluated, samples: int) -> Float[Array, "sample
     image, label = sample[0][None], sample[1][None]
 
     def loss(params):
-      return cross_entropy(e.network.apply(params, image, e.arch, "batch", rows=True).logits, label)[0]
+      return losses(e.network.apply(params, image, e.arch, "batch", rows=True).logits, label)[0]
 
     heads, there = first_tensors(jax.grad(loss)(e.params), executed, used)
     return heads * there.astype(heads.dtype)[:, None]

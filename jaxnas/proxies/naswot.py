@@ -11,12 +11,13 @@ the preprint; the first is `jacob_cov`).
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Array, Float
 
 from jaxnas import registry
-from jaxnas.base import Evaluated, Proxy, Reading
+from jaxnas.base import Collect, Evaluated, Proxy, Reading
 
 
 @registry.register("proxy", "naswot")
@@ -25,6 +26,7 @@ class NASWOT(Proxy):
   """The proxy. The determinant is taken on the host in float64."""
 
   name: str = "naswot"
+  collects: ClassVar[tuple[Collect, ...]] = ("observation",)
 
   def measure(self, evaluation: Evaluated) -> Float[Array, "N N"]:
     return evaluation.observation.agreement

@@ -23,25 +23,25 @@ from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Num, PyTree
 
 from jaxnas import registry
 from jaxnas.base import Evaluated, Proxy, SampleGram
 from jaxnas.errors import ConfigError
-from jaxnas.proxies.evaluation import cross_entropy, embedded, frozen, names_of, sum_of_squares
+from jaxnas.proxies.evaluation import embedded, frozen, losses, names_of, sum_of_squares
 from jaxnas.proxies.mgm import tensor_mgm
 
-Outputs = Callable[[Float[Array, "N K"], Int[Array, " N"]], Float[Array, "N M"]]  # of logits and labels
+Outputs = Callable[[Float[Array, "N K"], Num[Array, "N ..."]], Float[Array, "N M"]]  # of logits and labels
 
 OUTPUTS: dict[str, Outputs] = {
-  "per_sample": lambda logits, labels: cross_entropy(logits, labels)[:, None],
+  "per_sample": lambda logits, labels: losses(logits, labels)[:, None],
   "exact": lambda logits, labels: logits,
   "successor": lambda logits, labels: jnp.take_along_axis(logits, labels[:, None], 1),
 }
 
 
 def squared_rows(
-  evaluation: Evaluated, outputs: Outputs, labels: Int[Array, " N"], batch_norm: str, *, kernels_only: bool = False
+  evaluation: Evaluated, outputs: Outputs, labels: Num[Array, "N ..."], batch_norm: str, *, kernels_only: bool = False
 ) -> Float[Array, " R"]:
   """Squared norms of the gradients of `outputs`: [N], of a sample's rows together, or [N * M] in `batch` mode.
 
@@ -131,6 +131,10 @@ class TraceNormPerSample(Proxy):
   def measure(self, evaluation: Evaluated) -> Float[Array, ""]:
     count, successor = len(evaluation.inputs), self.variant == "successor"
     labels = evaluation.labels if self.needs_labels else jnp.zeros(count, jnp.int32)
+    if successor and not jnp.issubdtype(labels.dtype, jnp.integer):
+      raise ConfigError(
+        f"proxy {self.name!r} takes the output of an input's class, and targets have none; leave it out"
+      )
     squares = squared_rows(evaluation, OUTPUTS[self.variant], labels, self.batch_norm, kernels_only=successor)
     mean = squares.sum() / count
     return jnp.sqrt(mean) if successor else mean

@@ -17,30 +17,33 @@ _STYLE = """
   --wash: #f6f8fa; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #14181d; --line: #3d444d;
   --soft: #9198a1; --wash: #1d232a; } }
-body { margin: 2rem auto; padding: 0 1rem; max-width: 62rem; color: var(--ink);
+body { margin: 2rem auto; padding: 0 1rem; max-width: 72rem; color: var(--ink);
   background: var(--paper); font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; padding: 1rem;
   background: var(--wash); border: 1px solid var(--line); border-radius: 8px; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; overflow-wrap: anywhere; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; }
+.long { overflow-wrap: anywhere; min-width: 14rem; } section, details { overflow-x: auto; }
 th { background: var(--wash); cursor: pointer; } .number { text-align: right; }
 summary { font-size: 1.2rem; font-weight: bold; margin-top: 2.2rem; cursor: pointer; }
 pre { padding: 1rem; background: var(--wash); border: 1px solid var(--line); border-radius: 8px;
   white-space: pre-wrap; overflow-wrap: anywhere; }
-@media (max-width: 44rem) {
+@media (max-width: 62rem) {
   thead { display: none; } table, tbody, tr { display: block; }
   tr { padding: .6rem 0; border-bottom: 2px solid var(--line); }
   td, td.number { display: grid; grid-template-columns: 9rem 1fr; gap: .6rem; border: 0; padding: .1rem 0;
-    text-align: left; }
+    text-align: left; overflow-wrap: anywhere; min-width: 0; }
   td::before { content: attr(data-title); color: var(--soft); }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
 }
-figure { margin: 1.5rem 0; } figcaption { color: var(--soft); font-size: .92rem; }
-img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: 8px; }
+figure { margin: 1.5rem 0; } figcaption { color: var(--soft); font-size: .92rem; overflow-wrap: anywhere; }
+img { max-width: 100%; box-sizing: border-box; background: #fff; border: 1px solid var(--line); border-radius: 8px; }
 p { white-space: pre-line; }
 """
+
+_LONG = 24  # characters of a word, such as an architecture, that may be broken anywhere
 
 # Sorts a table by the column whose title is clicked: numbers by value, the largest first, and again the other way.
 _SCRIPT = """<script>
@@ -139,12 +142,15 @@ def _row(cells: Sequence[Any], titles: Sequence[str], right: Sequence[bool]) -> 
   """Cells name their column, which a narrow window shows beside them."""
   text = ""
   for cell, title, to_the_right in zip(cells, titles, right, strict=True):
-    text += f'<td{_mark(to_the_right)} data-title="{_text(title)}">{_text(cell)}</td>'
+    shown = _text(cell)
+    long = max(map(len, shown.split()), default=0) > _LONG
+    text += f'<td{_mark(to_the_right, long)} data-title="{_text(title)}">{shown}</td>'
   return f"<tr>{text}</tr>"
 
 
-def _mark(right: bool) -> str:
-  return ' class="number"' if right else ""
+def _mark(right: bool, long: bool = False) -> str:
+  names = ["number"] * right + ["long"] * long
+  return f' class="{" ".join(names)}"' if names else ""
 
 
 def _figure(folder: pathlib.Path, image: Image) -> str:

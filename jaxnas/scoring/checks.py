@@ -4,18 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxnas.base import Batch, Network, Parametrised, Proxy
+from jaxnas.base import Batch, Network, Parametrised, Proxy, RecurrentNetwork
 from jaxnas.errors import ConfigError
 
 
 def checked(batch: Batch, network: Parametrised, proxies: Sequence[Proxy]) -> Batch:
-  """The batch with int32 labels, if these proxies can be measured with it on this network.
+  """The batch with int32 labels (or float32 targets), if these proxies can be measured with it on this network.
 
   Inputs are checked by the network, which alone knows what it takes.
 
   Raises:
     ConfigError: a proxy needs labels and the batch has none, more inputs, or another network; labels that are not the
-      classes of the inputs.
+      classes of the inputs, or targets that are not numbers in the place of the outputs.
   """
   for proxy in proxies:
     if proxy.needs_labels and batch.labels is None:
@@ -33,7 +33,20 @@ def checked(batch: Batch, network: Parametrised, proxies: Sequence[Proxy]) -> Ba
       )
   if batch.labels is None:
     return batch
-  return batch._replace(labels=_classes(np.asarray(batch.labels), np.shape(batch.inputs), network))
+  labels = np.asarray(batch.labels)
+  if isinstance(network, RecurrentNetwork) and np.issubdtype(labels.dtype, np.floating):
+    return batch._replace(labels=_targets(labels, (len(batch.inputs), network.classes)))
+  return batch._replace(labels=_classes(labels, np.shape(batch.inputs), network))
+
+
+def _targets(targets: np.ndarray, wanted: tuple[int, int]) -> np.ndarray:
+  """Targets as float32 [N, K], one for each of the network's outputs."""
+  if targets.shape != wanted:
+    raise ConfigError(f"targets of shape {targets.shape}: give {wanted}, a number for each output of each input")
+  if not np.isfinite(targets).all():
+    place = tuple(int(i) for i in np.argwhere(~np.isfinite(targets))[0])
+    raise ConfigError(f"targets{list(place)} = {targets[place]}: give finite numbers")
+  return targets.astype(np.float32)
 
 
 def _classes(labels: np.ndarray, inputs: tuple[int, ...], network: Parametrised) -> np.ndarray:

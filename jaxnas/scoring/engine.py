@@ -16,8 +16,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num, PyTree
 
-from jaxnas.base import Batch, Dispatched, Parametrised, Proxy, Reading
+from jaxnas.base import Batch, Collect, Dispatched, Parametrised, Proxy, Reading
 from jaxnas.errors import ConfigError
+from jaxnas.nets import products
+from jaxnas.nets.choose import Slots
 from jaxnas.proxies.evaluation import Evaluation
 from jaxnas.scoring.checks import checked
 from jaxnas.scoring.spread import Spread
@@ -64,7 +66,7 @@ class Engine:
     streams: blocks at a time. Default: the cores this process may use, 4 at most, on one CPU device; 1 elsewhere.
     devices: of JAX; default all.
     note: told "compiling" when a program is, which may take minutes, and "" when it is done.
-    batching: "loop", "dispatch", or "auto": "dispatch" on accelerators for networks that have it, with shared weights.
+    batching: "loop", "dispatch", or "auto": "dispatch" on accelerators for networks that have it.
   """
 
   def __init__(
@@ -89,6 +91,7 @@ class Engine:
     self.seconds = Seconds()
     self.note = note
     self._programs: dict[Any, tuple[Any, int]] = {}
+    self._slots: dict[Any, dict[int, Slots]] = {}
 
   def blocks(
     self,
@@ -124,13 +127,15 @@ class Engine:
     which = (tuple(proxies), network, init_keys is not None)
     weights = self.spread.same(params) if init_keys is None else init_keys
     left = np.arange(len(encoded))
-    if self._dispatches(network, archs, shared=init_keys is None):
+    if self._dispatches(network, archs):
       try:
-        together = self._together(which)
-        size = self.block or SIZE
-        for rows, values in together.blocks(cast(Dispatched, network), encoded, weights, batch, own_key, size):
-          left = np.setdiff1d(left, rows)
-          yield rows.tolist(), [_apart(own, range(len(rows))) for own in values]
+        for own_network, part in cast(Dispatched, network).by_program(encoded):
+          together = self._together((which[0], own_network, which[2]))
+          args = (encoded[part], weights[part] if which[2] else weights, batch, own_key, self.block or SIZE)
+          for places, values in together.blocks(own_network, *args):
+            rows = part[places]
+            left = np.setdiff1d(left, rows)
+            yield rows.tolist(), [_apart(own, range(len(rows))) for own in values]
       except TooLarge:
         log.warning("little memory: architectures one after the other")
     yield from self._in_turn(which, encoded, left, weights, batch, own_key)
@@ -167,20 +172,20 @@ class Engine:
       finally:
         pool.shutdown(cancel_futures=True)
 
-  def _dispatches(self, network: Parametrised, archs: Num[np.ndarray, "A ..."], shared: bool) -> bool:
+  def _dispatches(self, network: Parametrised, archs: Num[np.ndarray, "A ..."]) -> bool:
     if self.batching == "loop" or not np.issubdtype(archs.dtype, np.integer):  # mixtures choose nothing
       return False
     able = isinstance(network, Dispatched)
     if self.batching == "dispatch" and not able:
       raise ConfigError("batching='dispatch': networks of this space cannot be measured so; give 'loop' or 'auto'")
-    # With weights of their own `vmap` makes grouped convolutions, which are slow on every device.
-    return able and (self.batching == "dispatch" or (shared and jax.default_backend() != "cpu"))
+    return able and (self.batching == "dispatch" or jax.default_backend() != "cpu")
 
   def _together(self, which: Which) -> Together:
     def compiled(name, run, arguments, args):
       return self._compiled((*which, self.rows, "dispatch", *name), run, arguments, args)
 
-    return Together(_one(*which, self.rows), which[2], self.spread, self.memory, compiled)
+    slots = self._slots.setdefault((*which, self.rows), {})
+    return Together(_one(*which, self.rows), which[2], self.spread, self.memory, compiled, slots)
 
   def measure(
     self, proxies: Sequence[Proxy], *args: Any, advance: Callable[[int], None] = lambda n: None, **kwargs: Any
@@ -243,7 +248,7 @@ class Engine:
   def _compiled(self, name: tuple, run: Callable, arguments: str, args: tuple) -> tuple[Any, int]:
     """`run` compiled for these arguments, once, and the bytes of its intermediates."""
     shapes = jax.tree.map(lambda a: (a.shape, a.dtype), args[1:])
-    name = (*name, *jax.tree.leaves(shapes, is_leaf=lambda s: isinstance(s, tuple)))
+    name = (*name, products.precision(), *jax.tree.leaves(shapes, is_leaf=lambda s: isinstance(s, tuple)))
     if name not in self._programs:
       begin = time.perf_counter()
       self.note("compiling")
@@ -280,7 +285,8 @@ def _one(proxies: Sequence[Proxy], network: Parametrised, draw: bool, rows: int 
 
   def one(weights, arch, batch, key):
     params = network.init(weights) if draw else weights
-    evaluation = Evaluation(network, params, arch, *batch, key=key, rows=rows)
+    collects: list[Collect] = [what for proxy in proxies for what in proxy.collects]
+    evaluation = Evaluation(network, params, arch, *batch, key=key, rows=rows, collects=collects)
     return [proxy.measure(evaluation) for proxy in proxies]
 
   return one

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxnas.base import Selections
+from jaxnas.nets.choose import Slots
 
 CANDIDATES = 256  # architectures that the next place of a block is chosen among
 
@@ -15,7 +16,7 @@ class Packed(NamedTuple):
   """Blocks of one size.
 
   Attributes:
-    blocks: which architectures are in each, [blocks, size]; behind the last one some for a second time.
+    blocks: which architectures are in each, [blocks, size]; behind the last one some for another time.
     slots: as `nets.choose.capacities`.
     waste: the share of slots that none of the architectures fills, of operations that need slots.
   """
@@ -25,17 +26,15 @@ class Packed(NamedTuple):
   waste: float
 
 
-def pack(choices: Sequence[Selections], size: int, seed: int = 0) -> Packed:
-  """Blocks of `size` architectures, or of all if there are fewer.
+def pack(choices: Sequence[Selections], size: int, at_least: Slots | None = None, seed: int = 0) -> Packed:
+  """Blocks of `size` architectures, with as many slots as they need and no fewer than `at_least`.
 
   Architectures are taken one after the other, each time the one of some random ones that brings the block's counts
   nearest to those of the whole set. Where the set is closed under turning all operations round together, as a whole
   space is, a block made of whole turns has every operation equally often at every place: that order is tried too.
   """
-  archs = len(choices[0].which)
-  size = min(size, archs)
   orders = [_turned(choices), _even(np.concatenate([_hot(own) for own in choices], 1), size, seed)]
-  return min((_packed(choices, order, size) for order in orders), key=lambda packed: packed.waste)
+  return min((_packed(choices, order, size, at_least or {}) for order in orders), key=lambda packed: packed.waste)
 
 
 def _hot(own: Selections) -> Int[np.ndarray, "A places_operations"]:
@@ -69,10 +68,10 @@ def _even(hot: Int[np.ndarray, "A F"], size: int, seed: int) -> Int[np.ndarray, 
   return np.array(order)
 
 
-def _packed(choices: Sequence[Selections], order: Int[np.ndarray, " A"], size: int) -> Packed:
+def _packed(choices: Sequence[Selections], order: Int[np.ndarray, " A"], size: int, at_least: Slots) -> Packed:
   blocks = -(-len(order) // size)
   filled = np.resize(order, blocks * size).reshape(blocks, size)  # the first ones again
-  slots, used, given = {}, 0, 0
+  slots, used, given = {n: tuple(own) for n, own in at_least.items()}, 0, 0
   for own in choices:
     counts = (own.which[filled][..., None] == np.arange(own.operations)).sum(1)  # [blocks, places, operations]
     most = counts.max((0, 1))

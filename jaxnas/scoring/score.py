@@ -52,7 +52,7 @@ def score(
   batches: Batch | Callable[[int, Array], Batch],
   seed: int = 0,
   *,
-  network: Parametrised | NetworkConfig | None = None,
+  network: Parametrised | NetworkConfig | Callable[[Hashable], Parametrised] | None = None,
   repeats: int = 1,
   share_weights: bool = True,
   engine: Engine | None = None,
@@ -69,8 +69,8 @@ def score(
     architectures: codes [A, L], or text forms and benchmark indices.
     batches: one batch for all repeats, or a function of (repeat, key) that draws one.
     seed: of weights, batches and what proxies draw.
-    network: for all architectures, or what `space.network` makes one of for each of their shapes; default
-      `space.default_config`.
+    network: for all architectures, or what `space.network` makes one of for each of their shapes, or a function that
+      makes it of a shape; default `space.default_config`.
     repeats: independent initialisations (and batches).
     share_weights: the same initialisation for all architectures of a repeat and shape (a comparison of lower variance,
       and cheaper); else each has its own, drawn from its text form.
@@ -95,7 +95,7 @@ def score(
   for i, text in enumerate(texts):
     position.setdefault(text, i)
   engine = engine or Engine()
-  groups = _groups(space, codes, space.default_config if network is None else network)
+  groups = by_shape(space, codes, space.default_config if network is None else network)
   known = {(r["arch"], r["proxy"], r["repeat"]): _line(r) for r in RECORD.of(records, seed)}
   for repeat in range(repeats):
     wanted = [i for t, i in position.items() if any((t, n, repeat) not in known for n in names)]
@@ -120,16 +120,22 @@ def score(
   return [known[t, n, r] for r in range(repeats) for t in texts for n in names]
 
 
-def _groups(
-  space: Space, codes: np.ndarray, network: Parametrised | NetworkConfig
+def by_shape(
+  space: Space, codes: np.ndarray, network: Parametrised | NetworkConfig | Callable[[Hashable], Parametrised]
 ) -> list[tuple[Parametrised, set[int]]]:
   """Networks, and the places of the architectures that each is for: one a shape, or the one given for all."""
-  if not isinstance(network, NetworkConfig):
+  if isinstance(network, Parametrised):
     return [(network, set(range(len(codes))))]
   places: dict[Hashable, set[int]] = {}
   for i, code in enumerate(codes):
     places.setdefault(space.shape(code), set()).add(i)
-  return [(space.network(dataclasses.replace(network, shape=shape)), own) for shape, own in places.items()]
+
+  def made(shape: Hashable) -> Parametrised:
+    if isinstance(network, NetworkConfig):
+      return space.network(dataclasses.replace(network, shape=shape))
+    return network(shape)
+
+  return [(made(shape), own) for shape, own in places.items()]
 
 
 def _lines(

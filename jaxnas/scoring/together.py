@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from jaxnas.base import Dispatched
-from jaxnas.nets.choose import capacities
+from jaxnas.nets.choose import Slots, capacities
 from jaxnas.scoring.packing import Packed, pack
 from jaxnas.scoring.spread import Spread
 
 SIZE = 100  # architectures in a program, to begin with: a multiple of NAS-Bench-201's 5 operations
+SIZES = (1, 5, 25)  # of small sets: a program for each number of architectures would be compiled too often
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +26,20 @@ class TooLarge(Exception):
 
 
 class Together:
-  """Blocks of one set of proxies and network; a program for each size and slots."""
+  """Blocks of one set of proxies and network.
 
-  def __init__(self, one: One, draws: bool, spread: Spread, memory: int, compiled: Callable[..., Any]):
-    """`compiled(name, run, arguments, args)` gives a program and the bytes of its intermediates."""
+  There is a program for each of a few sizes, which sets of architectures share while its slots are enough for them.
+
+  Args:
+    compiled: (name, run, arguments, args) -> a program and the bytes of its intermediates.
+    slots: those of each size so far; a set that needs more raises them.
+  """
+
+  def __init__(
+    self, one: One, draws: bool, spread: Spread, memory: int, compiled: Callable[..., Any], slots: dict[int, Slots]
+  ):
     self.one, self.draws, self.spread, self.memory, self.compiled = one, draws, spread, memory, compiled
+    self.slots = slots
 
   def blocks(
     self, network: Dispatched, archs: np.ndarray, weights: Any, batch: Any, key: Array, size: int
@@ -46,6 +56,8 @@ class Together:
     """
     left = np.arange(len(archs))
     while len(left):
+      each = -(-len(left) // self.spread.size)
+      size = min(some for some in (*SIZES, size) if some >= min(each, size))
       try:
         for rows, values in self._blocks(network, archs, left, weights, batch, key, size):
           yield rows, values
@@ -53,11 +65,12 @@ class Together:
       except _NoMemory:
         if size == 1:
           raise TooLarge from None
-        size = max(1, min(size, len(left)) // 2)
+        size //= 2
         log.warning("little memory: %d architectures at a time", size)
 
   def _blocks(self, network, archs, left, weights, batch, key, size):
-    packed = pack(network.choices(archs[left]), max(1, min(size, -(-len(left) // self.spread.size))))
+    packed = pack(network.choices(archs[left]), size, self.slots.get(size, {}))
+    self.slots[size] = packed.slots
     done = np.zeros(len(left), bool)
     for first in range(0, len(packed.blocks), self.spread.size):
       turn = np.arange(first, first + self.spread.size) % len(packed.blocks)
@@ -88,7 +101,7 @@ class _NoMemory(Exception):
   pass
 
 
-def program(one: One, draws: bool, slots: dict[int, tuple[int, ...]]) -> Callable[..., list[PyTree]]:
+def program(one: One, draws: bool, slots: Slots) -> Callable[..., list[PyTree]]:
   """The program: weights or keys, architectures [a, ...], batch, key -> a tree a proxy, leaves [a, ...].
 
   Args:

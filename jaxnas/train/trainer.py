@@ -282,6 +282,8 @@ def seen_shape(config: TrainConfig, source: Source) -> tuple[int, int, int]:
 
   Raises ConfigError: the recipe does not fit the images.
   """
+  if len(source.image_shape) != 3:
+    raise ConfigError(f"--dataset={source.name} has sequences where images are needed; give a data set of images")
   height, width, colours = source.image_shape
   if config.image_size > min(height, width):
     raise ConfigError(

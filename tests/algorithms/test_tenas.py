@@ -86,7 +86,7 @@ def replayed(fixtures, name, space, prune_number):
     keys = ("cond_orig", "cond_pruned", "regions_orig", "regions_pruned")
     return Indicators(candidates, *(trace[f"{name}/{k}"] for k in keys))
 
-  ranking = {"precision": 3, "variant": "code"}
+  ranking = {"decimals": 3, "variant": "code"}
   left, steps = tenas_pruning.prune(space, indicate, prune_number=prune_number, **ranking)
   left, groups = tenas_pruning.choose_edges(space, left, indicate, first=len(steps) + 1, **ranking)
   assert visited == [step.number for step in steps + groups] == list(range(1, 1 + len(steps + groups)))

@@ -57,14 +57,14 @@ def trace(request, fixtures):
 
 
 def test_code_replays_trace_from_raw_indicators(trace):
-  requested, precision = int(trace["prune_number_requested"]), int(trace["precision"])
+  requested, decimals = int(trace["prune_number_requested"]), int(trace["precision"])
   for get, active, active_after in rounds(trace):
     assert tr.candidates(active) == list(tuples(get("cand")))
     decision = tr.decide(
       raw_indicators(get),
       prune_number=requested,
       active=active,
-      precision=precision,
+      decimals=decimals,
       variant="code",
     )
     for key in ("ntk_delta", "region_delta", "ntk_mean", "region_mean", "ntk_rank", "region_rank"):
@@ -307,7 +307,7 @@ def test_decision_is_json_ready(unchecked):
   ("change", "arguments", "message"),
   [
     ({}, {"prune_number": 0}, "prune_number: got 0"),
-    ({}, {"precision": 0}, "precision: got 0"),
+    ({}, {"decimals": 0}, "decimals: got 0"),
     ({}, {"variant": "paper"}, "variant: got 'paper'"),
     ({}, {"active": np.ones((6, 5), bool)}, r"active: got bool of shape \(6, 5\)"),
     ({}, {"active": np.zeros((1, 6, 5))}, "active: got float64"),

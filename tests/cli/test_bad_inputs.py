@@ -8,7 +8,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, python
+from helpers import ROOT, jaxnas, python
 
 from jaxnas import main
 
@@ -60,3 +60,34 @@ def test_only_a_lack_of_memory_is_called_so():
     assert main._unexpected(error).startswith("out of memory; ")
   for error in (OverflowError("int too large"), ValueError("RESOURCE_EXHAUSTED"), RuntimeError("RESOURCE_EXHAUSTED")):
     assert main._unexpected(error).startswith(f"{type(error).__name__}: {error} (a bug")
+
+
+LOST = """
+import jax
+from jaxnas.scoring import Engine
+
+run, calls = Engine._execute, []
+
+def lost(self, program, args):
+  calls.append(0)
+  if len(calls) == 3:
+    raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone\\nand a long story")
+  return run(self, program, args)
+
+Engine._execute = lost
+"""
+
+
+def test_a_device_that_is_lost_ends_the_run_and_loses_nothing(tmp_path):
+  (tmp_path / "lost.py").write_text(LOST)
+  flags = ("--algorithm=score", "--proxies=params", "--archs=random:40", "--score_channels=2", "--score_cells=1")
+  flags = (*flags, "--score_batch=2", f"--workdir={tmp_path / 'run'}")
+  done = jaxnas(*flags, f"--plugins={tmp_path / 'lost.py'}", cache=tmp_path, check=False)
+  assert done.returncode == 1
+  (line,) = [line for line in done.stderr.splitlines() if line.startswith("jaxnas: error")]
+  assert line.startswith("jaxnas: error: the device failed (INTERNAL: the device is gone); the same command continues")
+  kept = (tmp_path / "run" / "scores.jsonl").read_text().splitlines()
+  assert 1 < len(kept) < 40
+  jaxnas(*flags, cache=tmp_path)
+  after = (tmp_path / "run" / "scores.jsonl").read_text().splitlines()
+  assert after[: len(kept)] == kept and len(after) == 40

@@ -116,6 +116,17 @@ def test_score_of_named_architectures(cache, tmp_path):
   assert done.stdout.count(arch) >= 1
 
 
+def test_a_precision_is_of_the_scores_and_of_the_workdir(cache, tmp_path):
+  flags = [*TINY_SCORE, "--archs=9930", "--proxies=trace_norm"]
+  jaxnas(*flags, f"--workdir={tmp_path / 'a'}", cache=cache)
+  jaxnas(*flags, f"--workdir={tmp_path / 'b'}", "--precision=bfloat16", cache=cache)
+  a, b = (json.loads((tmp_path / name / "scores.jsonl").read_text())["value"] for name in "ab")
+  assert 1e-5 < abs(b / a - 1) < 0.2
+  assert "precision" not in json.loads((tmp_path / "a" / "config.json").read_text())
+  done = jaxnas(*flags, f"--workdir={tmp_path / 'b'}", "--precision=high", cache=cache, check=False)
+  refused(done, "precision", "bfloat16", "high")
+
+
 def test_proxies_are_compared_on_many_architectures(cache, shared, tmp_path):
   folder, table = tmp_path / "run", shared / "data" / "nasbench201.csv.gz"
   done = jaxnas(

@@ -58,6 +58,7 @@ def test_processes_that_disagree():
   assert "--process_id=1: two processes have this number" in found[0]
 
 
+@pytest.mark.slow
 def test_a_process_that_left_may_come_again():
   port, done = free_port(), []
   lead = threading.Thread(target=lambda: done.append(rendezvous.meet(f"127.0.0.1:{port}", 3, 0, 20.0)))

@@ -12,16 +12,17 @@ import pytest
 from helpers import png_size
 from hypothesis import strategies as st
 
-from conformance.tiny import images, network_of, samples, several
+from conformance.tiny import batch_of, network_of, reads_images, samples, several, spaces_of
 from jaxnas import base, registry, spaces
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError, DatasetError
 
-SPACES = [pytest.param(spaces.get(name), id=name) for name in spaces.names()]
+OF_IMAGES = [name for name in spaces.names() if reads_images(spaces.get(name))]
+of_images = pytest.mark.parametrize("space", spaces_of(OF_IMAGES), indirect=True)
 
 
-@pytest.fixture(params=SPACES)
+@pytest.fixture(params=spaces_of(spaces.names()))
 def space(request):
-  return request.param
+  return spaces.get(request.param)
 
 
 def rows(codes):
@@ -144,7 +145,7 @@ def test_configs_are_refused(space):
       space.network(dataclasses.replace(base.NetworkConfig(), shape=space.shape(code), **wrong))
 
 
-def test_images_of_another_shape_are_refused(space, unchecked):
+def test_inputs_of_another_shape_are_refused(space, unchecked):
   network, codes = several(space, 1)
   arch, params = network.encode(codes)[0], jax.eval_shape(network.init, jax.random.key(0))
   for shape in ((8, 8, 3), (2, 2, 8, 8, 3), (2, 8, 8, 4), (2, 3, 3, 3)):
@@ -152,6 +153,7 @@ def test_images_of_another_shape_are_refused(space, unchecked):
       jax.eval_shape(network.apply, params, jax.ShapeDtypeStruct(shape, jnp.float32), arch)
 
 
+@of_images
 def test_images_of_odd_sides_are_taken_or_refused(space, unchecked):
   """With the sides that would do, never by an error of JAX's."""
   network, codes = several(space, 1)
@@ -166,6 +168,7 @@ def test_images_of_odd_sides_are_taken_or_refused(space, unchecked):
   assert all("expected (N, H, W, 3) with H and W" in text for text in said.values())
 
 
+@of_images
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.bfloat16, jnp.float16])
 def test_images_of_another_type_are_refused(space, unchecked, dtype):
   network, codes = several(space, 1)
@@ -197,7 +200,7 @@ def test_drawings_are_pictures(space, tmp_path):
 def test_costs_are_those_of_the_module_and_of_the_network(space):
   for code in samples(space, 2):
     network, config = network_of(space, code)
-    module, x = space.module(code, config), jnp.zeros((1, 8, 8, 3))
+    module, x = space.module(code, config), jnp.zeros_like(batch_of(space, 1).inputs)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     costs = space.costs(code, config, 8)
     assert costs.params == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -234,10 +237,11 @@ def test_logits_are_defined_and_depend_on_the_architecture_alone(space):
   params = network.init(jax.random.key(0))
   run = jax.jit(lambda arch, x: network.apply(network.start(params, arch), network.embed(params, x), arch).logits)
   encoded = network.encode(codes)
-  logits = np.stack([run(arch, images()) for arch in encoded])
+  inputs = batch_of(space).inputs
+  logits = np.stack([run(arch, inputs) for arch in encoded])
   assert logits.shape == (len(codes), 4, network.classes) and np.isfinite(logits).all()
   np.testing.assert_array_equal(network.encode(codes[::-1]), encoded[::-1])
   alive = [space.is_connected(code) for code in codes]
   spread = np.ptp(logits, axis=1).max(-1)
   assert (spread[alive] > 0).all()
-  np.testing.assert_allclose(spread[np.logical_not(alive)], 0, atol=1e-5)  # nothing of the images arrives
+  np.testing.assert_allclose(spread[np.logical_not(alive)], 0, atol=1e-5)  # nothing of the inputs arrives

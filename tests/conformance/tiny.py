@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxnas import base
+from jaxnas import base, data, registry
 
 N, SIDE, CLASSES = 4, 8, 3
-MANY = {"mgm_code": 50, "mgm_truncated": 50}  # images of proxies that refuse fewer
+MANY = {"mgm_code": 50, "mgm_truncated": 50, "swap": 12}  # images of proxies that refuse fewer, or always see all
 CONFIG = base.NetworkConfig(channels=4, cells=1, classes=CLASSES)
 SMALL = {  # settings by field name, of whatever has them
   "climb_by": "params", "climb_steps": 2, "criterion": "params", "proxies": ("params", "l2_norm"),
@@ -18,6 +20,7 @@ SMALL = {  # settings by field name, of whatever has them
   "ntk_batch": 3, "ntk_channels": 1, "ntk_cells": 1, "region_batches": 1, "region_samples": 10, "repeats": 1,
   "knas_candidates": 4, "knas_shortlist": 2, "knas_batch": 4, "knas_channels": 2, "knas_cells": 1,
   "knas_score": "params",  "nasi_steps": 3, "nasi_batch": 2, "nasi_channels": 2, "nasi_cells": 1,
+  "signal_hidden": 3,
   "signal_steps": 2, "signal_interval": 1, "signal_batch": 2, "signal_channels": 2, "signal_cells": 1,
   "evolution_population": 3, "evolution_tournament": 2, "evolution_children": 2, "task_archs": 4,
   "train_epochs": 1, "train_batch": 8, "train_channels": 2, "train_cells": 1, "train_images": 16, "eval_images": 8,
@@ -33,6 +36,20 @@ def small(kind):
     elif dataclasses.is_dataclass(field.default_factory):
       given[field.name] = small(field.default_factory)
   return kind(**given)
+
+
+# Spaces of a family share all of their code: these stand for it where every run, or every proxy, tries every space.
+FAMILIES = {"nds_": ("nds_enas", "nds_resnext_a")}
+
+
+def stood_for(name):
+  """Whether another space stands for this one."""
+  return any(name.startswith(family) and name not in few for family, few in FAMILIES.items())
+
+
+def spaces_of(names):
+  """The names as parameters of a test; those that others stand for are slow."""
+  return [pytest.param(name, id=name, marks=[pytest.mark.slow] * stood_for(name)) for name in names]
 
 
 @functools.cache
@@ -52,15 +69,41 @@ def batch(n=N):
   return base.Batch(images(n), jnp.arange(n, dtype=jnp.int32) % CLASSES)
 
 
+def reads_images(space):
+  """Whether the space's networks read images."""
+  return bool(base.lacking(space, base.Sequences))
+
+
+@functools.cache
+def source_of(space):
+  """Of what the space's networks read, where it is not images."""
+  takes_tokens = "tokens" in inspect.signature(registry.get("dataset", space.dataset)).parameters
+  return data.load(space.dataset, tokens=data.TokenConfig(length=SIDE) if takes_tokens else None)
+
+
+def batch_of(space, n=N):
+  """What the space's networks read, and labels."""
+  if reads_images(space):
+    return batch(n)
+  inputs, labels = source_of(space).examples(np.arange(n))
+  return base.Batch(jnp.asarray(inputs), labels)
+
+
+def config_of(space, shape):
+  """The tiny config of a shape."""
+  classes = CLASSES if reads_images(space) else source_of(space).classes
+  return dataclasses.replace(CONFIG, shape=shape, classes=classes)
+
+
 @functools.cache
 def _network(space, shape):
-  return space.network(dataclasses.replace(CONFIG, shape=shape))
+  return space.network(config_of(space, shape))
 
 
 def network_of(space, code):
   """The tiny network for a code, and its config."""
   shape = space.shape(code)
-  return _network(space, shape), dataclasses.replace(CONFIG, shape=shape)
+  return _network(space, shape), config_of(space, shape)
 
 
 @functools.cache

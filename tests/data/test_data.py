@@ -451,7 +451,7 @@ def test_unreadable_dataset_info(tmp_path, content):
     data.load("cifar10", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("name", data.names()[1:])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet16_120", "imagenet2012"])
 def test_missing_data_set_says_what_to_run(tmp_path, monkeypatch, name):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "default"))
   for folder in (None, tmp_path / "nowhere"):

@@ -30,6 +30,8 @@ OTHER_GROUPS = (
   ("mgm_code", "mgm_truncated"),
   ("trace_norm_per_sample", "trace_norm_exact", "trace_norm_successor"),
   ("ntk_condition_number", "ntk_condition_number_frozen"),
+  ("log_synflow", "zico", "gradsign"),
+  ("meco", "az_expressivity", "az_progressivity", "az_trainability"),
 )
 
 
@@ -282,7 +284,8 @@ def test_every_proxy_of_single_networks_is_here():
   # Of a network with heads; of networks without width.
   others = {*of_supernets, "signal_regression", "infinite_ntk_condition_number"}
   tested = {*COUNTED, *OF_GRADIENT, "naswot", "zen", "fisher", "jacob_cov", "synflow"}
-  assert tested.union(*OTHER_GROUPS, others) == set(proxies.names())
+  shown = {"swap", "effective_params", "skip_length"}  # in test_shown_layers
+  assert tested.union(*OTHER_GROUPS, others, shown) == set(proxies.names())
 
 
 @pytest.mark.slow
@@ -337,8 +340,8 @@ def test_own_channels_are_those_of_the_cell(cell):
 
 
 def test_what_the_network_lacks_is_named(unchecked):
-  with pytest.raises(ConfigError, match="patterns"):
-    scores(["linear_regions"], (CELL,), NETWORK)
+  with pytest.raises(ConfigError, match="collect='maps'"):
+    NETWORK.apply(NETWORK.init(jax.random.key(0)), batch().inputs, cell_of(CELL), collect=("maps",))
   supernet = spaces.get("nb201").supernet(base.NetworkConfig(channels=3, cells=1, classes=2))
   assert isinstance(supernet, base.Network) and not isinstance(supernet, base.Single)
   with pytest.raises(ConfigError, match=r"'naswot' needs a network that is jaxnas\.base\..*Single.*space\.network"):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conformance.tiny import spaces_of
 from helpers import Counted
 
 from jaxnas import proxies, scoring, spaces
@@ -209,16 +210,17 @@ def test_architectures_of_a_shape_share_a_program_and_weights():
     assert [line for i in part for line in timeless(lines)[2 * i : 2 * i + 2]] == alone
 
 
-@pytest.mark.parametrize("name", spaces.names())
+@pytest.mark.parametrize("name", spaces_of(spaces.names()))
 def test_every_space_has_a_default_network(name):
   space = spaces.get(name)
   archs = space.sample(jax.random.key(0), 2)
   given = [proxies.get("params")], space, archs, Batch(np.zeros((2, 32, 32, 3), np.float32))
-  lines, size = scoring.score(*given), space.default_config
+  lines = scoring.score(*given)
   assert [line.arch for line in lines] == [space.format(arch) for arch in archs]
-  alone = scoring.score(*given, network=space.network(size))
-  assert [line.value for line in lines] == [line.value for line in alone]
-  assert min(line.value for line in lines) > 10 * size.channels * size.channels
+  for line, arch in zip(lines, archs, strict=True):
+    network = space.network(dataclasses.replace(space.default_config, shape=space.shape(arch)))
+    (alone,) = scoring.score(given[0], space, arch[None], given[3], network=network)
+    assert line.value == alone.value > 2560
 
 
 # Weights

@@ -14,10 +14,15 @@ from helpers import ROOT, python
 from jaxnas import proxies, spaces
 from jaxnas.base import Batch, NetworkConfig, Parametrised, Proxy, Selections
 from jaxnas.errors import ConfigError
+from jaxnas.gennas import tasks
+from jaxnas.gennas.heads import DispatchedSignalNetwork
+from jaxnas.gennas.proxy import SignalRegression
+from jaxnas.gennas.regression import WIDTHS, Training, pose
 from jaxnas.nets.choose import choose
 from jaxnas.scoring import Engine
 from jaxnas.spaces.nb201 import encoding
 
+SMALL = NetworkConfig(4, 1, 5)
 OPERATIONS = (
   lambda x, kernel: jnp.zeros_like(x),
   lambda x, kernel: jnp.tanh(x @ kernel),
@@ -36,6 +41,9 @@ class Chain:
 
   def choices(self, archs):
     return [Selections(archs, len(OPERATIONS), (0,))]
+
+  def by_program(self, archs):
+    return [(self, np.arange(len(archs)))]
 
   def init(self, key):
     return jax.random.normal(key, (2, WIDTH, WIDTH))
@@ -60,6 +68,14 @@ class Shown(Proxy):
     own = evaluation
     gradient = jax.grad(lambda p: own.network.value(p, own.inputs, own.arch).sum())(own.params)
     return {"value": own.network.value(own.params, own.inputs, own.arch), "norm": jnp.abs(gradient).sum()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubled(DispatchedSignalNetwork):
+  """Weights in float64."""
+
+  def init(self, key):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), super().init(key))
 
 
 @functools.cache
@@ -111,7 +127,8 @@ def test_little_memory_halves_the_block(caplog):
   (needed,) = (needed for _, needed in own._programs.values())
   poor = Engine(memory=needed // 2, batching="dispatch")
   assert_same(measured(poor), measured(own))
-  assert [r.args[0] for r in caplog.records if "architectures at a time" in r.getMessage()] in ([3], [3, 1])
+  halved = [r.args[0] for r in caplog.records if "architectures at a time" in r.getMessage()]
+  assert halved and halved == [12, 6, 3, 1][: len(halved)]
 
 
 def test_memory_for_not_even_one_leaves_the_loop(caplog):
@@ -161,34 +178,91 @@ def test_four_devices_measure_what_one_does():
   python(FOUR_DEVICES, ROOT / "tests", ROOT / "tests" / "scoring", devices=4)
 
 
-def test_accelerators_dispatch_what_shares_weights(monkeypatch):
+def test_accelerators_dispatch(monkeypatch):
   own, keys = Engine(4), jax.random.split(jax.random.key(5), len(CODES))
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   measured(own)
   measured(own, init_keys=keys)
-  assert [("dispatch" in name, "loop" in name) for name in own._programs] == [(True, False), (False, True)]
+  assert all("dispatch" in name for name in own._programs) and len(own._programs) == 2
+
+
+def test_small_sets_share_programs():
+  """The next size up of a few, and slots that only grow."""
+  own = Engine(batching="dispatch")
+  for count in range(1, 8):
+    for codes in (CODES[:count], CODES[-count:]):
+      assert_same(measured(own, codes=codes), measured(Engine(batching="loop"), codes=codes))
+  (slots,) = own._slots.values()
+  assert set(slots) == {1, 5, 25} and len(own._programs) <= 6
 
 
 OTHERS = ("jacob_cov", "synflow", "snip", "grad_norm", "grasp", "fisher", "zen", "mgm", "ntk_condition_number_frozen")
 COSTLY = ("ntk_condition_number", "trace_norm_exact", "plain", "params", "flops")
+LATER = ("log_synflow", "az_expressivity", "az_trainability", "zico", "gradsign", "swap", "meco")
+GRAPH = ("effective_params", "skip_length")
 
 
 @pytest.mark.parametrize(
   "names",
-  [("trace_norm",), *(pytest.param(names, marks=pytest.mark.slow) for names in (("naswot", *OTHERS), COSTLY))],
-  ids=["one", "others", "costly"],
+  [
+    ("trace_norm", *GRAPH),
+    *(pytest.param(names, marks=pytest.mark.slow) for names in (("naswot", *OTHERS), COSTLY, LATER)),
+  ],
+  ids=["one", "others", "costly", "later"],
 )
 def test_every_proxy_equals_the_loop(x64, names):
   """Of 12 architectures in blocks of 5, in float64."""
   rng = np.random.default_rng(0)
   codes = np.array([encoding.from_index(i) for i in rng.permutation(encoding.NUM_ARCHS)[:12]])
-  check_equal_to_the_loop(spaces.get("nb201"), NetworkConfig(4, 1, 5), codes, names)
+  check_equal_to_the_loop(spaces.get("nb201"), SMALL, codes, names)
 
 
 @pytest.mark.slow
-def test_cells_of_darts_equal_the_loop(x64):
+@pytest.mark.parametrize("names", [("naswot", "grad_norm"), ("swap", "meco", "az_trainability", *GRAPH)])
+def test_cells_of_darts_equal_the_loop(x64, names):
   space = spaces.get("darts")
-  check_equal_to_the_loop(space, NetworkConfig(2, 3, 5), space.sample(jax.random.key(0), 8), ("naswot", "grad_norm"))
+  check_equal_to_the_loop(space, NetworkConfig(2, 3, 5), space.sample(jax.random.key(0), 8), names)
+
+
+def test_cells_of_nb101_are_apart_by_how_many_vertices_feed_the_output():
+  space = spaces.get("nb101")
+  network = space.network(SMALL)
+  archs = network.encode(space.sample(jax.random.key(3), 40))
+  found = network.by_program(archs)
+  assert sorted(np.concatenate([rows for _, rows in found])) == list(range(40)) and len(found) > 2
+  for own, rows in found:
+    assert {int(network.variant(jnp.asarray(arch))) for arch in archs[rows]} == {own.feeding}
+    assert own.variants() == (own,) and int(own.variant(jnp.asarray(archs[rows[0]]))) == 0
+    ((same, places),) = own.by_program(archs[rows])
+    assert same == own and len(places) == len(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "names",
+  [("naswot", "trace_norm"), ("ntk_condition_number_frozen", "ntk_condition_number", "synflow", "snip", "grasp")],
+  ids=["one", "kernels"],
+)
+def test_cells_of_nb101_equal_the_loop(x64, names):
+  space = spaces.get("nb101")
+  check_equal_to_the_loop(space, SMALL, space.sample(jax.random.key(3), 12), names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nb201", "nb101"])
+def test_regressions_of_architectures_with_weights_of_their_own_equal_the_loop(x64, name):
+  """Kernels have an axis of architectures: products of patches."""
+  space, rng = spaces.get(name), np.random.default_rng(0)
+  network = Doubled(space.backbone(NetworkConfig(4, 1)), WIDTHS)
+  images = rng.normal(size=(3, 16, 16, 3)).astype(np.float32)
+  problem = pose(tasks.get("CONF_NB101"), images, jax.random.key(0), Training(steps=3, interval=3))
+  batch = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), Batch(images, None, problem))
+  keys = jax.random.split(jax.random.key(5), 6)
+  one, other = (
+    engine.measure([SignalRegression()], network, None, space.sample(jax.random.key(1), 6), batch, init_keys=keys)
+    for engine in (Engine(6, batching="loop", streams=1), Engine(5, batching="dispatch"))
+  )
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9), one, other)
 
 
 def check_equal_to_the_loop(space, config, codes, names):

@@ -444,8 +444,8 @@ def test_bad_arguments_are_named(unchecked):
     DATA.apply(params, images, NONE, "running")
   with pytest.raises(ConfigError, match="mode='group'"):
     DATA.apply(params, images, NONE, "group")
-  with pytest.raises(ConfigError, match="collect='patterns': this network has stats,"):
-    DATA.apply(params, images, NONE, collect=("patterns",))
+  with pytest.raises(ConfigError, match="collect='maps': this network has stats,"):
+    DATA.apply(params, images, NONE, collect=("maps",))
 
 
 def test_it_keeps_the_contracts():

@@ -436,7 +436,7 @@ def test_architecture_of_another_shape(unchecked, arch):
   [
     ({"mode": "eval"}, "mode='eval'"),
     ({"mode": "running"}, "needs stats"),
-    ({"collect": ("patterns",)}, "collect='patterns'"),
+    ({"collect": ("maps",)}, "collect='maps'"),
     ({"mode": "identity", "collect": ("stats",)}, "mode='identity' with collect"),
   ],
 )

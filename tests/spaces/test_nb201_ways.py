@@ -203,7 +203,8 @@ def expected_observation(arch, output):
     if stage:
       found += [next_bits(2 * side, 2 * side, width // 2), next_bits(side, side, width)]
       variances += [output.stats[f"reduce_{stage}"][part][1] for part in ("conv_a", "conv_b")]
-    nodes = [next_bits(SINGLE.cells, side, side, width) for _ in range(3)]
+    own = next_bits(SINGLE.cells, 3, side, side, width).reshape(len(bits), SINGLE.cells, 3, -1)
+    nodes = [own[:, :, node].reshape(len(bits), -1) for node in range(3)]
     for op, edge in zip(arch, EDGES, strict=True):
       if op in CONVS:
         found.append(nodes[edge[1]])

@@ -86,11 +86,6 @@ def test_float32_is_at_full_precision():
   assert "HIGHEST" in text
 
 
-def test_other_kernels_at_stride_2_are_refused():
-  with pytest.raises(NotImplementedError, match="5 at stride 2"):
-    plain_layers.convolve(jnp.zeros((1, 6, 6, 2)), jnp.zeros((5, 5, 2, 2)), 2)
-
-
 @pytest.mark.parametrize("stride", [1, 2])
 def test_kernel_gradients_of_several_architectures_are_products(x64, stride):
   """Under `vmap` they are a batch of them, not a grouped convolution."""

@@ -41,7 +41,11 @@ def draw(code: Code, folder: pathlib.Path) -> tuple[Picture, ...]:
 
 
 def draw_genotype_cell(
-  pairs: Sequence[tuple[str, int]], path: str | os.PathLike[str], *, title: str = ""
+  pairs: Sequence[tuple[str, int]],
+  path: str | os.PathLike[str],
+  *,
+  title: str = "",
+  concat: Sequence[int] | None = None,
 ) -> pathlib.Path:
   """Draws a cell.
 
@@ -49,6 +53,7 @@ def draw_genotype_cell(
     pairs: (op name, source), two a node in order; sources are 0 and 1, the inputs, or 2 and up, earlier nodes.
     path: the PNG file to write.
     title: drawn on top.
+    concat: the nodes that the cell concatenates, 2 and up; default: all.
 
   Returns:
     The file's path.
@@ -74,7 +79,8 @@ def draw_genotype_cell(
   starts = {0: 0.0, 1: 0.0, **{i + 2: (i + 1) * _COLUMN - 0.4 for i in range(nodes)}}
   branches = [(starts[i // 2 + 2] - _BRANCH * (1 - i % 2), source) for i, (_, source) in enumerate(pairs)]
   for state, x in starts.items():
-    last = right if state >= len(_INPUTS) else max([x for x, s in branches if s == state], default=x)
+    leaves = state >= len(_INPUTS) if concat is None else state in concat
+    last = right if leaves else max([x for x, s in branches if s == state], default=x)
     axis.plot([x, last], [-state * _ROW] * 2, color=_LINE, linewidth=1.6, zorder=1)
   for i, (op, _) in enumerate(pairs):
     _draw_branch(axis, *branches[i], i // 2 + 2, starts[i // 2 + 2], op)

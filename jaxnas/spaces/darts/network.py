@@ -24,20 +24,20 @@ from jaxnas.errors import ConfigError
 from jaxnas.nets import parameters
 from jaxnas.nets.grams import SampleGrams
 from jaxnas.nets.parameters import by_layer
-from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together, unit_moments, with_gates
+from jaxnas.nets.passes import Chain, Pass, Seen, begin, check_images, linear, together, unit_moments, with_gates
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding, layout, operations
 from jaxnas.spaces.darts.costs import EvaluationNetwork
-from jaxnas.spaces.darts.layout import SLOTS, STAGE
+from jaxnas.spaces.darts.layout import SLOTS, STAGE, TARGETS
 from jaxnas.spaces.darts.stages import Chosen, Given, reduction, stage
 
-ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation")
+ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation", "patterns", "correlation")
 
 
 @dataclasses.dataclass(frozen=True)
 class DARTSNetwork(SampleGrams):
   """Pure functions of parameters, images and codes, int32 [32].
 
-  A `Single`, `SampleGram`, `TappedNetwork` and `TrainableNetwork`.
+  A `Single`, `CellNetwork`, `GraphNetwork`, `SampleGram`, `TappedNetwork` and `TrainableNetwork`.
 
   Attributes:
     config: cells L // 3 and 2 L // 3 are reduction cells, which double the channels.
@@ -86,6 +86,10 @@ class DARTSNetwork(SampleGrams):
       Selections(normal, encoding.NUM_OPS, free),
       Selections(reduction, 2 * encoding.NUM_OPS, (*free, encoding.NUM_OPS + encoding.NONE)),
     ]
+
+  def by_program(self, archs: Int32[np.ndarray, "A 32"]) -> list[tuple["DARTSNetwork", Int[np.ndarray, " A"]]]:
+    """As `base.Dispatched`: one program serves all."""
+    return [(self, np.arange(len(archs)))]
 
   def init(self, key: Array) -> PyTree:
     """Fresh float32 parameters (`parameters.draw`); those of a stage's cells are stacked, see `layout`."""
@@ -174,7 +178,38 @@ class DARTSNetwork(SampleGrams):
     evaluation = layout.evaluation(self.config, image_size)
     return Costs(*(self._cost(arch, kind, evaluation) for kind in Costs._fields))
 
+  def effective_costs(self, arch: Int[Array, " 32"], image_size: int = 32) -> Costs:
+    """As `costs`: all nodes are concatenated, so every operation lies on a path."""
+    return self.costs(arch, image_size)
+
+  def skip_length(self, arch: Int[Array, " 32"]) -> Float[Array, ""]:
+    """As `base.GraphNetwork`, of the slots with `skip_connect` of both cells; at stride 2 as well."""
+    lengths, skips = [], []
+    for chosen in (self._chosen(arch, cell_type) for cell_type in range(2)):
+      skips.append(jnp.asarray(chosen.ops) == encoding.OPS.index("skip_connect"))
+      lengths.append(np.array(TARGETS, np.int32) - 1 - jnp.asarray(chosen.sources))
+    skip, over = jnp.concatenate(skips), jnp.concatenate(lengths).astype(jnp.float32)
+    return jnp.where(skip, over, 0).sum() / jnp.maximum(skip.sum(dtype=jnp.float32), 1)
+
   # Outputs
+
+  def cell_outputs(
+    self,
+    params: PyTree,
+    inputs: Float[Array, "N H W 3"],
+    arch: Int[Array, " 32"],
+    mode: Mode = "batch",
+    shifts: Sequence[Array] | None = None,
+  ) -> tuple[Array, ...]:
+    """As `base.CellNetwork`: the stem, the cells of the first stage, a reduction cell, ...
+
+    A cell also reads the output of the cell before the last one; with shifts that is a constant.
+    """
+    run = begin(mode, (), None, able=(), axis=0)
+    own = None if shifts is None else [shift.transpose(0, 4, 1, 2, 3) for shift in shifts]
+    chain = Chain(True, own)
+    self._forward(params, inputs, arch, run, None, None, chain)
+    return tuple(outputs.transpose(0, 2, 3, 4, 1) for outputs in chain.outputs)
 
   def apply(
     self,
@@ -199,7 +234,7 @@ class DARTSNetwork(SampleGrams):
     """
     del rows  # the backward pass is made for many cotangents
     run = begin(mode, collect, stats, able=ABLE, axis=0)
-    return self._forward(with_gates(params, gates), inputs, arch, run, stats, None)
+    return self._forward(with_gates(params, gates), inputs, arch, run, stats, None, Chain())
 
   def train(
     self,
@@ -223,7 +258,7 @@ class DARTSNetwork(SampleGrams):
       there = jax.random.uniform(key, (self.config.size[1], len(SLOTS), len(inputs)), jnp.float32) < kept
       drop = (there.astype(jnp.float32) / kept).astype(inputs.dtype)
     run = begin("batch", ("running_stats",), None, able=ABLE, axis=0)
-    return self._forward(params, inputs, arch, run, None, drop)
+    return self._forward(params, inputs, arch, run, None, drop, Chain())
 
   # The pass
 
@@ -239,21 +274,23 @@ class DARTSNetwork(SampleGrams):
     slots = arch.reshape(2, len(SLOTS), 2)[cell_type]
     return Chosen(slots[:, 0], slots[:, 1])
 
-  def _forward(self, params, images, arch, run: Pass, stats, drop) -> Output:
+  def _forward(self, params, images, arch, run: Pass, stats, drop, chain: Chain) -> Output:
     check_images(images)
     seen: dict[str, Seen] = {}
     taps, side = [], None
     chosen = [self._chosen(arch, cell_type) for cell_type in range(2)]
     inputs, seen["stem"] = self._stem(operations.to_maps(images), params["stem"], stats and stats["stem"], run)
+    inputs = inputs[0], chain.link(inputs[1])
     parts = layout.parts(layout.evaluation(self.config))
     last_reduction = [p.name for p in parts if p.cell_type][-1]
     for part in parts:
       own = slice(part.first, part.first + len(part.shapes))
-      given = Given(params[part.name], stats and stats[part.name], None if drop is None else drop[own])
+      given = Given(params[part.name], stats and stats[part.name], None if drop is None else drop[own], chain.shift)
       cells = reduction if part.cell_type else stage
       if part.cell_type:
         taps.append(inputs[1])
-      inputs, seen[part.name] = cells(part, given, inputs, chosen[part.cell_type], run)
+      inputs, seen[part.name], outputs = cells(part, given, inputs, chosen[part.cell_type], run, chain.keeps)
+      chain.keep(outputs)
       if part.name == last_reduction and self.config.auxiliary and "running_stats" in run.collect:
         norm, found = blocks.collecting(run, None)
         side = auxiliary.logits(inputs[1], params["auxiliary"], norm, 3 if self.config.stem == "cifar" else 2)
@@ -266,6 +303,8 @@ class DARTSNetwork(SampleGrams):
       stats=all_seen.stats if run.keeps_stats else None,
       taps=taps if "taps" in run.collect else None,
       observation=None if all_seen.observed is None else Observation(taps[-1], *all_seen.observed),
+      patterns=all_seen.patterns,
+      correlation=all_seen.correlation,
       auxiliary=side,
     )
 

@@ -17,6 +17,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxnas.nets.products import matmul, product, tensordot
+
 _HIGHEST = lax.Precision.HIGHEST
 Maps = Float[Array, "C N H W"]
 Convolved = Float[Array, "D N H2 W2"]
@@ -29,13 +31,13 @@ def to_maps(images: Float[Array, "N H W C"]) -> Maps:
 
 def pointwise(x: Maps, kernel: Float[Array, "1 1 C D"]) -> Float[Array, "D N H W"]:
   """1x1 convolution at stride 1."""
-  return jnp.tensordot(kernel[0, 0], x, ((0,), (0,)), precision=_HIGHEST)
+  return tensordot(kernel[0, 0], x, ((0,), (0,)))
 
 
 def convolve(x: Maps, kernel: Float[Array, "3 3 C D"], stride: int = 1) -> Float[Array, "D N H2 W2"]:
   """Dense 3x3 convolution, padded by 1: for stems, as one matrix product with patches."""
   window = jnp.concatenate(_taps(x, stride, 0.0))
-  return jnp.tensordot(kernel.reshape(-1, kernel.shape[-1]), window, ((0,), (0,)), precision=_HIGHEST)
+  return tensordot(kernel.reshape(-1, kernel.shape[-1]), window, ((0,), (0,)))
 
 
 def depthwise(
@@ -50,16 +52,15 @@ def depthwise(
 def _grouped(x: Maps, kernel: Array, stride: int, dilation: int) -> Array:
   """The library's form."""
   pad = dilation * (kernel.shape[0] - 1) // 2
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    ((pad, pad), (pad, pad)),
+  fn = functools.partial(
+    lax.conv_general_dilated,
+    window_strides=(stride, stride),
+    padding=((pad, pad), (pad, pad)),
     rhs_dilation=(dilation, dilation),
     dimension_numbers=("CNHW", "HWIO", "CNHW"),
     feature_group_count=x.shape[0],
-    precision=_HIGHEST,
   )
+  return product(fn, x, kernel)
 
 
 def _banded(x: Maps, kernel: Array, stride: int, dilation: int) -> Array:
@@ -68,7 +69,7 @@ def _banded(x: Maps, kernel: Array, stride: int, dilation: int) -> Array:
   band = _band(kernel.shape[0], width, stride, dilation)
   matrix = jnp.einsum("ijc,jwv->cwiv", kernel[:, :, 0], jnp.asarray(band, x.dtype), precision=_HIGHEST)
   rows = x.reshape(channels, samples * height, width)
-  z = jnp.matmul(rows, matrix.reshape(channels, width, -1), precision=_HIGHEST)
+  z = matmul(rows, matrix.reshape(channels, width, -1))
   z = z.reshape(channels, samples, height, *matrix.shape[2:])
   return _sum_of_rows(z, stride, dilation, height, kernel.shape[0])
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxnas.nets.choose import choose
 from jaxnas.nets.node import take
-from jaxnas.nets.passes import Pass, Seen, together
+from jaxnas.nets.passes import Pass, Seen, linked, together
 from jaxnas.spaces.darts import blocks, operations
 from jaxnas.spaces.darts.encoding import FIRST_NODE, NUM_NODES, NUM_OPS, OPS
 from jaxnas.spaces.darts.layout import INPUTS, SLOTS, TARGETS, CellGroup, groups, stride_of
@@ -42,50 +42,58 @@ class Given(NamedTuple):
     params: its parameters, gates among them (`passes.with_gates`).
     stats: given moments of its BN.
     drop: factors of each cell, slot and sample (drop path), [cells, 8, N].
+    shift: added to the outputs of cells that others read, as constants (`base.CellNetwork`), [cells, C, N, H, W].
   """
 
   params: PyTree
   stats: PyTree | None
   drop: Float[Array, "cells 8 N"] | None
+  shift: Float[Array, "cells C N H W"] | None = None
 
 
-def stage(part: CellGroup, given: Given, inputs: tuple[Array, Array], chosen: Chosen, run: Pass) -> tuple[tuple, Seen]:
-  """The normal cells of a stage: (the last two outputs, what they show; statistics are [cells, ...])."""
+def stage(
+  part: CellGroup, given: Given, inputs: tuple[Array, Array], chosen: Chosen, run: Pass, keeps: bool
+) -> tuple[tuple, Seen, Array | None]:
+  """The normal cells of a stage: (the last two outputs, what they show with statistics [cells, ...], all outputs)."""
   width, count = NUM_NODES * part.shapes[0].channels, len(part.shapes)
-  alike = tuple(_alike(x, part.shapes[0].halve_0 and i == 0, width) for i, x in enumerate(inputs))
-  joined = {name: _joined(part, place, given.params[name], width) for place, name in enumerate(INPUTS)}
+  alike = tuple(as_alike(x, part.shapes[0].halve_0 and i == 0, width) for i, x in enumerate(inputs))
+  names = [[name for name, _ in groups(part, place)] for place in range(len(INPUTS))]
+  joined = {name: joined_entries(own, given.params[name], width) for name, own in zip(INPUTS, names, strict=True)}
   static = isinstance(chosen.ops, tuple)
   slots = {name: given.params[name] for name in SLOTS}
   params = {**joined, **(slots if static else {"slots": _stack(slots, 1)})}
 
   def body(carry, own):
     y, seen = _cell(carry, own, (blocks.relu_conv_bn, blocks.relu_conv_bn), chosen, 0, run)
-    return (carry[1], y), seen
+    return (carry[1], linked(y, own.shift)), (seen, y if keeps else None)
 
-  (before, last), seen = lax.scan(body, alike, given._replace(params=params))
+  (before, last), (seen, outputs) = lax.scan(body, alike, given._replace(params=params))
   seen = seen.over_layers()
-  if run.observes:
+  if run.shows:
     readers = (1, min(2, count))  # cells that read each of the inputs
     seen = seen.plus(*(_unlike(x, y, n, run) for x, y, n in zip(inputs, alike, readers, strict=True)))
-  return (before if count > 1 else inputs[1], last), seen
+  return (before if count > 1 else inputs[1], last), seen, outputs
 
 
 def reduction(
-  part: CellGroup, given: Given, inputs: tuple[Array, Array], chosen: Chosen, run: Pass
-) -> tuple[tuple, Seen]:
-  """A reduction cell: (its second input and its output, what it shows)."""
+  part: CellGroup, given: Given, inputs: tuple[Array, Array], chosen: Chosen, run: Pass, keeps: bool
+) -> tuple[tuple, Seen, Array | None]:
+  """A reduction cell: (its second input and its output, what it shows, [1, ...] of its output)."""
   static = isinstance(chosen.ops, tuple)
   slots = {name: given.params[name] for name in SLOTS}
   params = {**{name: given.params[name] for name in INPUTS}, **(slots if static else {"slots": _stack(slots, 0)})}
-  own = given._replace(params=params, drop=None if given.drop is None else given.drop[0])
+  drop, shift = (None if own is None else own[0] for own in (given.drop, given.shift))
+  own = Given(params, given.stats, drop, shift)
   first = blocks.factorised_reduction if part.shapes[0].halve_0 else blocks.relu_conv_bn
   y, seen = _cell(inputs, own, (first, blocks.relu_conv_bn), chosen, 1, run)
-  return (inputs[1], y), seen
+  return (inputs[1], linked(y, shift)), seen, y[None] if keeps else None
 
 
 def _cell(inputs, own: Given, entries, chosen: Chosen, cell_type: int, run: Pass) -> tuple[Maps, Seen]:
   """(output, what is shown) of one cell; `entries` bring the inputs to its channels."""
   seen, states = {}, []
+  if own.shift is not None:  # derivatives in the shift of the cell before the last are those of the last cell alone
+    inputs = lax.stop_gradient(inputs[0]), inputs[1]
   for name, x, entry in zip(INPUTS, inputs, entries, strict=True):
     norm, found = blocks.collecting(run, own.stats and lax.stop_gradient(own.stats[name]))
     states.append(entry(x, own.params[name], norm))
@@ -151,7 +159,9 @@ def _branch(op: str, stride: int, run: Pass, x: Maps, own: PyTree) -> tuple[Conv
   x = own["input"] if stride == 2 else x
   y, seen = _operation(op, x, own["params"].get(op, {}), own["stats"], stride, run)
   nothing = (jnp.zeros((len(x),), x.dtype), jnp.zeros((len(x),), x.dtype)) if run.keeps_stats else None
-  return y, seen._replace(stats={"a": nothing, "b": nothing, **seen.stats})
+  reads = (y, y if own["input"] is None else own["input"])  # what two ReLUs read at most
+  bits = sum(read.size // read.shape[1] for read in reads)
+  return y, seen._replace(stats={"a": nothing, "b": nothing, **seen.stats}).padded(bits)
 
 
 def _operation(
@@ -166,7 +176,7 @@ def _stack(slots: dict[str, PyTree], axis: int) -> PyTree:
   return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *slots.values())
 
 
-def _alike(x: Maps, halve: bool, width: int) -> Convolved:
+def as_alike(x: Maps, halve: bool, width: int) -> Convolved:
   """An input of a stage in the form that all of its cells read."""
   x = jnp.concatenate(operations.halved(x)) if halve else x
   return jnp.pad(x, ((0, width - len(x)), (0, 0), (0, 0), (0, 0)))
@@ -176,13 +186,19 @@ def _unlike(x: Maps, alike: Convolved, readers: int, run: Pass) -> Seen:
   """What has to be added because ReLUs read `alike` instead of x, the pixels that it lacks and its padding."""
   if x.shape == alike.shape:
     return Seen()
-  return Seen(None, (readers * (run.agreement(x) - run.agreement(alike)), jnp.zeros((), x.dtype)))
+  seen = run.of_relu(x)
+  if not run.observes:
+    return seen
+  return seen._replace(observed=(readers * (run.agreement(x) - run.agreement(alike)), jnp.zeros((), x.dtype)))
 
 
-def _joined(part: CellGroup, place: int, params: PyTree, width: int) -> PyTree:
-  """The parameters of an input of all cells of a stage, as those of ReLU-conv-BN on `width` channels, stacked."""
+def joined_entries(names: list[str], params: PyTree, width: int) -> PyTree:
+  """The parameters of an input of all cells of a stage, as those of ReLU-conv-BN on `width` channels, stacked.
+
+  `names`: of the groups of cells whose kernels have one shape.
+  """
   found = []
-  for name, _ in groups(part, place):
+  for name in names:
     own = params[name]
     layers = [own["conv0"], own["conv1"]] if "conv0" in own else [own["conv"]]
     kernels = [layer["kernel"] for layer in layers]

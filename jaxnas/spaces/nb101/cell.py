@@ -28,7 +28,7 @@ def run_module(x: Maps, own: PyTree, *, cell: Cell, feeding: int, run: Pass) -> 
   full = x.shape[-1]
   width = full // feeding + (full % feeding > 0) if feeding else 0
   mask = _masks(cell, full, feeding) if feeding else {}
-  if run.observes and full % max(1, feeding):
+  if run.shows and full % max(1, feeding):
     places, widths = np.arange(width, dtype=np.int32), slot_channels(cell, full)
     for v, layer in itertools.product(INNER, ("projection", "vertex")):
       own = {**own, f"{layer}_{v}": {**own[f"{layer}_{v}"], "counts": places < widths[v]}}
@@ -66,8 +66,7 @@ def _vertex(row: Float[Array, " 11"], x: Maps, own: PyTree, run: Pass) -> tuple[
   z = choose(branches, operation, x, convs)
   y, seen = _bn_relu(gated(z, own["params"]), own, run)
   convolved = hot[:2].max() > 0
-  observed = jax.tree.map(lambda value: jnp.where(convolved, value, jnp.zeros_like(value)), seen.observed)
-  return jnp.where(convolved, y, z), seen._replace(observed=observed)
+  return jnp.where(convolved, y, z), seen.where(convolved)
 
 
 def _projection(edge: Float[Array, ""], x: Maps, own: PyTree, width: int, run: Pass) -> tuple[Convolved, Seen]:
@@ -75,7 +74,8 @@ def _projection(edge: Float[Array, ""], x: Maps, own: PyTree, width: int, run: P
 
   def without(x, own):
     stats = (jnp.zeros((width,), x.dtype), jnp.zeros((width,), x.dtype)) if run.keeps_stats else None
-    return jnp.zeros((*x.shape[:-1], width), x.dtype), run.of_nothing(x)._replace(stats=stats)
+    nothing = jnp.zeros((*x.shape[:-1], width), x.dtype)
+    return nothing, run.of_nothing(x)._replace(stats=stats).padded(nothing[0].size)
 
   return choose([without, functools.partial(conv_bn_relu, run=run)], (edge > 0).astype(jnp.int32), x, own)
 

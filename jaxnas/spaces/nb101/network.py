@@ -24,25 +24,37 @@ from jax import lax
 from jax.tree_util import DictKey
 from jaxtyping import Array, Float, Float32, Int, PyTree
 
-from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
+from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output, Selections
 from jaxnas.errors import ConfigError
 from jaxnas.nets.choose import choose
 from jaxnas.nets.grams import SampleGrams
 from jaxnas.nets.parameters import by_layer, draw
-from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together, unit_moments, with_gates
+from jaxnas.nets.passes import (
+  Chain,
+  Pass,
+  Seen,
+  begin,
+  check_images,
+  linear,
+  linked,
+  together,
+  unit_moments,
+  with_gates,
+)
 from jaxnas.spaces.nb101 import encoding, parameters
 from jaxnas.spaces.nb101.cell import Convolved, Maps, conv_bn_relu, run_module
-from jaxnas.spaces.nb101.parameters import MOST_FEEDING, OUT, STACKS, Cell, feeding_of, layer_names
+from jaxnas.spaces.nb101.encoding import OP_COLUMNS
+from jaxnas.spaces.nb101.parameters import INNER, MOST_FEEDING, OUT, STACKS, Cell, feeding_of, layer_names
 from jaxnas.spaces.nb101.pooling import max_pool_2x2
 
-ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation")
+ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation", "patterns", "correlation")
 
 
 @dataclasses.dataclass(frozen=True)
 class NB101Network(SampleGrams):
   """Pure functions of parameters, images and cells [7, 11], as `encoding.alphas` has them.
 
-  A `Single`, `SampleGram` and `TappedNetwork`.
+  A `Single`, `CellNetwork`, `GraphNetwork`, `SampleGram` and `TappedNetwork`.
 
   Attributes:
     config: cells are modules of a stack, of which there are three, of C, 2C and 4C channels; the benchmark has 3 at
@@ -72,17 +84,33 @@ class NB101Network(SampleGrams):
     return channels, 2 * channels, 4 * channels
 
   def variants(self) -> tuple["NB101Network", ...]:
-    """This network for 0, 1, ... feeding vertices.
+    """This network for 0, 1, ... feeding vertices, or itself if that is known.
 
     Choosing among them inside one forward pass costs the backward pass a second forward pass. A long computation, such
     as a training, saves it by one switch around all of it:
     `lax.switch(net.variant(arch), [partial(train, v) for v in net.variants()], arch)`.
     """
+    if self.feeding is not None:
+      return (self,)
     return tuple(dataclasses.replace(self, feeding=k) for k in range(MOST_FEEDING + 1))
 
   def variant(self, arch: Float[Array, "7 11"]) -> Int[Array, ""]:
     """Which of `variants` computes this architecture."""
-    return feeding_of(_checked(arch))
+    return feeding_of(_checked(arch)) if self.feeding is None else jnp.int32(0)
+
+  def choices(self, archs: Float32[np.ndarray, "A 7 11"]) -> list[Selections]:
+    """As `base.Dispatched`: the vertices' operations, and whether projections are there."""
+    hot = archs[:, INNER, OP_COLUMNS]
+    operations = np.where(hot.max(-1) > 0, 1 + hot.argmax(-1), 0)
+    projections = (archs[:, 1:, 0] > 0).astype(np.int64)
+    return [Selections(operations, 1 + len(encoding.INNER_OPS), (0,)), Selections(projections, 2, (0,))]
+
+  def by_program(self, archs: Float32[np.ndarray, "A 7 11"]) -> list[tuple["NB101Network", Int[np.ndarray, " a"]]]:
+    """As `base.Dispatched`: by the number of vertices that feed the output, if it is not known."""
+    if self.feeding is not None:
+      return [(self, np.arange(len(archs)))]
+    feeding = archs[:, OUT, INNER].astype(np.int64).sum(1)
+    return [(dataclasses.replace(self, feeding=int(k)), np.flatnonzero(feeding == k)) for k in np.unique(feeding)]
 
   # Parameters
 
@@ -166,7 +194,43 @@ class NB101Network(SampleGrams):
       macs = macs + kernels.astype(jnp.float32) * float((image_size >> stack) ** 2)
     return Costs(params.astype(jnp.float32), macs)
 
+  def effective_costs(self, arch: Float[Array, "7 11"], image_size: int = 32) -> Costs:
+    """As `costs`: what is encoded has no vertex off the paths from input to output."""
+    return self.costs(arch, image_size)
+
+  def skip_length(self, arch: Float[Array, "7 11"]) -> Float[Array, ""]:
+    """As `base.GraphNetwork`, of the edges that pass a vertex over: no edge of this space has an operation."""
+    cell = _checked(arch)
+    inner = (cell[:, OP_COLUMNS] > 0).any(1)
+    vertex = jnp.cumsum(inner.at[OUT].set(True), dtype=jnp.float32)  # the input's is 0
+    over = vertex[:, None] - 1 - vertex[None]
+    skips = (cell[:, : encoding.MAX_VERTICES] > 0) & (over > 0)
+    return jnp.where(skips, over, 0).sum() / jnp.maximum(skips.sum(dtype=jnp.float32), 1)
+
   # Outputs
+
+  def cell_outputs(
+    self,
+    params: PyTree,
+    inputs: Float[Array, "N H W 3"],
+    arch: Float[Array, "7 11"],
+    mode: Mode = "batch",
+    shifts: Sequence[Array] | None = None,
+  ) -> tuple[Array, ...]:
+    """As `base.CellNetwork`: the stem and the modules of the three stacks, which begin with the max-pool."""
+    run = begin(mode, (), None, able=())
+    check_images(inputs)
+    own = {"params": params, "stats": None, "cell": _checked(arch).astype(inputs.dtype), "shifts": shifts}
+
+    def outputs(feeding, inputs, own):
+      chain = Chain(True, own["shifts"])
+      self._forward(run, feeding, inputs, own, chain)
+      return tuple(chain.outputs)
+
+    if self.feeding is not None:
+      return outputs(self.feeding, inputs, own)
+    branches = [functools.partial(outputs, feeding) for feeding in range(MOST_FEEDING + 1)]
+    return choose(branches, feeding_of(own["cell"]), inputs, own)
 
   def apply(
     self,
@@ -192,23 +256,32 @@ class NB101Network(SampleGrams):
     check_images(inputs)
     own = {"params": with_gates(params, gates), "stats": stats, "cell": _checked(arch).astype(inputs.dtype)}
     if self.feeding is not None:
-      return self._forward(run, self.feeding, inputs, own)
-    branches = [functools.partial(self._forward, run, feeding) for feeding in range(MOST_FEEDING + 1)]
+      return self._forward(run, self.feeding, inputs, own, Chain())
+    bits = 0
+    if "patterns" in run.collect:  # widths depend on the number of feeding vertices: a single one is the widest
+      bits = jax.eval_shape(lambda x, own: self._forward(run, 1, x, own, Chain()).patterns, inputs, own).shape[1]
+
+    def forward(feeding, inputs, own):
+      output = self._forward(run, feeding, inputs, own, Chain())
+      return output._replace(patterns=Seen(patterns=output.patterns).padded(bits).patterns)
+
+    branches = [functools.partial(forward, feeding) for feeding in range(MOST_FEEDING + 1)]
     return choose(branches, feeding_of(own["cell"]), inputs, own)
 
   def _shapes(self) -> PyTree:
     return jax.eval_shape(self.init, jax.random.key(0))
 
-  def _forward(self, run: Pass, feeding: int, images: Array, own: dict[str, PyTree]) -> Output:
+  def _forward(self, run: Pass, feeding: int, images: Array, own: dict[str, PyTree], chain: Chain) -> Output:
     params, stats, cell = own["params"], own["stats"], lax.stop_gradient(own["cell"])
     seen: dict[str, Seen] = {}
     taps = []
     x, seen["stem"] = conv_bn_relu(images, {"params": params["stem"], "stats": stats and stats["stem"]}, run)
+    x = chain.link(x)
     for stack, name in enumerate(STACKS):
       if stack:
         x = max_pool_2x2(x)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, x.shape[-1])))
-      x, seen[name] = _stack(x, params[name], stats and stats[name], cell, feeding, run)
+      x, seen[name] = _stack(x, params[name], stats and stats[name], cell, feeding, run, chain)
       taps.append(x)
     all_seen = together(seen)
     return Output(
@@ -216,15 +289,25 @@ class NB101Network(SampleGrams):
       stats=all_seen.stats if run.keeps_stats else None,
       taps=tuple(taps) if "taps" in run.collect else None,
       observation=None if all_seen.observed is None else Observation(x, *all_seen.observed),
+      patterns=all_seen.patterns,
+      correlation=all_seen.correlation,
     )
 
 
-def _stack(x: Maps, params: PyTree, stats: PyTree, cell: Cell, feeding: int, run: Pass) -> tuple[Convolved, Seen]:
+def _stack(
+  x: Maps, params: PyTree, stats: PyTree, cell: Cell, feeding: int, run: Pass, chain: Chain
+) -> tuple[Convolved, Seen]:
   """The modules of one stack, and what they show; statistics are [modules, C] of every layer."""
   full = x.shape[-1]
   width = -(-full // feeding) if feeding else 0
   own = {n: _cut({"params": params[n], "stats": stats and stats[n]}, n, width) for n in layer_names()}
-  x, seen = lax.scan(functools.partial(run_module, cell=cell, feeding=feeding, run=run), x, own)
+
+  def body(x, given):
+    y, seen = run_module(x, given[0], cell=cell, feeding=feeding, run=run)
+    return linked(y, given[1]), (seen, y if chain.keeps else None)
+
+  x, (seen, outputs) = lax.scan(body, x, (own, chain.shift))
+  chain.keep(outputs)
   seen = seen.over_layers()
   if not run.keeps_stats:
     return x, seen

@@ -101,7 +101,7 @@ def cut_to_used(params: PyTree, cell: Cell) -> PyTree:
   def cut(path, leaf, pair):
     if path[0].key not in STACKS or path[-1].key != "kernel":
       return leaf
-    first, last = (np.arange(n)[None] < pair[:, i : i + 1] for i, n in enumerate(leaf.shape[-2:]))
+    first, last = (np.arange(n, dtype=np.int32)[None] < pair[:, i : i + 1] for i, n in enumerate(leaf.shape[-2:]))
     used = first[:, None, None, :, None] & last[:, None, None, None]
     return jnp.where(used, leaf, jnp.zeros((), leaf.dtype))
 

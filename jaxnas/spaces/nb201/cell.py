@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from jaxnas.nets.node import Choices, node, pull_node, take
 from jaxnas.nets.passes import Seen, together
@@ -18,32 +18,38 @@ from jaxnas.spaces.nb201.encoding import EDGES, NUM_NODES
 from jaxnas.spaces.nb201.operations import Maps, Operations, source_of
 from jaxnas.spaces.nb201.parameters import CONVS, edge_name
 
-Signs = Bool[Array, "N H W C"]
 _NAMES = tuple(edge_name(edge) for edge in EDGES)
 _INTO = {target: [e for e, (t, _) in enumerate(EDGES) if t == target] for target in range(1, NUM_NODES)}
 
 
-def cell(operations: Operations, choices: Choices, x: Maps, given: dict[str, PyTree]) -> tuple[Maps, Seen, list[Signs]]:
-  """The output of a cell, what its operations show, and the patterns of its nodes if the pass collects them.
+def cell(operations: Operations, choices: Choices, x: Maps, given: dict[str, PyTree]) -> tuple[Maps, Seen]:
+  """The output of a cell, and what its operations show.
 
   Args:
     choices: of the six edges: ints, int32 [6], or weights [6, 5].
     given: "params" and "stats" by edge; stats may be None.
   """
+  if "patterns" in operations.run.collect:
+    nodes, shown = _forward(operations, choices, x, given)
+    return nodes[-1], together(shown).plus(_patterns(operations, nodes[:-1], jnp.asarray(choices)))
   if isinstance(choices, tuple) or choices.ndim == 2:
     nodes, shown = _forward(operations, choices, x, given)
-    wanted = "patterns" in operations.run.collect
-    return nodes[-1], together(shown), _patterns(nodes[:-1], jnp.asarray(choices)) if wanted else []
+    return nodes[-1], together(shown)
   y, shown = cast(tuple[Maps, dict[str, Seen]], _switched(operations, choices, x, given))
-  return y, together(shown), []
+  return y, together(shown)
 
 
-def _patterns(nodes: list[Maps], weights: Float[Array, "6 5"]) -> list[Signs]:
-  """Signs of the nodes whose ReLU some convolution reads with a weight above `EXECUTED`."""
-  found = []
+def _patterns(operations: Operations, nodes: list[Maps], choices: Array) -> Seen:
+  """Signs of the nodes whose ReLU some convolution reads, of mixtures with a weight above `EXECUTED`."""
+
+  def reads(edge: int, op: int) -> Bool[Array, ""]:
+    return choices[edge, op] > EXECUTED if choices.ndim == 2 else choices[edge] == op
+
+  found = Seen()
   for source, x in enumerate(nodes):
-    leaving = [weights[e, op] > EXECUTED for e, (_, s) in enumerate(EDGES) if s == source for op in CONVS]
-    found.append((x > 0) & jnp.any(jnp.stack(leaving)))
+    leaving = [reads(e, op) for e, (_, s) in enumerate(EDGES) if s == source for op in CONVS]
+    signs = (x > 0) & jnp.any(jnp.stack(leaving))
+    found = found.plus(Seen(patterns=signs.reshape(len(signs), -1)))
   return found
 
 

@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxnas.base import Collect, Init, Mode, Observation, Output, Selections
 from jaxnas.errors import ConfigError
 from jaxnas.nets import layers, parameters, passes
 from jaxnas.nets.node import Choices
-from jaxnas.nets.passes import Pass, Seen, together
+from jaxnas.nets.passes import Chain, Pass, Seen, together
 from jaxnas.spaces.nb201 import encoding
 from jaxnas.spaces.nb201.cell import cell
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_EDGES, NUM_NODES, NUM_OPS
@@ -49,7 +49,7 @@ class NB201Network:
   channels: int = 16
   cells: int = 5
 
-  able: ClassVar[tuple[Collect, ...]] = ("stats", "running_stats", "taps", "observation")
+  able: ClassVar[tuple[Collect, ...]] = ("stats", "running_stats", "taps", "observation", "patterns", "correlation")
   unrolls: ClassVar[bool] = False  # the cells of a stage on a CPU; a loop compiles once for all of them
 
   def __post_init__(self):
@@ -68,6 +68,10 @@ class NB201Network:
   def choices(self, archs: Int[np.ndarray, "A 6"]) -> list[Selections]:
     """As `base.Dispatched`; edges that reach no output may choose `none` instead, which is free."""
     return [Selections(archs, NUM_OPS, (NONE,))]
+
+  def by_program(self, archs: Int[np.ndarray, "A 6"]) -> list[tuple["NB201Network", Int[np.ndarray, " A"]]]:
+    """As `base.Dispatched`: one program serves all."""
+    return [(self, np.arange(len(archs)))]
 
   def start(self, params: PyTree, arch: Arch) -> PyTree:
     """As `base.Network`: as drawn."""
@@ -91,48 +95,50 @@ class NB201Network:
     collect: Sequence[Collect] = (),
     rows: bool = False,
   ) -> Output:
-    """As `base.Network`. Edges that reach no output are computed only where an observation counts them."""
+    """As `base.Network`. Edges that reach no output are computed only where something is shown of them."""
     run = passes.begin(mode, collect, stats, able=self.able, rows=rows)
-    if (run.keeps_stats or run.observes) and mode not in ("batch", "batch_frozen"):
+    of_batch = run.keeps_stats or run.observes or "correlation" in collect
+    if of_batch and mode not in ("batch", "batch_frozen"):
       raise ConfigError(
         f"mode={mode!r} with collect={tuple(collect)}: only passes that use the batch show its statistics"
       )
     self._check(inputs)
     operations, params, given = Operations(run, self.form), passes.with_gates(params, gates), stats or {}
-    x, taps, seen, bits = self._stages(operations, params, inputs, self._choices(arch, run), given)
+    x, taps, seen = self._stages(operations, params, inputs, self._choices(arch, run), given, Chain())
     logits, features, seen["last"] = self._head(operations, params, x, given)
-    shown = together(seen)
+    shown = together({"last": seen.pop("last"), **seen})
     own_stats = {name: tree for name, tree in shown.stats.items() if jax.tree.leaves(tree)}
-    bits.insert(0, features > 0)
     return Output(
       logits,
       stats=own_stats if run.keeps_stats else None,
       taps=tuple(taps) if "taps" in collect else None,
       observation=Observation(features, *shown.observed) if shown.observed else None,
-      patterns=jnp.concatenate([b.reshape(len(b), -1) for b in bits], 1) if "patterns" in collect else None,
+      patterns=shown.patterns,
+      correlation=shown.correlation,
     )
 
-  def _stages(self, operations: Operations, params: PyTree, x: Maps, choices: Choices, given: PyTree):
-    """(maps, outputs of the stages, what the parts show, signs); of the parts that `params` has."""
+  def _stages(self, operations: Operations, params: PyTree, x: Maps, choices: Choices, given: PyTree, chain: Chain):
+    """(maps, outputs of the stages, what the parts show); of the parts that `params` has."""
     seen: dict[str, Seen] = {}
-    taps, bits = [], []
+    taps = []
     if "stem" in params:
       x, seen["stem"] = operations.conv_bn(x, params["stem"], given.get("stem"))
+      x = chain.link(x)
     for stage, name in enumerate(name for name in STAGES if name in params):
       if stage:
         reduce = f"reduce_{stage}"
-        x, seen[reduce], own = reduction(operations, x, params[reduce], given.get(reduce, {}))
-        bits += own
+        x, seen[reduce] = reduction(operations, x, params[reduce], given.get(reduce, {}))
+        x = chain.link(x)
 
       def body(x, own):
-        y, shown, signs = cell(operations, choices, x, own)
-        return y, (shown, signs)
+        y, shown = cell(operations, choices, x, own[0])
+        return passes.linked(y, own[1]), (shown, y if chain.keeps else None)
 
-      x, (shown, own) = self._loop(body, x, {"params": params[name], "stats": given.get(name)})
+      x, (shown, outputs) = self._loop(body, x, ({"params": params[name], "stats": given.get(name)}, chain.shift))
       seen[name] = shown.over_layers()
-      bits += [jnp.moveaxis(b, 0, 1) for b in own]
+      chain.keep(outputs)
       taps.append(x)
-    return x, taps, seen, bits
+    return x, taps, seen
 
   def _loop(self, body: Callable[[Maps, PyTree], tuple[Maps, PyTree]], x: Maps, given: PyTree) -> tuple[Maps, PyTree]:
     """`lax.scan` over the cells of a stage, written out on a CPU if the role `unrolls`."""
@@ -153,7 +159,7 @@ class NB201Network:
     shape = (len(arch),) if isinstance(arch, tuple) else arch.shape
     if shape != (NUM_EDGES,):
       raise ConfigError(f"arch of shape {shape}: expected ({NUM_EDGES},), a row of what encode() returned")
-    return arch if run.observes else useful(arch)
+    return arch if run.shows else useful(arch)
 
   def _check(self, images: Array) -> None:
     passes.check_images(images, multiple=4)  # the two reductions halve them, their shortcuts exactly
@@ -189,14 +195,24 @@ class Classified(NB201Network):
     return logits, features, seen.plus(operations.run.of_relu(x))
 
 
-def reduction(operations: Operations, x: Read, params: PyTree, given: PyTree) -> tuple[Maps, Seen, list[Array]]:
-  """C -> 2C at half the size: two ReLU-conv3x3-BN, the first at stride 2, plus pool-conv1x1 of the input; signs."""
+def reduction(operations: Operations, x: Read, params: PyTree, given: PyTree) -> tuple[Maps, Seen]:
+  """C -> 2C at half the size: two ReLU-conv3x3-BN, the first at stride 2, plus pool-conv1x1 of the input."""
   run, relu = operations.run, jax.nn.relu
   middle, seen_a = operations.conv_bn(relu(x), params["conv_a"], given.get("conv_a"), stride=2)
   y, seen_b = operations.conv_bn(relu(middle), params["conv_b"], given.get("conv_b"))
   shortcut = operations.convolve(layers.avg_pool_2x2(x), params["downsample"]["conv"])
   seen = together({"conv_a": seen_a, "conv_b": seen_b}).plus(run.of_relu(x), run.of_relu(middle))
-  return y + passes.gated(shortcut, params["downsample"]), seen, [x > 0, middle > 0]
+  return y + passes.gated(shortcut, params["downsample"]), seen
+
+
+def effective(operations: Any) -> tuple[Any, Bool[Array, ""]]:
+  """The operations, int [6], with `none` on edges that no path from input to output takes; whether there is a path."""
+  reached: dict[int, Any] = {0: True}
+  for node in range(1, NUM_NODES):
+    into = [reached[s] & (operations[e] != NONE) for e, (t, s) in enumerate(EDGES) if t == node]
+    reached[node] = functools.reduce(operator.or_, into)
+  leading = useful(operations)
+  return jnp.stack([jnp.where(reached[s], leading[e], NONE) for e, (_, s) in enumerate(EDGES)]), reached[NUM_NODES - 1]
 
 
 def useful(operations: Any) -> Any:

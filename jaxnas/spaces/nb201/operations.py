@@ -102,15 +102,16 @@ class Operations:
     return self.form == "many" and self.run.mode == "batch" and not self.run.keeps_stats
 
   def _edge(self, op: int, x: Maps, given: PyTree) -> tuple[Maps, Seen]:
+    """An operation, and what it shows but for patterns, which edges from one node share."""
     params = given["params"]
     if op in CONVS:
       gate = {"gate": params["gate"]} if "gate" in params else {}
       y, seen = self.conv_bn(jax.nn.relu(x), {**params[OPS[op]], **gate}, given["stats"])
-      return y, seen.plus(self.run.of_relu(x))
+      return y, seen.plus(self.run.of_relu(x))._replace(patterns=None)
     y = {NONE: jnp.zeros_like, SKIP: lambda x: x, POOL: layers.avg_pool}[op](x)
     zeros = jnp.zeros(x.shape[-1:], x.dtype)
     keeps = self.run.keeps_stats and "bn" in params[OPS[min(CONVS)]]
-    return y, self.run.of_nothing(x)._replace(stats=(zeros, zeros) if keeps else None)
+    return y, self.run.of_nothing(x)._replace(stats=(zeros, zeros) if keeps else None, patterns=None)
 
   def _fused(self, sources, weights, given) -> tuple[Maps, list]:
     """The convolutions that enter a node as one layer, and the moments of each edge's BN."""

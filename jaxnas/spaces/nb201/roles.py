@@ -1,7 +1,7 @@
 """The network in its roles: of single architectures, as a supernet, as GenNAS's backbone."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxnas.base import Collect, Costs, Output
+from jaxnas.base import Collect, Costs, Mode, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import passes
 from jaxnas.nets.grams import SampleGrams
@@ -18,14 +18,17 @@ from jaxnas.nets.parameters import by_layer
 from jaxnas.nets.passes import Pass, Seen
 from jaxnas.spaces.nb201 import costs, encoding
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_EDGES, NUM_OPS, OPS
-from jaxnas.spaces.nb201.network import Arch, Classified, NB201Network
-from jaxnas.spaces.nb201.operations import NONE, Form, Maps, Operations
+from jaxnas.spaces.nb201.network import Arch, Classified, NB201Network, effective
+from jaxnas.spaces.nb201.operations import NONE, SKIP, Form, Maps, Operations
 from jaxnas.spaces.nb201.parameters import CONVS, STAGES, draw, draw_backbone, edge_name
 
 
 @dataclasses.dataclass(frozen=True)
 class SingleNetwork(Classified, SampleGrams):
-  """`base.Single`, `SampleGram` and `TrainableNetwork`: an architecture is data, or (as a tuple of ints) a constant."""
+  """A network of single architectures; one is data, or (as a tuple of ints) a constant.
+
+  `base.Single`, `CellNetwork`, `GraphNetwork`, `SampleGram` and `TrainableNetwork`.
+  """
 
   rows_on_cpu: ClassVar[int] = 16  # each chunk of cotangents repeats the forward pass
 
@@ -81,6 +84,33 @@ class SingleNetwork(Classified, SampleGrams):
       _sum_over_edges(arch, lambda code: costs.params(code, *size)),
       _sum_over_edges(arch, lambda code: costs.macs(code, image_size, *size)),
     )
+
+  def effective_costs(self, arch: Arch, image_size: int = 32) -> Costs:
+    """As `base.GraphNetwork`."""
+    operations, connected = effective(jnp.asarray(arch))
+    whole = self.costs(operations, image_size)
+    return Costs(*(jnp.where(connected, cost, jnp.zeros_like(cost)) for cost in whole))
+
+  def skip_length(self, arch: Arch) -> Float[Array, ""]:
+    """As `base.GraphNetwork`, of the edges with `skip_connect`."""
+    skips = jnp.asarray(arch) == SKIP
+    over = np.array([target - 1 - source for target, source in EDGES], np.float32)
+    return jnp.where(skips, over, 0).sum() / jnp.maximum(skips.sum(dtype=jnp.float32), 1)
+
+  def cell_outputs(
+    self,
+    params: PyTree,
+    inputs: Float[Array, "N H W 3"],
+    arch: Arch,
+    mode: Mode = "batch",
+    shifts: Sequence[Array] | None = None,
+  ) -> tuple[Array, ...]:
+    """As `base.CellNetwork`: stem, first stage, reduction, second stage, reduction, third stage."""
+    run = passes.begin(mode, (), None, able=())
+    self._check(inputs)
+    chain = passes.Chain(True, shifts)
+    self._stages(Operations(run, self.form), params, inputs, self._choices(arch, run), {}, chain)
+    return tuple(chain.outputs)
 
   def train(
     self,

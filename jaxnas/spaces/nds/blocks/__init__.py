@@ -1,0 +1,1 @@
+"""Networks of stages of equal blocks: ResNeXt-A and -B, ResNet, Vanilla."""

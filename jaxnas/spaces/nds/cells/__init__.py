@@ -1,0 +1,1 @@
+"""Networks of cells: Amoeba, DARTS, ENAS, NASNet and PNAS."""
