@@ -8,6 +8,7 @@ InstanceNorm) have mean 0 and variance 1 too; in the other modes they are as the
 import collections
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from jaxtyping import Array
 
 from jaxnas.base import Mode
 from jaxnas.errors import ConfigError
+from jaxnas.nets.passes import Pass
+
+_CORRELATING = Pass("batch", ("correlation",))
 
 
 @dataclasses.dataclass
@@ -28,22 +32,26 @@ class Hooks:
     mode: of batch normalisation.
     gates: factors [N, C] on the outputs of layers, by path.
     embedded: what the embedding gives, in place of its own outputs.
+    correlates: whether the channels' correlations are wanted, as of "correlation" in `base.Output`.
     norms: the batch normalisations that were called, by path, and how often.
     others: the types of other normalisations, and how many calls.
     layers: the linear layers that were called, by path: the output and how many of its last axes are channels.
     ranks: of a parameter of each of all these layers, by path: its name and number of axes, as the layer sees it.
     embedding: what the embedding gave.
+    correlations: one number for each call of a batch normalisation.
   """
 
   mode: Mode = "batch"
   gates: Mapping[str, Array] = dataclasses.field(default_factory=dict)
   embedded: Array | None = None
+  correlates: bool = False
 
   norms: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   others: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   layers: dict[str, tuple[Any, int]] = dataclasses.field(default_factory=dict)
   ranks: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
   embedding: Any = None
+  correlations: list[Array] = dataclasses.field(default_factory=list)
 
   def batch_norm(
     self, path: str, module: Any, x: Array, scale: Array | None, bias: Array | None, given: tuple[Any, Any]
@@ -65,6 +73,13 @@ class Hooks:
     others = tuple(axis for axis in range(x.ndim) if axis not in features)
     shape = [size if axis in features else 1 for axis, size in enumerate(x.shape)]
     wide = x.astype(np.promote_types(x.dtype, np.float32))
+    if self.correlates:
+      maps = jnp.moveaxis(wide, features, range(-len(features), 0)).reshape(
+        len(x), -1, 1, math.prod(x.shape[a] for a in features)
+      )
+      found = _CORRELATING.of_bn(maps, (maps, maps)).correlation
+      assert found is not None
+      self.correlations.append(found)
     if self.mode == "running":
       mean, variance = (value.astype(wide.dtype) for value in given)
     elif self.mode == "identity":

@@ -20,7 +20,7 @@ from jaxnas.nets import passes
 from jaxnas.nets.parameters import by_layer
 from jaxnas.nets.passes import Pass
 
-ABLE: tuple[Collect, ...] = ("stats", "observation", "patterns")
+ABLE: tuple[Collect, ...] = ("stats", "observation", "patterns", "correlation")
 _OBSERVING = Pass("batch", ("observation",))
 
 
@@ -164,25 +164,29 @@ class ModelNetwork:
     factors = {paths[name]: gate for name, gate in (gates or {}).items()}
     given = self.call.stats if stats is None else stats
     arguments = self.layout.own(params), given, inputs, factors
-    program = functools.partial(self._pass, mode)
-    if not {"observation", "patterns"} & set(collect):
-      logits, seen = program(*arguments)
-      return Output(logits, stats=seen if "stats" in collect else None)
-    shown = ModelProgram(program, *arguments).run(*arguments, samples=len(inputs), names=self.activations)
-    logits, seen = shown.outputs
+    program = functools.partial(self._pass, mode, "correlation" in collect)
+    if {"observation", "patterns"} & set(collect):
+      shown = ModelProgram(program, *arguments).run(*arguments, samples=len(inputs), names=self.activations)
+    else:
+      shown = Shown(program(*arguments), (), None)
+    logits, seen, correlations = shown.outputs
     return Output(
       logits,
       stats=seen if "stats" in collect else None,
+      correlation=_correlation(correlations) if "correlation" in collect else None,
       observation=self._observation(shown, seen) if "observation" in collect else None,
       patterns=_patterns(shown) if "patterns" in collect else None,
     )
 
-  def _pass(self, mode: Mode, params: PyTree, stats: PyTree, inputs: Array, gates: Mapping[str, Array]) -> Any:
-    tokens = self.survey.tokens
-    if tokens is None:
-      return self.call(params, stats, inputs, Hooks(mode, gates))
-    hooks = Hooks(mode, gates, embedded=inputs)
-    return self.call(params, stats, jnp.zeros((len(inputs), *tokens.shape), tokens.dtype), hooks)
+  def _pass(
+    self, mode: Mode, correlates: bool, params: PyTree, stats: PyTree, inputs: Array, gates: Mapping[str, Array]
+  ) -> tuple[Any, PyTree, list[Array]]:
+    """(logits, statistics, what was found of correlations)."""
+    hooks, tokens = Hooks(mode, gates, correlates=correlates), self.survey.tokens
+    if tokens is not None:
+      hooks.embedded, inputs = inputs, jnp.zeros((len(inputs), *tokens.shape), tokens.dtype)
+    logits, seen = self.call(params, stats, inputs, hooks)
+    return logits, seen, hooks.correlations
 
   def _observation(self, shown: Shown, stats: PyTree) -> Observation:
     agreement = [_OBSERVING.agreement(x) for x in shown.activations]
@@ -239,18 +243,6 @@ class ModelNetwork:
     params = sum(leaf.size for leaf in jax.tree.leaves(self.call.params))
     return Costs(jnp.asarray(params, jnp.float32), jnp.asarray(self.survey.macs, jnp.float32))
 
-  def why_no_flow(self, inputs: Array) -> str | None:
-    """Why passes in mode `identity` do not carry a flow of absolute weights, if they do not.
-
-    Such a flow is proportional to the inputs, which the rescaling of `synflow` takes for granted.
-    """
-    if self._homogeneous(inputs[:1]):
-      return None
-    return (
-      "mode='identity': without normalisation and biases the outputs are not proportional to the inputs (softmax, "
-      "GELU, a normalisation that is not Flax's, ...), which flows through absolute weights take for granted"
-    )
-
   def why_coupled(self, inputs: Array) -> str | None:
     """Why samples cannot be taken one at a time with constant statistics, if they cannot."""
     params = self.init(jax.random.key(0))
@@ -266,24 +258,6 @@ class ModelNetwork:
       return f"{self.call.kind}: {error}"
     return None
 
-  def _homogeneous(self, inputs: Array) -> bool:
-    """Whether the outputs of absolute weights for multiples of an image of ones are the same multiples of its own."""
-    scales = np.asarray([1, 2, 2.0**-109, 2.0**-110])  # where the larger overflow, the smaller tell
-
-    def absolute(path, leaf):
-      role = path[-1].key
-      return jnp.abs(leaf) if role == "kernel" else jnp.full_like(leaf, float(role == "scale"))
-
-    def outputs(scales):
-      params = jax.tree_util.tree_map_with_path(absolute, self.init(jax.random.key(0)))
-      image = jnp.ones_like(self.embed(params, inputs))
-      return jax.lax.map(lambda s: self.apply(params, s * image, jnp.zeros(0), "identity").logits.sum(), scales)
-
-    dtype = jax.tree.leaves(self.call.params)[0].dtype
-    growth = np.asarray(jax.jit(outputs)(jnp.asarray(scales, dtype)), np.float64) / scales
-    growth = growth[np.isfinite(growth)]
-    return bool(np.ptp(growth) <= 1e-3 * np.abs(growth).max()) if len(growth) else True
-
 
 def _log_deviation(variance: Array) -> Array:
   observed = _OBSERVING.of_bn(variance, (variance, variance)).observed
@@ -295,3 +269,9 @@ def _patterns(shown: Shown) -> Array:
   if not shown.activations:
     raise ConfigError(_NO_ACTIVATIONS)
   return jnp.concatenate([x > 0 for x in shown.activations], 1)
+
+
+def _correlation(found: list[Array]) -> Array:
+  if not found:
+    raise ConfigError("no batch normalisation was found in the model; name the types of yours: batch_norms=(MyNorm,)")
+  return sum(found[1:], found[0])

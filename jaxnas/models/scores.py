@@ -106,10 +106,11 @@ def measure(
   )
   batch = batch._replace(inputs=jnp.asarray(batch.inputs))
 
-  def evaluation(params, batch, key):
-    return Evaluation(network, params, jnp.zeros(0, jnp.int32), *batch, key=key, rows=rows)
+  def evaluation(params, batch, key, some):
+    collects = [what for proxy in some for what in proxy.collects]
+    return Evaluation(network, params, jnp.zeros(0, jnp.int32), *batch, key=key, rows=rows, collects=collects)
 
-  objection = functools.cache(functools.partial(_objection, network, batch.inputs))
+  why_coupled = functools.cache(lambda: network.why_coupled(batch.inputs))
   missing, notes, able = {}, {}, []
   for proxy in chosen:
     why = _unfit(proxy, network)
@@ -121,9 +122,10 @@ def measure(
           raise
         why = str(error)
     why = why or _refusal(proxy, network, evaluation, (params, batch, own_key))
-    modes = sorted(network.asked)
-    why = why or next(filter(None, map(objection, modes)), None)
-    notes[proxy.name] = _note(set(modes), network.survey)
+    modes = frozenset(network.asked)
+    if why is None and modes & {"running", "batch_frozen"}:
+      why = why_coupled()
+    notes[proxy.name] = _note(modes, network.survey)
     if why is None:
       able.append(proxy)
     else:
@@ -131,7 +133,7 @@ def measure(
 
   @jax.jit
   def run(params, batch, key):
-    shared = evaluation(params, batch, key)
+    shared = evaluation(params, batch, key, able)
     return [proxy.measure(shared) for proxy in able]
 
   found = dict(zip(able, jax.device_get(run(params, batch, own_key)) if able else (), strict=True))
@@ -178,7 +180,7 @@ def _refusal(proxy: Proxy, network: ModelNetwork, evaluation: Any, arguments: tu
   """Why the proxy cannot be traced for this model."""
   network.asked.clear()
   try:
-    jax.eval_shape(lambda *args: proxy.measure(evaluation(*args)), *arguments)
+    jax.eval_shape(lambda *args: proxy.measure(evaluation(*args, [proxy])), *arguments)
   except ConfigError as error:
     return str(error)
   except Exception as error:  # a proxy's own assumption of what networks are like
@@ -186,13 +188,6 @@ def _refusal(proxy: Proxy, network: ModelNetwork, evaluation: Any, arguments: tu
       f"{type(error).__name__} in its measurement of this model: {str(error).splitlines()[0] if str(error) else ''}"
     )
   return None
-
-
-def _objection(network: ModelNetwork, inputs: Array, mode: Mode) -> str | None:
-  """Why what is computed in this mode would be wrong of this model."""
-  if mode == "identity":
-    return network.why_no_flow(inputs)
-  return network.why_coupled(inputs) if mode in ("running", "batch_frozen") else None
 
 
 _MODES: dict[Mode, str] = {
@@ -203,7 +198,7 @@ _MODES: dict[Mode, str] = {
 }
 
 
-def _note(modes: set[Mode], survey: Survey) -> str:
+def _note(modes: frozenset[Mode], survey: Survey) -> str:
   if not modes:
     return "no pass"
   parts = []

@@ -21,7 +21,6 @@ def test_five_models_are_ranked():
   assert len(rows) == 5, shown
   means = [float(mean) for _, mean in rows]
   assert means == sorted(means) and means[0] < means[-1]
-  assert re.search(r"^- ViT, 3 blocks, synflow: .*not proportional", shown, re.MULTILINE)
 
 
 @pytest.mark.slow

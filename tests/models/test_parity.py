@@ -9,7 +9,7 @@ from module_checks import random_params
 
 import jaxnas
 from jaxnas import proxies, spaces
-from jaxnas.base import NetworkConfig
+from jaxnas.base import Network, NetworkConfig, Single
 from jaxnas.models import as_network
 from jaxnas.proxies import zen
 from jaxnas.proxies.evaluation import Evaluation, observe
@@ -22,7 +22,7 @@ LABELS = np.array([0, 2, 1, 1])
 KEY = jax.random.key(5)
 SMALLER = {"mgm_code": MGMCode(samples=N), "mgm_truncated": MGMTruncated(samples=N)}
 ALL = tuple(SMALLER.get(name) or proxies.get(name) for name in proxies.names())
-USUAL = tuple(p for p in ALL if p.Settings is None)
+USUAL = tuple(p for p in ALL if p.Settings is None and p.needs in (Single, Network))  # not of cells or graphs
 QUICK = tuple(proxies.get(name) for name in ("naswot", "snip", "fisher", "zen", "params", "flops"))
 PARTS = 4
 
