@@ -1,6 +1,7 @@
 """The fast network of encoders against the plain Flax module, in float64; padding, gates, kernels, many at once."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxnas.nets.choose import capacities
 from jaxnas.proxies.evaluation import Evaluation
 from jaxnas.proxies.ntk_condition_number import NTKConditionNumber
 from jaxnas.spaces.flexibert import costs, encoding, mapping, operations, parameters
+from jaxnas.spaces.flexibert.module import FlexiBERTLayer
 from jaxnas.spaces.mapping import gather, scatter
 
 SPACE = spaces.get("flexibert")
@@ -103,6 +105,24 @@ def test_module_is_network(x64, text):
   assert count == SPACE.costs(encoding.parse(text), config_of(text)).params
   executed = jax.tree.map(lambda leaf, mask: mask.sum() * (leaf.size / mask.size), params, network.executed(arch))
   assert sum(jax.tree.leaves(executed)) == count
+
+
+def test_layers_are_those_of_pytorch(x64, fixtures):
+  """Every operation with every number of heads, recorded; the README of the fixture says how."""
+  cases = json.loads((fixtures / "flexibert" / "layers.json").read_text())
+  assert len(cases) == len(parameters.OPERATIONS)
+  shapes = parameters.layer_shapes(8, 32)
+  for i, case in enumerate(cases):
+    op, heads, depth = encoding.OPS.index(case["op"]), case["heads"], case["depth"]
+    names = (*parameters.operation_layers(op, heads), *parameters.feed_forward_layers(depth))
+    rng, own = np.random.default_rng(i), {name: {} for name in names}
+    for path in sorted(f"{name}.{leaf}" for name in names for leaf in shapes[name]):
+      name, leaf = path.split(".")
+      own[name][leaf] = rng.normal(float(leaf == "scale"), 0.4, shapes[name][leaf])
+    x = np.random.default_rng(100 + i).normal(size=(2, 7, 8))
+    with jax.numpy_dtype_promotion("standard"):
+      found = FlexiBERTLayer(op, heads, depth, 32).apply({"params": own}, jnp.asarray(x), jnp.ones((2, 7, 1)))
+    np.testing.assert_allclose(found, case["output"], atol=1e-10, err_msg=case["op"])
 
 
 @pytest.mark.parametrize("text", ["256|sdp:2:512x1|wma:4:512x1", "256|dsc5:2:512x1|dsc9:4:512x3"])
