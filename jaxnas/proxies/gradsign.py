@@ -5,10 +5,11 @@
 over the convolution and linear kernels. A pass a sample, whose batch normalisation sees that image only. Higher is
 better; a network without gradients scores 0. Grows with the number of weights: at most N times it.
 
-A gradient of less than 100 eps times the largest of its tensor has no sign here. In the code it has: but where one
-pixel alone activates a channel, batch normalisation takes its size out again, the gradients are 0, and rounding decides
-their signs (1 % of the score on maps of 2 x 2). Source: Zhang & Jia, "GradSign: Model Performance Inference with
-Theoretical Insights", ICLR 2022, and its code.
+Gradients that are 0 but for rounding have a sign too, here as in the code: a convolution in front of batch
+normalisation that reads a constant map, such as a 3x3 pool makes of 2 x 2 pixels. Of the weights of 12 random cells of
+NAS-Bench-201 these were up to 13 % at images of 8 x 8 (2 x 2 in the last stage), and none at 16 x 16 and 32 x 32.
+
+Source: Zhang & Jia, "GradSign: Model Performance Inference with Theoretical Insights", ICLR 2022, and its code.
 """
 
 import dataclasses
@@ -22,7 +23,6 @@ from jaxnas import registry
 from jaxnas.base import Evaluated, Proxy
 from jaxnas.proxies.evaluation import cross_entropy, embedded, rows_at_once
 
-NOISE = 100  # eps of the largest gradient, below which one counts as 0
 ROWS = 8  # samples at a time on a CPU
 
 
@@ -43,7 +43,7 @@ class GradSign(Proxy):
         logits = e.network.apply(params, image[None], e.arch, "batch", rows=True).logits
         return cross_entropy(logits, label[None])[0]
 
-      return jax.tree.map(_sign, jax.grad(loss)(e.params))
+      return jax.tree.map(jnp.sign, jax.grad(loss)(e.params))
 
     def add(total, part):
       found = jax.vmap(signs)(*part)
@@ -53,8 +53,3 @@ class GradSign(Proxy):
     parts = [leaf.reshape(-1, rows, *leaf.shape[1:]) for leaf in (x, e.labels)]
     total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, e.params), parts)
     return e.network.by_layer(lambda t: jnp.abs(t).sum(), total).sum()
-
-
-def _sign(gradient: Array) -> Array:
-  size = jnp.abs(gradient)
-  return jnp.where(size <= NOISE * jnp.finfo(gradient.dtype).eps * size.max(), 0, jnp.sign(gradient))
