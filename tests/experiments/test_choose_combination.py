@@ -1,0 +1,79 @@
+"""What is chosen on one half of the architectures, and that the other half alone is reported."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from scipy import stats
+
+from jaxnas import spaces, tabular
+
+ARCHS, SEEDS = 120, 2
+
+
+def keep_scores(folder, seed, rows):
+  """A work directory's scores of one seed, by proxy and architecture."""
+  folder.mkdir(exist_ok=True)
+  with (folder / "scores.jsonl").open("a") as file:
+    for proxy, scores in rows.items():
+      for arch, value in scores.items():
+        line = {"kind": "score", "seed": seed, "repeat": 0, "arch": arch, "proxy": proxy, "rank_by": float(value)}
+        file.write(json.dumps(line) + "\n")
+
+
+def run(*arguments):
+  command = [sys.executable, "experiments/choose_combination.py", *map(str, arguments)]
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Two noisy copies of the accuracy that err independently, one that errs more, noise, and a count of no seed."""
+  benchmark = tabular.open_benchmark(None, spaces.get("nb201"))
+  rng = np.random.default_rng(0)
+  archs = [benchmark.archs[i] for i in rng.choice(15625, ARCHS, replace=False)]
+  ranks = np.argsort(np.argsort([benchmark.accuracy(a, "cifar10") for a in archs]))
+  for seed in range(SEEDS):
+    errors = {"naswot": 30, "synflow": 30, "snip": 80, "zen": 1e6}
+    rows = {name: dict(zip(archs, ranks + rng.normal(0, e, ARCHS), strict=True)) for name, e in errors.items()}
+    keep_scores(tmp_path / "run", seed, rows)
+  keep_scores(tmp_path / "run", 0, {"params": dict.fromkeys(archs, 1.0), "fisher": {archs[0]: 1.0}})
+  return tmp_path / "run"
+
+
+def on_the_second_half(folder, proxy):
+  """Spearman with test accuracy on the half that nothing was chosen on, mean over seeds, computed anew."""
+  benchmark = tabular.open_benchmark(None, spaces.get("nb201"))
+  lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+  second = np.array_split(np.random.default_rng(0).permutation(ARCHS), 2)[1]
+  found = []
+  for seed in range(SEEDS):
+    own = [line for line in lines if (line["proxy"], line["seed"]) == (proxy, seed)]
+    values = [(own[i]["rank_by"], benchmark.accuracy(own[i]["arch"], "cifar10")) for i in second]
+    found.append(stats.spearmanr(*zip(*values, strict=True)).statistic)
+  return np.mean(found)
+
+
+def test_the_two_good_proxies_are_chosen_and_a_proxy_of_one_architecture_is_left_out(folder, tmp_path):
+  ran = run(folder, "--halvings=3", "--beside=naswot+snip", f"--out={tmp_path / 'table.md'}")
+  assert ran.returncode == 0, ran.stderr
+  text = (tmp_path / "table.md").read_text()
+  assert f"{ARCHS} architectures of nb201, {SEEDS} passes, 5 proxies, 25 sets" in text
+  assert "left out: fisher" in text and "chosen by valid accuracy, reported with test accuracy" in text
+  best = re.search(r"chosen, place 1 *\| ([\w +]+?) *\| *(\S+) \| *(\S+) /", text)
+  single = re.search(r"best single proxy *\| ([\w +]+?) *\| *(\S+) \| *(\S+) /", text)
+  assert best and single
+  assert {"naswot", "synflow"} <= set(best[1].split(" + ")) and single[1] in ("naswot", "synflow")
+  assert float(best[3]) > float(single[3]) > 0.5
+  assert float(single[3]) == pytest.approx(on_the_second_half(folder, single[1]), abs=6e-4)
+  assert re.search(r"control *\| params *\| *0\.000 \| *0\.000 /", text)  # a constant ranks nothing
+  assert "naswot + snip" in text
+
+
+def test_a_folder_that_holds_no_scores_is_named(tmp_path):
+  ran = run(tmp_path)
+  assert ran.returncode != 0 and "scores.jsonl" in ran.stderr and str(tmp_path) in ran.stderr
