@@ -91,6 +91,24 @@ def by_layer(
   return jnp.concatenate(found)
 
 
+def gates(shapes: PyTree, samples: int, is_stacked: Callable[[list[str]], bool]) -> PyTree:
+  """Ones for each kernel but those of classifiers, [samples, Cout] or [layers, samples, Cout].
+
+  Args:
+    shapes: of the parameters. The tree is theirs, down to what holds a kernel.
+  """
+
+  def ones(node: PyTree, names: list[str]) -> PyTree:
+    if "kernel" in node:
+      *_, width = node["kernel"].shape
+      lead = node["kernel"].shape[:1] if is_stacked([*names, "kernel"]) else ()
+      return jnp.ones((*lead, samples, width))
+    inner = {name: ones(own, [*names, name]) for name, own in node.items() if isinstance(own, dict)}
+    return {name: own for name, own in inner.items() if not isinstance(own, dict) or own}
+
+  return ones({name: own for name, own in shapes.items() if name not in ("classifier", "auxiliary")}, [])
+
+
 def _is_shape(node: PyTree) -> bool:
   return isinstance(node, tuple)
 

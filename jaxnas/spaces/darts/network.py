@@ -11,7 +11,7 @@ Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 2021.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
@@ -23,7 +23,7 @@ from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import parameters
 from jaxnas.nets.grams import SampleGrams
-from jaxnas.nets.parameters import by_layer
+from jaxnas.nets.one_network import OneNetwork, parameter_shapes
 from jaxnas.nets.passes import Chain, Pass, Seen, begin, check_images, linear, together, unit_moments, with_gates
 from jaxnas.spaces.darts import auxiliary, blocks, costs, encoding, layout, operations
 from jaxnas.spaces.darts.costs import EvaluationNetwork
@@ -34,7 +34,7 @@ ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation", "p
 
 
 @dataclasses.dataclass(frozen=True)
-class DARTSNetwork(SampleGrams):
+class DARTSNetwork(OneNetwork, SampleGrams):
   """Pure functions of parameters, images and codes, int32 [32].
 
   A `Single`, `CellNetwork`, `GraphNetwork`, `SampleGram`, `TappedNetwork` and `TrainableNetwork`.
@@ -96,23 +96,13 @@ class DARTSNetwork(SampleGrams):
     shapes = layout.shapes(layout.evaluation(self.config), self.genotype, self.config.auxiliary)
     return parameters.draw(shapes, self.config.init, key)
 
-  def start(self, params: PyTree, arch: Int[Array, " 32"]) -> PyTree:
-    """As drawn."""
-    del arch
-    return params
-
-  def embed(self, params: PyTree, inputs: Float[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
-    """The images."""
-    del params
-    return inputs
-
   def init_stats(self) -> PyTree:
     """Running statistics before the first step: means 0, variances 1."""
     side = {"imagenet": 224, "cifar": 32}[self.config.stem] if self.config.auxiliary else 8
     images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
     arch = jax.ShapeDtypeStruct((encoding.LENGTH,), jnp.int32)
     run = functools.partial(self.train, drop_path=0.0, key=None)
-    return unit_moments(jax.eval_shape(lambda *args: run(*args).stats, self._shapes(), images, arch))
+    return unit_moments(jax.eval_shape(lambda *args: run(*args).stats, parameter_shapes(self), images, arch))
 
   def executed(self, arch: Int[Array, " 32"]) -> PyTree:
     """A tree like the parameters: 1 where they belong to an operation of this architecture, [] or [cells] each."""
@@ -133,41 +123,11 @@ class DARTSNetwork(SampleGrams):
         return jnp.ones(lead, jnp.float32)
       return used(int(not names[0].startswith(STAGE)), SLOTS.index(names[1]), names[2], lead)
 
-    return jax.tree_util.tree_map_with_path(mask, self._shapes())
-
-  def used_channels(self, arch: Int[Array, " 32"]) -> None:
-    """Always all."""
-    del arch
-
-  def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
-    """See `nets.parameters.by_layer`."""
-    return by_layer(fn, trees, self.is_stacked)
+    return jax.tree_util.tree_map_with_path(mask, parameter_shapes(self))
 
   def is_stacked(self, path: list[str]) -> bool:
     """See `layout.is_stacked`."""
     return layout.is_stacked(path)
-
-  def gates(self, samples: int) -> PyTree:
-    """Ones for each convolution, [N, Cout] or [cells, N, Cout]: the parameters' tree down to what holds a kernel."""
-
-    def ones(node, names):
-      if "kernel" in node:
-        *_, width = node["kernel"].shape
-        lead = node["kernel"].shape[:1] if layout.is_stacked(names) else ()
-        return jnp.ones((*lead, samples, width))
-      inner = {name: ones(own, [*names, name]) for name, own in node.items() if isinstance(own, dict)}
-      return {name: own for name, own in inner.items() if not isinstance(own, dict) or own}
-
-    return {name: ones(own, [name]) for name, own in self._shapes().items() if name not in ("classifier", "auxiliary")}
-
-  def variants(self) -> tuple["DARTSNetwork", ...]:
-    """One network serves all architectures."""
-    return (self,)
-
-  def variant(self, arch: Int[Array, " 32"]) -> Int[Array, ""]:
-    """Its place in `variants()`."""
-    del arch
-    return jnp.int32(0)
 
   def costs(self, arch: Int[Array, " 32"], image_size: int = 32) -> Costs:
     """As `costs` counts them: what every architecture has, and what the operations of its slots cost.
@@ -261,9 +221,6 @@ class DARTSNetwork(SampleGrams):
     return self._forward(params, inputs, arch, run, None, drop, Chain())
 
   # The pass
-
-  def _shapes(self) -> PyTree:
-    return jax.eval_shape(self.init, jax.random.key(0))
 
   def _chosen(self, arch, cell_type: int) -> Chosen:
     """The operations of a cell."""

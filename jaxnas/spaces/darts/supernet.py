@@ -25,6 +25,7 @@ from jaxnas.errors import ConfigError
 from jaxnas.nets import parameters
 from jaxnas.nets.grams import SampleGrams
 from jaxnas.nets.node import take
+from jaxnas.nets.one_network import OneNetwork
 from jaxnas.nets.parameters import bn_shapes
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together
 from jaxnas.nets.supernet import EXECUTED
@@ -44,7 +45,7 @@ def leaving(source: int) -> list[int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class DARTSSupernet(SampleGrams):
+class DARTSSupernet(OneNetwork, SampleGrams):
   """Pure functions of parameters, images and mixing weights [2, 14, 8] (normal and reduction cell, edges, ops).
 
   Attributes:
@@ -85,19 +86,9 @@ class DARTSSupernet(SampleGrams):
     """Fresh float32 parameters. Those of the edges that leave a node are stacked: [edges, ...]."""
     return parameters.draw(self._shapes(), self.config.init, key)
 
-  def start(self, params: PyTree, arch: Float[Array, "2 14 8"]) -> PyTree:
-    """As drawn."""
-    del arch
-    return params
-
   def is_stacked(self, path: list[str]) -> bool:
     """Whether parameters of this path have the edges that leave a node as their first axis."""
     return len(path) > 1 and path[1].startswith("from")
-
-  def embed(self, params: PyTree, inputs: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-    """The images."""
-    del params
-    return inputs
 
   def apply(
     self,

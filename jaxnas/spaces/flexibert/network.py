@@ -16,10 +16,9 @@ Source: see `encoding`; the released PyTorch model. The classifier reads the fir
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -29,7 +28,7 @@ from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
 from jaxnas.errors import ArchitectureError, ConfigError, DatasetError
 from jaxnas.nets.choose import choose
 from jaxnas.nets.grams import SampleGrams
-from jaxnas.nets.parameters import by_layer
+from jaxnas.nets.one_network import OneNetwork, parameter_shapes
 from jaxnas.nets.passes import begin, linear, with_gates
 from jaxnas.spaces.flexibert import costs, encoding, operations, parameters
 from jaxnas.spaces.flexibert.encoding import DEPTHS, HEADS
@@ -40,7 +39,7 @@ Arch = Int[Array, "layers 2"]
 
 
 @dataclasses.dataclass(frozen=True)
-class FlexiBERTNetwork(SampleGrams):
+class FlexiBERTNetwork(OneNetwork, SampleGrams):
   """Pure functions of parameters, tokens and rows [layers, 2] of (operation with heads, depth).
 
   A `Single`, `SampleGram` and `Dispatched`.
@@ -97,39 +96,13 @@ class FlexiBERTNetwork(SampleGrams):
     """Fresh float32 parameters, see `parameters.draw`."""
     return parameters.draw(parameters.shapes(self.config, *self._shape), key)
 
-  def start(self, params: PyTree, arch: Arch) -> PyTree:
-    """The parameters as they are."""
-    del arch
-    return params
-
   def executed(self, arch: Arch) -> PyTree:
     """A tree like the parameters: 1 where they belong to a layer of this architecture, [] or [layers] each."""
-    return parameters.executed(self._shapes(), self._checked(arch))
-
-  def used_channels(self, arch: Arch) -> None:
-    """None: always all."""
-    del arch
-
-  def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
-    """See `nets.parameters.by_layer`; embeddings are none of its kernels."""
-    return by_layer(fn, trees, self.is_stacked)
+    return parameters.executed(parameter_shapes(self), self._checked(arch))
 
   def is_stacked(self, path: list[str]) -> bool:
     """Whether parameters of this path have the layers as their first axis."""
     return path[0] == "layers"
-
-  def gates(self, samples: int) -> PyTree:
-    """Ones for every linear layer and depthwise convolution: [N, outputs], or [layers, N, outputs]."""
-    shapes = self._shapes()
-
-    def ones(tree: PyTree, *copies: int) -> PyTree:
-      return {
-        name: jnp.ones((*copies, samples, own["kernel"].shape[-1]))
-        for name, own in tree.items()
-        if "kernel" in own and name != "classifier"
-      }
-
-    return {**ones({**shapes, "layers": {}}), "layers": ones(shapes["layers"], self._shape[1])}
 
   def costs(self, arch: Arch, image_size: int = costs.TOKENS) -> Costs:
     """As `costs` counts them; `image_size` is the length of a sequence."""
@@ -213,9 +186,6 @@ class FlexiBERTNetwork(SampleGrams):
     features = (x * mask[..., None])[:, :, None]
     seen = Observation(features, agreements.sum(0), jnp.zeros((), x.dtype)) if run.observes else None
     return Output(linear(x[:, 0], own["classifier"]), stats={} if run.keeps_stats else None, observation=seen)
-
-  def _shapes(self) -> PyTree:
-    return jax.eval_shape(self.init, jax.random.key(0))
 
   def _checked(self, arch: Array) -> Array:
     if arch.shape != (self._shape[1], 2):

@@ -28,7 +28,8 @@ from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets.choose import choose
 from jaxnas.nets.grams import SampleGrams
-from jaxnas.nets.parameters import by_layer, draw
+from jaxnas.nets.one_network import OneNetwork, parameter_shapes
+from jaxnas.nets.parameters import draw
 from jaxnas.nets.passes import (
   Chain,
   Pass,
@@ -51,7 +52,7 @@ ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation", "p
 
 
 @dataclasses.dataclass(frozen=True)
-class NB101Network(SampleGrams):
+class NB101Network(OneNetwork, SampleGrams):
   """Pure functions of parameters, images and cells [7, 11], as `encoding.alphas` has them.
 
   A `Single`, `CellNetwork`, `GraphNetwork`, `SampleGram` and `TappedNetwork`.
@@ -127,28 +128,19 @@ class NB101Network(SampleGrams):
     cell = _checked(arch)
     return parameters.cut_to_used(parameters.scaled(self.config, params, cell), cell)
 
-  def embed(self, params: PyTree, inputs: Float[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
-    """The images."""
-    del params
-    return inputs
-
   def used_channels(self, arch: Float[Array, "7 11"]) -> PyTree:
     """A tree like the parameters: the (channels in, channels out) in use, int32 [2] or [modules, 2]; a vector has 1 in.
 
     Those of layers that are not executed mean nothing.
     """
-    return parameters.used_channels(self._shapes(), _checked(arch))
+    return parameters.used_channels(parameter_shapes(self), _checked(arch))
 
   def executed(self, arch: Float[Array, "7 11"]) -> PyTree:
     """A tree like the parameters: 1 where they belong to a layer of this architecture, [] or [modules] each.
 
     A vertex uses only the first channels of its kernels; the others have no gradient.
     """
-    return parameters.executed(self._shapes(), _checked(arch))
-
-  def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
-    """See `nets.parameters.by_layer`."""
-    return by_layer(fn, trees, self.is_stacked)
+    return parameters.executed(parameter_shapes(self), _checked(arch))
 
   def is_stacked(self, path: list[str]) -> bool:
     """Whether parameters of this path have the modules of a stack as their first axis."""
@@ -181,7 +173,7 @@ class NB101Network(SampleGrams):
     images = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
     cell = jax.ShapeDtypeStruct((encoding.MAX_VERTICES, encoding.COLUMNS), jnp.float32)
     run = functools.partial(self.apply, collect=("running_stats",))
-    return unit_moments(jax.eval_shape(lambda *args: run(*args).stats, self._shapes(), images, cell))
+    return unit_moments(jax.eval_shape(lambda *args: run(*args).stats, parameter_shapes(self), images, cell))
 
   def costs(self, arch: Float[Array, "7 11"], image_size: int = 32) -> Costs:
     """As `costs` counts them."""
@@ -267,9 +259,6 @@ class NB101Network(SampleGrams):
 
     branches = [functools.partial(forward, feeding) for feeding in range(MOST_FEEDING + 1)]
     return choose(branches, feeding_of(own["cell"]), inputs, own)
-
-  def _shapes(self) -> PyTree:
-    return jax.eval_shape(self.init, jax.random.key(0))
 
   def _forward(self, run: Pass, feeding: int, images: Array, own: dict[str, PyTree], chain: Chain) -> Output:
     params, stats, cell = own["params"], own["stats"], lax.stop_gradient(own["cell"])

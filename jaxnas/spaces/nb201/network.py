@@ -27,6 +27,7 @@ from jaxnas.base import Collect, Init, Mode, Observation, Output, Selections
 from jaxnas.errors import ConfigError
 from jaxnas.nets import layers, parameters, passes
 from jaxnas.nets.node import Choices
+from jaxnas.nets.one_network import OneNetwork
 from jaxnas.nets.passes import Chain, Pass, Seen, together
 from jaxnas.spaces.nb201 import encoding
 from jaxnas.spaces.nb201.cell import cell
@@ -38,7 +39,7 @@ Arch = tuple[int, ...] | Int[Array, "6"] | Float[Array, "1 6 5"]
 
 
 @dataclasses.dataclass(frozen=True)
-class NB201Network:
+class NB201Network(OneNetwork):
   """What all roles of the network share: pure functions of parameters (`parameters.py`), images and an architecture.
 
   Attributes:
@@ -72,16 +73,6 @@ class NB201Network:
   def by_program(self, archs: Int[np.ndarray, "A 6"]) -> list[tuple["NB201Network", Int[np.ndarray, " A"]]]:
     """As `base.Dispatched`: one program serves all."""
     return [(self, np.arange(len(archs)))]
-
-  def start(self, params: PyTree, arch: Arch) -> PyTree:
-    """As `base.Network`: as drawn."""
-    del arch
-    return params
-
-  def embed(self, params: PyTree, inputs: Array) -> Array:
-    """As `base.Network`: the images."""
-    del params
-    return inputs
 
   def apply(
     self,

@@ -14,7 +14,7 @@ from jaxnas.errors import ConfigError
 from jaxnas.nets import passes
 from jaxnas.nets.grams import SampleGrams
 from jaxnas.nets.node import Choices
-from jaxnas.nets.parameters import by_layer
+from jaxnas.nets.one_network import parameter_shapes
 from jaxnas.nets.passes import Pass, Seen
 from jaxnas.spaces.nb201 import costs, encoding
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_EDGES, NUM_OPS, OPS
@@ -52,15 +52,7 @@ class SingleNetwork(Classified, SampleGrams):
       edge = [edge_name(e) for e in EDGES].index(names[1])
       return jnp.full((leaf.shape[0],), operations[edge] == OPS.index(names[2]), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(mask, jax.eval_shape(self.init, jax.random.key(0)))
-
-  def used_channels(self, arch: Arch) -> None:
-    """As `base.Single`: always all."""
-    del arch
-
-  def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
-    """As `base.Single`."""
-    return by_layer(fn, trees, self.is_stacked)
+    return jax.tree_util.tree_map_with_path(mask, parameter_shapes(self))
 
   def is_stacked(self, path: list[str]) -> bool:
     """Whether parameters of this path have the cells of a stage as their first axis."""
@@ -205,15 +197,6 @@ class Backbone(NB201Network):
     """As `base.TappedNetwork`: of the stem and the reductions."""
     return _first_stats(self)
 
-  def variants(self) -> tuple["Backbone", ...]:
-    """As `base.TappedNetwork`: one network is fast for all architectures."""
-    return (self,)
-
-  def variant(self, arch: Arch) -> Int[Array, ""]:
-    """As `base.TappedNetwork`."""
-    del arch
-    return jnp.int32(0)
-
   def costs(self, arch: Arch, image_size: int = 32) -> Costs:
     """As `base.TappedNetwork`, without heads; the convolutions' idle biases are parameters."""
     size = self.channels, self.cells, 1
@@ -235,7 +218,7 @@ class Backbone(NB201Network):
 def _first_stats(network: SingleNetwork | Backbone) -> PyTree:
   """Means 0 and variances 1 where the network keeps running statistics."""
   arch, images = (NONE,) * NUM_EDGES, jnp.zeros((1, 4, 4, 3), jnp.float32)
-  params = jax.eval_shape(network.init, jax.random.key(0))
+  params = parameter_shapes(network)
   return passes.unit_moments(
     jax.eval_shape(lambda p: network.apply(p, images, arch, collect=("running_stats",)).stats, params)
   )

@@ -13,7 +13,7 @@ Neural Architecture Search via Regression", NeurIPS 2021, released code.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import jax
@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, Int32, PyTree
 
 from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.nets.parameters import by_layer
+from jaxnas.nets.one_network import OneNetwork
 from jaxnas.nets.passes import begin
 from jaxnas.nets.products import einsum, matmul
 from jaxnas.spaces.nlp import program
@@ -48,7 +48,7 @@ def layer_sizes(channels: int, cells: int) -> list[tuple[int, int]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class NLPNetwork:
+class NLPNetwork(OneNetwork):
   """Pure functions of parameters, sequences and programs (rows of `program.table`). A `SequenceNetwork`.
 
   Parameters are named as in all networks: `stem` is the encoder, `classifier` the decoder. A layer has `matrices` of
@@ -134,14 +134,6 @@ class NLPNetwork:
     }
     return ends | {f"layer_{i}": layer for i in range(len(self.layers))}
 
-  def used_channels(self, arch: Int[Array, " n"]) -> None:
-    """None: matrices are used whole."""
-    del arch
-
-  def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
-    """`fn` of every matrix, side by side."""
-    return by_layer(fn, trees, self.is_stacked)
-
   def is_stacked(self, path: list[str]) -> bool:
     """Whether parameters of this path are stacked."""
     return path[0].startswith("layer_")
@@ -167,11 +159,6 @@ class NLPNetwork:
     return Costs(params, image_size * products)
 
   # Outputs
-
-  def embed(self, params: PyTree, inputs: Sequences) -> Sequences:
-    """The sequences, which are numbers already."""
-    del params
-    return inputs
 
   def apply(
     self,

@@ -9,7 +9,7 @@ Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", I
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -22,7 +22,7 @@ from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.nets import grams, layers, parameters, plain_layers
 from jaxnas.nets.grams import SampleGrams
-from jaxnas.nets.parameters import by_layer
+from jaxnas.nets.one_network import OneNetwork, parameter_shapes
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, gated, linear, together, unit_moments, with_gates
 from jaxnas.spaces.nds.blocks import costs, encoding, layout
 from jaxnas.spaces.nds.blocks.costs import Convolution, Stage, Staged
@@ -38,7 +38,7 @@ _SIDE = 64  # what shapes of parameters are traced with
 
 
 @dataclasses.dataclass(frozen=True)
-class NDSBlockNetwork(SampleGrams):
+class NDSBlockNetwork(OneNetwork, SampleGrams):
   """Pure functions of parameters, images and a code that is not read.
 
   A `Single`, `SampleGram` and `TappedNetwork`.
@@ -91,22 +91,12 @@ class NDSBlockNetwork(SampleGrams):
     """Fresh float32 parameters (`parameters.draw`); those of a stage's later blocks are stacked, see `layout`."""
     return parameters.draw(layout.shapes(self.net, self.classes), self.config.init, key)
 
-  def start(self, params: PyTree, arch: Int[Array, " L"]) -> PyTree:
-    """As drawn."""
-    del arch
-    return params
-
-  def embed(self, params: PyTree, inputs: Float[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
-    """The images."""
-    del params
-    return inputs
-
   def init_stats(self) -> PyTree:
     """Running statistics before the first step: means 0, variances 1."""
     images = jax.ShapeDtypeStruct((2, _SIDE, _SIDE, 3), jnp.float32)
     arch = jax.ShapeDtypeStruct((len(self.code),), jnp.int32)
     run = functools.partial(self.apply, collect=("running_stats",))
-    return unit_moments(jax.eval_shape(lambda *args: run(*args).stats, self._shapes(), images, arch))
+    return unit_moments(jax.eval_shape(lambda *args: run(*args).stats, parameter_shapes(self), images, arch))
 
   def executed(self, arch: Int[Array, " L"]) -> PyTree:
     """A tree like the parameters, of ones, [] or [blocks - 1] each."""
@@ -116,43 +106,11 @@ class NDSBlockNetwork(SampleGrams):
       stacked = layout.is_stacked([p.key for p in path])
       return jnp.ones(leaf.shape[:1] if stacked else (), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(ones, self._shapes())
-
-  def used_channels(self, arch: Int[Array, " L"]) -> None:
-    """Always all."""
-    del arch
-
-  def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
-    """See `nets.parameters.by_layer`."""
-    return by_layer(fn, trees, self.is_stacked)
+    return jax.tree_util.tree_map_with_path(ones, parameter_shapes(self))
 
   def is_stacked(self, path: list[str]) -> bool:
     """See `layout.is_stacked`."""
     return layout.is_stacked(path)
-
-  def gates(self, samples: int) -> PyTree:
-    """Ones for each convolution, [N, Cout] or [blocks - 1, N, Cout]."""
-    tree = {name: own for name, own in self._shapes().items() if name != "classifier"}
-
-    def ones(path, leaf):
-      lead = leaf.shape[:1] if layout.is_stacked([p.key for p in path]) else ()
-      return jnp.ones((*lead, samples, leaf.shape[-1]))
-
-    def kernels(node):
-      if "conv" in node:
-        return {"conv": node["conv"]["kernel"]}
-      return {name: kernels(own) for name, own in node.items()}
-
-    return jax.tree_util.tree_map_with_path(ones, kernels(tree))
-
-  def variants(self) -> tuple["NDSBlockNetwork", ...]:
-    """Itself."""
-    return (self,)
-
-  def variant(self, arch: Int[Array, " L"]) -> Int[Array, ""]:
-    """Its place in `variants()`."""
-    del arch
-    return jnp.int32(0)
 
   def costs(self, arch: Int[Array, " L"], image_size: int = 32) -> Costs:
     """As `costs` counts them."""
@@ -184,9 +142,6 @@ class NDSBlockNetwork(SampleGrams):
     if arch.shape != (len(self.code),):
       raise ConfigError(f"arch of shape {arch.shape}: expected ({len(self.code)},), a row of what encode() returned")
     return self._forward(with_gates(params, gates), inputs, run, stats)
-
-  def _shapes(self) -> PyTree:
-    return jax.eval_shape(self.init, jax.random.key(0))
 
   def _forward(self, params: PyTree, images: Array, run: Pass, stats: PyTree | None) -> Output:
     seen: dict[str, Seen] = {}

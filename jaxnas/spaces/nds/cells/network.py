@@ -9,7 +9,7 @@ form `code`: Li et al., "Generic Neural Architecture Search via Regression", Neu
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
@@ -21,7 +21,7 @@ from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output
 from jaxnas.errors import ConfigError
 from jaxnas.nets import parameters
 from jaxnas.nets.grams import SampleGrams
-from jaxnas.nets.parameters import by_layer
+from jaxnas.nets.one_network import OneNetwork, parameter_shapes
 from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together, unit_moments, with_gates
 from jaxnas.spaces.darts import blocks
 from jaxnas.spaces.darts import operations as darts
@@ -34,7 +34,7 @@ ABLE: tuple[Collect, ...] = ("stats", "running_stats", "taps", "observation")
 
 
 @dataclasses.dataclass(frozen=True)
-class NDSCellNetwork(SampleGrams):
+class NDSCellNetwork(OneNetwork, SampleGrams):
   """Pure functions of parameters, images and codes, int32 [L].
 
   A `Single`, `SampleGram`, `Dispatched` and `TappedNetwork`. The width and depth are those of the config, whatever the
@@ -107,17 +107,12 @@ class NDSCellNetwork(SampleGrams):
     """See `layout.fitted`: kernels read as many states as the genotype concatenates."""
     return layout.fitted(params, self._used(arch), self.config.init)
 
-  def embed(self, params: PyTree, inputs: Float[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
-    """The images."""
-    del params
-    return inputs
-
   def init_stats(self) -> PyTree:
     """Running statistics before the first step: means 0, variances 1."""
     images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
     arch = jax.ShapeDtypeStruct((encoding.length(self.table),), jnp.int32)
     run = functools.partial(self.apply, collect=("running_stats",))
-    return unit_moments(jax.eval_shape(lambda *args: run(*args).stats, self._shapes(), images, arch))
+    return unit_moments(jax.eval_shape(lambda *args: run(*args).stats, parameter_shapes(self), images, arch))
 
   def executed(self, arch: Int[Array, " L"]) -> PyTree:
     """A tree like the parameters: 1 where they belong to an operation of this architecture, [] or [cells] each."""
@@ -137,41 +132,15 @@ class NDSCellNetwork(SampleGrams):
         return jnp.ones(lead, jnp.float32)
       return used(int(not self.is_stacked(names)), slots.index(names[1]), names[2], lead)
 
-    return jax.tree_util.tree_map_with_path(mask, self._shapes())
+    return jax.tree_util.tree_map_with_path(mask, parameter_shapes(self))
 
   def used_channels(self, arch: Int[Array, " L"]) -> PyTree | None:
     """Always all where each cell concatenates all of its nodes, but for kernels that read the stem."""
-    return layout.used_channels(self._shapes(), self._used(arch))
-
-  def by_layer(self, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
-    """See `nets.parameters.by_layer`."""
-    return by_layer(fn, trees, self.is_stacked)
+    return layout.used_channels(parameter_shapes(self), self._used(arch))
 
   def is_stacked(self, path: list[str]) -> bool:
     """See `layout.is_stacked`."""
     return layout.is_stacked(path)
-
-  def gates(self, samples: int) -> PyTree:
-    """Ones for each convolution, [N, Cout] or [cells, N, Cout]: the parameters' tree down to what holds a kernel."""
-
-    def ones(node, names):
-      if "kernel" in node:
-        *_, width = node["kernel"].shape
-        lead = node["kernel"].shape[:1] if self.is_stacked(names) else ()
-        return jnp.ones((*lead, samples, width))
-      inner = {name: ones(own, [*names, name]) for name, own in node.items() if isinstance(own, dict)}
-      return {name: own for name, own in inner.items() if not isinstance(own, dict) or own}
-
-    return {name: ones(own, [name]) for name, own in self._shapes().items() if name != "classifier"}
-
-  def variants(self) -> tuple["NDSCellNetwork", ...]:
-    """One network serves all architectures."""
-    return (self,)
-
-  def variant(self, arch: Int[Array, " L"]) -> Int[Array, ""]:
-    """Its place in `variants()`."""
-    del arch
-    return jnp.int32(0)
 
   def costs(self, arch: Int[Array, " L"], image_size: int = 32) -> Costs:
     """As `costs` counts them."""
@@ -217,9 +186,6 @@ class NDSCellNetwork(SampleGrams):
     run = begin(mode, collect, stats, able=ABLE, axis=0)
     check_images(inputs)
     return self._forward(with_gates(params, gates), inputs, self._cells(arch), run, stats)
-
-  def _shapes(self) -> PyTree:
-    return jax.eval_shape(self.init, jax.random.key(0))
 
   def _cells(self, arch: Int[Array, " L"]) -> tuple[ChosenCell, ChosenCell]:
     length, half = encoding.length(self.table), 5 * self.table.nodes
