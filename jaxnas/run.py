@@ -93,7 +93,9 @@ def run(
         log.info("seed %d: %s", seed, outcomes[-1].rows[-1])
     wall = time.perf_counter() - begin
     times = summary.Times(wall, engine.seconds.compile, engine.seconds.score)
-    finished = summary.Finished(context.space, context.benchmark, config, tuple(seeds), tuple(outcomes), times)
+    finished = summary.Finished(
+      context.space, context.source, context.benchmark, config, tuple(seeds), tuple(outcomes), times
+    )
     written = page.write(finished, folder) if folder else None
     if hosts.leads():
       say(finished.text())

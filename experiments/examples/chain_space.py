@@ -206,6 +206,9 @@ class ChainSpace:
     found = jax.device_get(size.costs(jnp.asarray(size.encode(code[None])[0]), image_size or 32))
     return Costs(*(int(value) for value in found))  # float32, so rounded above 2^24
 
+  def costs_on(self, code, source):
+    return self.costs(code, NetworkConfig(classes=source.classes), source.image_shape[0])
+
   def network(self, config):
     own = config.filled(self.default_config)
     length = own.cells if own.shape is None else own.shape

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
-from jaxnas.base.data import Accuracies
+from jaxnas.base.data import Accuracies, Source
 from jaxnas.base.network import Costs, Init, Network, RecurrentNetwork, Single, TappedNetwork, TrainableNetwork
 from jaxnas.errors import ConfigError
 
@@ -159,6 +159,14 @@ class Space(Protocol):
     Args:
       config: default: the network that the space's benchmark or paper trains.
       image_size: side of the images; default: of the data set that the config's stem is for (32 or 224).
+    """
+    ...
+
+  def costs_on(self, code: Code, source: Source) -> Costs:
+    """What tables say of an architecture in a run on a data set: costs of the network that would be trained on it.
+
+    Raises:
+      ConfigError: the network does not take images of that side.
     """
     ...
 

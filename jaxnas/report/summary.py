@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxnas.base import Accuracies, Column, Outcome, Space
+from jaxnas.base import Accuracies, Column, Outcome, Source, Space
 from jaxnas.errors import ArchitectureError
 from jaxnas.report import comparison as comparing
 from jaxnas.report.progress import format_duration
@@ -42,12 +42,13 @@ class Finished:
   """A finished run.
 
   Attributes:
-    space, benchmark, config, seeds: what was run; the settings are those of config.json.
+    space, source, benchmark, config, seeds: what was run; the settings are those of config.json.
     outcomes: what the algorithm gave, one a seed.
     times: what the run took.
   """
 
   space: Space
+  source: Source
   benchmark: Accuracies | None
   config: Mapping[str, Any]
   seeds: tuple[int, ...]
@@ -64,7 +65,9 @@ class Finished:
     """All rows, with seed, size and accuracies."""
     pairs = zip(self.seeds, self.outcomes, strict=True)
     return [
-      look_up(self.space, self.benchmark, {"seed": seed, **row}) for seed, outcome in pairs for row in outcome.rows
+      look_up(self.space, self.source, self.benchmark, {"seed": seed, **row})
+      for seed, outcome in pairs
+      for row in outcome.rows
     ]
 
   @functools.cached_property
@@ -123,16 +126,16 @@ class Finished:
     return "\n".join(lines)
 
 
-def look_up(space: Space, benchmark: Accuracies | None, row: Mapping[str, Any]) -> dict[str, Any]:
+def look_up(space: Space, source: Source, benchmark: Accuracies | None, row: Mapping[str, Any]) -> dict[str, Any]:
   """`row` with the size of its network and, from the benchmark, its index, accuracies and ranks.
 
-  The network is the space's usual one, unless `row` has another one's "params" and "macs".
+  The network is the space's usual one on the data set, unless `row` has another one's "params" and "macs".
   """
   if "arch" not in row:
     return dict(row)
   arch, out = row["arch"], dict(row)
   if not {"params", "macs"} <= row.keys():
-    costs = space.costs(space.parse(arch))
+    costs = space.costs_on(space.parse(arch), source)
     out |= {"params": int(costs.params), "macs": int(costs.macs)}
   if benchmark is None:
     return out

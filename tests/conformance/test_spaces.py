@@ -13,7 +13,7 @@ from helpers import png_size
 from hypothesis import strategies as st
 
 from conformance.tiny import batch_of, network_of, reads_images, samples, several, spaces_of
-from jaxnas import base, registry, spaces
+from jaxnas import base, data, registry, spaces
 from jaxnas.errors import ArchitectureError, BenchmarkError, ConfigError, DatasetError
 
 OF_IMAGES = [name for name in spaces.names() if reads_images(spaces.get(name))]
@@ -209,6 +209,23 @@ def test_costs_are_those_of_the_module_and_of_the_network(space):
     assert biases in (0, config.classes)  # published counts may have the classifier's bias
     found = network.costs(jnp.asarray(network.encode(code[None])[0]), 8)
     np.testing.assert_allclose(np.asarray(found, np.float64), np.asarray(costs, np.float64), rtol=1e-6)
+
+
+def test_costs_follow_the_data_set(space):
+  """Its classes and the side of its images; of what is no image, the benchmark's network is meant."""
+  code = samples(space, 1)[0]
+  found = {(k, side): space.costs_on(code, unread("made_up", k, side)) for k, side in ((10, 32), (100, 32), (10, 16))}
+  usual, classes, side = found.values()
+  if reads_images(space):
+    assert (classes.params - usual.params) % 90 == 0 and classes.params > usual.params == side.params
+    assert classes.macs > usual.macs > side.macs
+  else:
+    assert usual == classes == side == space.costs(code)
+
+
+def unread(name, classes, side):
+  """A data set that no image is taken from."""
+  return data.ImageSource(name, classes, (side, side, 3), 1, np.zeros(3), np.ones(3), read=lambda indices: None)
 
 
 def multiply_adds(jaxpr):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxnas import report
+from jaxnas import data, report
 from jaxnas.base import Accuracies, Artefact, Column, Costs, NetworkConfig, Outcome, Picture, Space
 from jaxnas.errors import ArchitectureError, WorkdirError
 from jaxnas.report import page, summary
@@ -16,15 +16,15 @@ TIMES = summary.Times(61.0, 1.0, 2.0)
 
 
 class Letters(Space):
-  """Architectures are words; a network has a million parameters a letter."""
+  """Architectures are words; a network has a hundred thousand parameters a letter and class."""
 
   name, ops, cells, default_config = "letters", ("a", "b"), 1, NetworkConfig()
 
   def parse(self, text):
     return np.frombuffer(text.encode(), np.uint8)
 
-  def costs(self, code, config=None, image_size=None):
-    return Costs(1_000_000 * len(code), 2_000_000 * len(code))
+  def costs_on(self, code, source):
+    return Costs(100_000 * source.classes * len(code), 200_000 * source.classes * len(code))
 
   def draw(self, code, folder):
     (folder / "word.png").write_bytes(b"a picture")
@@ -53,7 +53,9 @@ class Table(Accuracies):
 
 
 def finished(*outcomes, benchmark=None):
-  return summary.Finished(Letters(), benchmark, CONFIG, tuple(range(len(outcomes))), outcomes, TIMES)
+  return summary.Finished(
+    Letters(), data.load("synthetic"), benchmark, CONFIG, tuple(range(len(outcomes))), outcomes, TIMES
+  )
 
 
 def outcome(arch, score=1.5, **more):

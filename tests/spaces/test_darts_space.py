@@ -299,6 +299,20 @@ def test_tables_of_fractions_and_of_other_spaces(tmp_path, shared):
 # The drawing.
 
 
+def test_tables_show_the_network_of_the_data_set():
+  """Published parameters of DARTS_V2: 3.349 M on CIFAR-10, 4.719 M in the mobile setting of ImageNet at 224 pixels."""
+
+  def costs_on(name, classes, side):
+    source = data.ImageSource(name, classes, (side, side, 3), 1, np.zeros(3), np.ones(3), read=lambda indices: None)
+    return SPACE.costs_on(V2, source)
+
+  cifar, imagenet = costs_on("cifar10", 10, 32), costs_on("imagenet2012", 1000, 32)
+  assert (cifar.params, imagenet.params) == (3_349_342, 4_718_752)
+  assert cifar == SPACE.costs(V2) and imagenet.macs == pytest.approx(529.9e6, rel=1e-3)
+  small = costs_on("imagenet16_120", 120, 16)
+  assert small == SPACE.costs(V2, NetworkConfig(36, 20, 120), 16) and small.params > cifar.params
+
+
 def test_cells_are_drawn(tmp_path):
   normal, reduction = SPACE.to_cells(V2)
   one = drawing.draw_genotype_cell(normal, tmp_path / "1.png", title="normal")
@@ -321,7 +335,7 @@ def test_genotypes_stand_below_the_terminal_s_table():
   text = SPACE.format(V2)
   times = summary.Times(1.0, 0.0, 0.0)
   outcomes = (Outcome([{"arch": text}]), Outcome([{"arch": text}]))
-  lines = summary.Finished(SPACE, None, {}, (0, 1), outcomes, times).text().splitlines()
+  lines = summary.Finished(SPACE, data.load("synthetic"), None, {}, (0, 1), outcomes, times).text().splitlines()
   assert lines.count(f"[1] {text}") == 1
   assert sum(line.startswith("   0  [1]") or line.startswith("   1  [1]") for line in lines) == 2
   assert "3.349" in lines[3]

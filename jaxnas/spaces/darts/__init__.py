@@ -38,7 +38,7 @@ class DARTS:
   """The space as one object: encoding, alphas, costs and networks (see the modules of this package).
 
   An architecture is an int8 array [32], a batch of them [A, 32]; `alphas` are [A, 2, 14, 8]. The text form is the
-  literature's genotype. `params` and `macs` are those of the CIFAR-10 evaluation network (20 cells, C = 36).
+  literature's genotype.
 
   Attributes:
     edge_groups: edges of which TE-NAS keeps `edges_kept` in the end: those into one node.
@@ -73,6 +73,14 @@ class DARTS:
     """See `base.Space.costs`."""
     filled = None if config is None else config.filled(self.default_config)
     return costs.count(code, filled, image_size)
+
+  def costs_on(self, code: base.Code, source: base.Source) -> base.Costs:
+    """See `base.Space.costs_on`: of ImageNet the mobile setting, whatever the side of the images, else CIFAR-10's."""
+    if source.name == "imagenet2012":
+      return costs.count(
+        code, NetworkConfig(costs.IMAGENET.channels, costs.IMAGENET.cells, source.classes, stem="imagenet")
+      )
+    return costs.count(code, NetworkConfig(classes=source.classes), source.image_shape[0])
 
   def draw(self, code: base.Code, folder: pathlib.Path) -> tuple[base.Picture, ...]:
     """Draws the cells of an architecture as PNG files into `folder`."""

@@ -45,6 +45,11 @@ class FlexiBERT:
     """See `base.Space.costs`; `image_size` is the length of a sequence, without a config there is no classifier."""
     return costs.count(code, config, image_size)
 
+  def costs_on(self, code: base.Code, source: base.Source) -> base.Costs:
+    """See `base.Space.costs_on`: the benchmark's network, whatever the text."""
+    del source
+    return costs.count(code)
+
   def draw(self, code: base.Code, folder: pathlib.Path) -> tuple[base.Picture, ...]:
     """Draws the layers of an architecture as a PNG file into `folder`."""
     return drawing.draw(code, folder)

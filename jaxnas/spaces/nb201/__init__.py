@@ -77,6 +77,10 @@ class NB201:
     filled = None if config is None else config.filled(self.default_config)
     return costs.count(code, filled, image_size)
 
+  def costs_on(self, code: base.Code, source: base.Source) -> base.Costs:
+    """See `base.Space.costs_on`: the benchmark's network."""
+    return costs.count(code, base.NetworkConfig(classes=source.classes), source.image_shape[0])
+
   def draw(self, code: base.Code, folder: pathlib.Path) -> tuple[base.Picture, ...]:
     """Draws the cells of an architecture as PNG files into `folder`."""
     return drawing.draw(code, folder)

@@ -54,6 +54,11 @@ class NLP:
     """See `costs.count`; `image_size` is the length of the sequence."""
     return costs.count(code, None if config is None else config.filled(self.default_config), image_size)
 
+  def costs_on(self, code: base.Code, source: base.Source) -> base.Costs:
+    """See `base.Space.costs_on`: the benchmark's network on Penn Treebank, of one word, whatever the sequences."""
+    del source
+    return costs.count(code)
+
   def network(self, config: NetworkConfig) -> NLPNetwork:
     """See `base.Space.network`; there is one initialisation, whatever `config.init` says."""
     return NLPNetwork(dataclasses.replace(config.filled(self.default_config), init="torch_default"))

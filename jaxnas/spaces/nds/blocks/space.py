@@ -121,6 +121,11 @@ class BlockSpace:
     params, macs, _ = costs.count(self._staged(code, config, variant), config.classes, side)
     return base.Costs(params, macs)
 
+  def costs_on(self, code: Any, source: base.Source) -> base.Costs:
+    """See `base.Space.costs_on`: the table's network, of ImageNet at 224 pixels whatever the side of its images."""
+    side = None if source.name == "imagenet2012" else source.image_shape[0]
+    return self.costs(code, dataclasses.replace(_DEFAULT, classes=source.classes), side)
+
   def published_costs(self, code: Any) -> base.Costs:
     """Parameters, and in place of the multiply-adds `flops`, as the published table counts them, see `costs`."""
     params, _, flops = costs.count(self._staged(code, _DEFAULT, "trained"), _DEFAULT.classes, 224)

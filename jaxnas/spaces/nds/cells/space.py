@@ -115,6 +115,11 @@ class CellSpace:
     found = costs.count(own, self.table.ops, CellSize(*config.size, config.classes, form, side))
     return base.Costs(found.params, found.macs)
 
+  def costs_on(self, code: Any, source: base.Source) -> base.Costs:
+    """See `base.Space.costs_on`: the table's network, of ImageNet at 224 pixels whatever the side of its images."""
+    side = None if source.name == "imagenet2012" else source.image_shape[0]
+    return self.costs(code, dataclasses.replace(_DEFAULT, classes=source.classes), side)
+
   def published_costs(self, code: Any) -> base.Costs:
     """Parameters, and in place of the multiply-adds `flops`, as the published table counts them, see `costs`."""
     own = encoding.genotype(self.table, code)
