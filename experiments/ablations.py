@@ -3,11 +3,13 @@
   python experiments/ablations.py --data_dir=TFDS_FOLDER --out=OUT
 
 Runs `python -m jaxnas.main --algorithm=score` once a setting on the same random architectures, each in its own work
-directory below --out, and continues there after a kill. The default is the first of --batches passes (weights and
-batch) of the job `batches`; rows of several passes average each proxy's ranks before the combination. Then it writes
-  OUT/ablations.md   Spearman of the combination on each data set, and its difference from the default with the
-                     standard deviation of that difference over bootstrap samples of architectures (the same for both);
-                     CPU seconds an architecture; the cheapest setting within --tolerance of the best
+directory below --out, and continues there after a kill. A seed is an initialisation and a batch, the same for all
+settings as far as they let it. Then it writes
+  OUT/ablations.md   Spearman of the combination on each data set, mean over the setting's seeds; its difference from
+                     the default on the same seeds, with the standard deviation of that difference over bootstrap
+                     samples of architectures (the same for both) and its standard error over seeds; CPU seconds an
+                     architecture and batch; the cheapest setting within --tolerance of the best
+Rows of several batches average each proxy's ranks over the default's seeds before they are combined.
 CPU seconds are measured in this process, see proxy_costs.py, and kept in OUT/costs.json.
 """
 
@@ -33,7 +35,10 @@ flags.DEFINE_string("data_dir", None, "TFDS folder")
 flags.DEFINE_string("out", "out_ablations", "folder for the work directories and the table")
 flags.DEFINE_list("proxies", ["jacob_cov", "effective_params"], "what is combined; the first is shown alone too")
 flags.DEFINE_integer("architectures", 300, "random ones", lower_bound=3)
-flags.DEFINE_integer("batches", 5, "passes of the default", lower_bound=1)
+flags.DEFINE_integer("batches", 5, "seeds of the default", lower_bound=1)
+flags.DEFINE_integer(
+  "seeds", 3, "seeds of settings that cost less than the default; the others have one", lower_bound=1
+)
 flags.DEFINE_integer("timed", 20, "architectures that CPU seconds are measured on", lower_bound=1)
 flags.DEFINE_integer("resamples", 2000, "bootstrap samples", lower_bound=2)
 flags.DEFINE_float("tolerance", 0.005, "mean Spearman that a cheaper setting may lose to the best")
@@ -55,8 +60,10 @@ JOBS = {  # job -> (title, flags that depart from the default)
   "imagenet16_120": ("ImageNet16-like images, 16 x 16", {"dataset": "imagenet16_120"}),
   "small_batch16": ("the same, N=16", {"score_batch": "16", "dataset": "imagenet16_120"}),
   "small_batch64": ("the same, N=64", {"score_batch": "64", "dataset": "imagenet16_120"}),
+  "small_batch128": ("the same, N=128", {"score_batch": "128", "dataset": "imagenet16_120"}),
   "small_cells2": ("the same, 2 cells a stage", {"score_cells": "2", "dataset": "imagenet16_120"}),
 }
+ONE_SEED = ("batch64", "batch128", "kaiming_fan_in", "kaiming_fan_out", "synthetic", "small_batch128")
 
 
 def run_job(name: str, out: pathlib.Path) -> None:
@@ -64,8 +71,8 @@ def run_job(name: str, out: pathlib.Path) -> None:
   settings = {"dataset": "cifar10", **JOBS[name][1], "proxies": ",".join(FLAGS.proxies), "workdir": str(out / name)}
   settings |= {"archs": f"random:{FLAGS.architectures}"}
   settings |= {flag: FLAGS[flag].value for flag in ("benchmark", "data_dir") if FLAGS[flag].value}
-  if name == DEFAULT:
-    settings["repeats_per_seed"] = str(FLAGS.batches)
+  seeds = FLAGS.batches if name == DEFAULT else 1 if name in ONE_SEED else FLAGS.seeds
+  settings["seeds"] = ",".join(map(str, range(seeds)))
   command = [sys.executable, "-m", "jaxnas.main", "--algorithm=score"]
   print(f"\n== {name}", flush=True)
   subprocess.run(command + [f"--{flag}={value}" for flag, value in settings.items()], check=True)
@@ -95,57 +102,79 @@ def main(argv: list[str]) -> None:
   out, names = pathlib.Path(FLAGS.out), [DEFAULT, *(name for name in FLAGS.only or JOBS if name != DEFAULT)]
   for name in names:
     run_job(name, out)
-  kept = {name: [one for _, one in sorted(passes([out / name]).items())] for name in names}
-  archs = common([one for several in kept.values() for one in several], FLAGS.proxies)[: FLAGS.architectures]
+  kept = {name: {seed: one for (seed, _), one in sorted(passes([out / name]).items())} for name in names}
+  archs = common([one for several in kept.values() for one in several.values()], FLAGS.proxies)
   seconds = {name: cost(name, out / "costs.json") for name in names}
-
-  rows: list[tuple[str, list[Pass], float]] = [(JOBS[DEFAULT][0], kept[DEFAULT][:1], seconds[DEFAULT])]
-  for count in range(2, FLAGS.batches + 1):
-    rows.append((f"{count} batches, mean ranks", kept[DEFAULT][:count], count * seconds[DEFAULT]))
-  rows += [(JOBS[name][0], kept[name], seconds[name]) for name in names if name != DEFAULT]
-  text = table(rows, kept[DEFAULT], archs)
+  text = table(kept, seconds, archs)
   print(text)
   write_atomically(out / "ablations.md", text.encode())
 
 
-def table(rows: list[tuple[str, list[Pass], float]], default: list[Pass], archs: list[str]) -> str:
-  """The table with what follows from it; `default` are all passes of the default setting."""
+def table(kept: dict[str, dict[int, Pass]], seconds: dict[str, float], archs: list[str]) -> str:
+  """The table with what follows from it.
+
+  Args:
+    kept: of each job the scores by seed.
+    seconds: CPU seconds an architecture, by job.
+    archs: those that all have scored.
+  """
   benchmark = tabular.open_benchmark(FLAGS.benchmark, spaces.get("nb201"))
   assert benchmark is not None
   truths = [np.array([benchmark.accuracy(a, d) for a in archs]) for d in benchmark.datasets]
   drawn = draws(len(archs), FLAGS.resamples)
 
-  def rhos(scores: Float[np.ndarray, " m"]) -> Float[np.ndarray, " D"]:
-    return np.array([metrics.spearman(scores, truth) for truth in truths])
+  def rhos(rankings: list[np.ndarray]) -> Float[np.ndarray, "K D"]:
+    return np.array([[metrics.spearman(scores, truth) for truth in truths] for scores in rankings])
 
-  def resampled(scores: Float[np.ndarray, " m"]) -> Float[np.ndarray, "D R"]:
-    return np.array([spearman_of(scores, truth, drawn) for truth in truths])
+  def resampled(rankings: list[np.ndarray]) -> Float[np.ndarray, "D R"]:
+    return np.mean([[spearman_of(scores, truth, drawn) for truth in truths] for scores in rankings], 0)
 
-  reference = combined(rows[0][1], FLAGS.proxies, archs)
-  base, base_resampled, means, body = rhos(reference), resampled(reference), [], []
-  for title, several, seconds in rows:
-    scores, alone = combined(several, FLAGS.proxies, archs), combined(several, FLAGS.proxies[:1], archs)
-    found, difference = rhos(scores), rhos(scores) - base
-    error = (resampled(scores) - base_resampled).std(1, ddof=1)
-    means.append(found.mean())
-    departs = " / ".join(f"{d:+.3f} ± {e:.3f}" for d, e in zip(difference, error, strict=True))
-    first = " / ".join(f"{rho:.3f}" for rho in rhos(alone))
-    body.append([title, *(f"{rho:.3f}" for rho in found), departs if body else "", first, f"{seconds:.3f}"])
-  header = ["setting", *benchmark.datasets, "difference", f"{FLAGS.proxies[0]} alone", "CPU s an architecture"]
+  default = {seed: combined([one], FLAGS.proxies, archs) for seed, one in kept[DEFAULT].items()}
+  level = rhos(list(default.values())).mean()
+  body, means, costs = [], [], []
+
+  def row(title: str, rankings: list[np.ndarray], beside: list[np.ndarray], alone: list[np.ndarray], cost: float):
+    """Adds a row; `beside` are the default's to compare with, one each, or of a single ranking those that it joins."""
+    found, reference = rhos(rankings), rhos(beside)
+    gains = found.mean(0) - reference.mean(0)
+    errors = (resampled(rankings) - resampled(beside)).std(1, ddof=1)
+    departs = [f"{gain:+.3f} ± {error:.3f}" for gain, error in zip(gains, errors, strict=True)]
+    if len(found) > 1:
+      over = (found - reference).std(0, ddof=1) / np.sqrt(len(found))
+      departs = [f"{text} ({error:.3f})" for text, error in zip(departs, over, strict=True)]
+    means.append(level + gains.mean())
+    costs.append(cost)
+    first = " / ".join(f"{rho:.3f}" for rho in rhos(alone).mean(0))
+    difference = " / ".join(departs) if body else ""
+    body.append([title, len(rankings), *(f"{rho:.3f}" for rho in found.mean(0)), difference, first, f"{cost:.3f}"])
+
+  for name, own in kept.items():
+    shared = [seed for seed in own if seed in default]
+    rankings, alone = (
+      [combined([own[seed]], some, archs) for seed in shared] for some in (FLAGS.proxies, FLAGS.proxies[:1])
+    )
+    row(JOBS[name][0], rankings, [default[seed] for seed in shared], alone, seconds[name])
+    if name == DEFAULT:
+      for count in range(2, len(own) + 1):
+        first = list(own.values())[:count]
+        ranking, alone = (combined(first, some, archs) for some in (FLAGS.proxies, FLAGS.proxies[:1]))
+        title = f"{count} batches, mean ranks"
+        row(title, [ranking], list(default.values())[:count], [alone], count * seconds[DEFAULT])
+  header = ["setting", "seeds", *benchmark.datasets, "difference", f"{FLAGS.proxies[0]} alone", "CPU s"]
   best = int(np.argmax(means))
-  cheap = min((i for i, mean in enumerate(means) if mean >= means[best] - FLAGS.tolerance), key=lambda i: rows[i][2])
-  error = base_resampled.std(1, ddof=1)
+  cheap = min((i for i, mean in enumerate(means) if mean >= means[best] - FLAGS.tolerance), key=lambda i: costs[i])
+  singly = rhos(list(default.values()))
+  spread = singly.std(0, ddof=1) if len(singly) > 1 else np.full(len(truths), np.nan)
   notes = [
-    f"{len(archs)} architectures. Error of a single Spearman by the bootstrap: "
-    + " / ".join(f"{e:.3f}" for e in error)
-    + ".",
-    f"Best mean of the data sets: {rows[best][0]} ({means[best]:.3f}); cheapest within {FLAGS.tolerance} of it: "
-    f"{rows[cheap][0]} ({means[cheap]:.3f}, {rows[cheap][2]:.3f} CPU s).",
+    f"{len(archs)} architectures. Of the default, standard deviation over seeds: "
+    + " / ".join(f"{s:.3f}" for s in spread)
+    + "; bootstrap error: "
+    + " / ".join(f"{e:.3f}" for e in resampled(list(default.values())[:1]).std(1, ddof=1))
+    + ". Difference: from the default on the same seeds, ± paired bootstrap (standard error over seeds).",
+    "Settings are compared by the default's mean over all its seeds and data sets plus the difference. "
+    f"Best: {body[best][0]} ({means[best]:.4f}); cheapest within {FLAGS.tolerance} of it: "
+    f"{body[cheap][0]} ({means[cheap]:.4f}, {costs[cheap]:.3f} CPU s).",
   ]
-  if len(default) > 1:
-    each = np.array([rhos(combined([one], FLAGS.proxies, archs)) for one in default])
-    spread = " / ".join(f"{m:.3f} ± {s:.3f}" for m, s in zip(each.mean(0), each.std(0, ddof=1), strict=True))
-    notes.append(f"The {len(default)} passes of the default one by one, mean ± standard deviation: {spread}.")
   return "\n".join([report.markdown_table(header, body), "", *notes]) + "\n"
 
 

@@ -81,7 +81,8 @@ def read(folders: list[str], benchmark: Accuracies) -> tuple[Scored, int, list[s
   own = {name: [found[key][name] for key in keys if len(found[key].get(name, {})) == most] for name in names}
   left_out = [name for name in names if not own[name]]
   names = [name for name in names if own[name]]
-  several: list[Pass] = [{name: own[name][k % len(own[name])] for name in names} for k in range(len(keys))]
+  count = max(len(own[name]) for name in names)
+  several: list[Pass] = [{name: own[name][k % len(own[name])] for name in names} for k in range(count)]
   archs = common(several, names)
   known = [a for a in archs if all(np.isfinite(benchmark.accuracy(a, d)) for d in benchmark.datasets)]
   columns = np.array([[[one[name][a] for a in known] for name in names] for one in several], np.float64)

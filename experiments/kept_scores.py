@@ -33,6 +33,12 @@ def passes(folders: Iterable[str | pathlib.Path]) -> dict[tuple[int, int], Pass]
   return found
 
 
+def whole(found: dict[tuple[int, int], Pass], proxies: Sequence[str]) -> list[Pass]:
+  """The passes in which each of the proxies has scored as many architectures as in any; others were interrupted."""
+  most = {proxy: max((len(one.get(proxy, {})) for one in found.values()), default=0) for proxy in proxies}
+  return [one for _, one in sorted(found.items()) if all(0 < most[p] == len(one.get(p, {})) for p in proxies)]
+
+
 def common(several: Iterable[Pass], proxies: Sequence[str]) -> list[str]:
   """The architectures that all these passes have scored by all these proxies, in the order of the first."""
   sets = [one.get(proxy, {}) for one in several for proxy in proxies]

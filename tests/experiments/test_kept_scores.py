@@ -36,6 +36,12 @@ def test_only_architectures_of_all_passes_are_common():
   assert kept_scores.common([one, {"naswot": {"b": 1.0}}], ["naswot"]) == ["b"]
 
 
+def test_an_interrupted_pass_does_not_count():
+  done, broken = {"naswot": {"a": 1.0, "b": 2.0}}, {"naswot": {"a": 1.0}}
+  assert kept_scores.whole({(0, 0): done, (1, 0): broken, (2, 0): {}}, ["naswot"]) == [done]
+  assert kept_scores.whole({(0, 0): done}, ["zen"]) == []
+
+
 def test_a_folder_without_scores_is_named(tmp_path):
   with pytest.raises(ConfigError, match=r"scores\.jsonl"):
     kept_scores.passes([tmp_path])
