@@ -25,8 +25,8 @@ def keep_scores(folder, seed, rows):
         file.write(json.dumps(line) + "\n")
 
 
-def run(*arguments):
-  command = [sys.executable, "experiments/choose_combination.py", *map(str, arguments)]
+def run(*arguments, script="choose_combination"):
+  command = [sys.executable, f"experiments/{script}.py", *map(str, arguments)]
   return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -45,17 +45,16 @@ def folder(tmp_path):
   return tmp_path / "run"
 
 
-def on_the_second_half(folder, proxy):
-  """Spearman with test accuracy on the half that nothing was chosen on, mean over seeds, computed anew."""
+def alone(folder, proxy, positions):
+  """Spearman with test accuracy of the architectures at these positions, of each seed, computed anew."""
   benchmark = tabular.open_benchmark(None, spaces.get("nb201"))
   lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
-  second = np.array_split(np.random.default_rng(0).permutation(ARCHS), 2)[1]
   found = []
   for seed in range(SEEDS):
     own = [line for line in lines if (line["proxy"], line["seed"]) == (proxy, seed)]
-    values = [(own[i]["rank_by"], benchmark.accuracy(own[i]["arch"], "cifar10")) for i in second]
+    values = [(own[i]["rank_by"], benchmark.accuracy(own[i]["arch"], "cifar10")) for i in positions]
     found.append(stats.spearmanr(*zip(*values, strict=True)).statistic)
-  return np.mean(found)
+  return found
 
 
 def test_the_two_good_proxies_are_chosen_and_a_proxy_of_one_architecture_is_left_out(folder, tmp_path):
@@ -68,8 +67,9 @@ def test_the_two_good_proxies_are_chosen_and_a_proxy_of_one_architecture_is_left
   single = re.search(r"best single proxy *\| ([\w +]+?) *\| *(\S+) \| *(\S+) /", text)
   assert best and single
   assert {"naswot", "synflow"} <= set(best[1].split(" + ")) and single[1] in ("naswot", "synflow")
+  second = np.array_split(np.random.default_rng(0).permutation(ARCHS), 2)[1]  # nothing was chosen here
   assert float(best[3]) > float(single[3]) > 0.5
-  assert float(single[3]) == pytest.approx(on_the_second_half(folder, single[1]), abs=6e-4)
+  assert float(single[3]) == pytest.approx(np.mean(alone(folder, single[1], second)), abs=6e-4)
   assert re.search(r"control *\| params *\| *0\.000 \| *0\.000 /", text)  # a constant ranks nothing
   assert "naswot + snip" in text
 
@@ -77,3 +77,16 @@ def test_the_two_good_proxies_are_chosen_and_a_proxy_of_one_architecture_is_left
 def test_a_folder_that_holds_no_scores_is_named(tmp_path):
   ran = run(tmp_path)
   assert ran.returncode != 0 and "scores.jsonl" in ran.stderr and str(tmp_path) in ran.stderr
+
+
+def test_seeds_are_averaged_and_an_interrupted_one_left_out(folder):
+  with (folder / "scores.jsonl").open("a") as file:
+    line = {"kind": "score", "seed": 5, "repeat": 0, "arch": "|", "proxy": "naswot", "rank_by": 1.0}
+    file.write(json.dumps(line) + "\n")
+  ran = run(folder, "--combinations=naswot+synflow", script="combination_seeds")
+  assert ran.returncode == 0, ran.stderr
+  assert f"{ARCHS} architectures of nb201, {SEEDS} passes" in ran.stdout
+  shown = re.search(r"\| naswot +\| (\S+) ± (\S+); ", ran.stdout)
+  each = alone(folder, "naswot", range(ARCHS))
+  assert shown and float(shown[1]) == pytest.approx(np.mean(each), abs=6e-4)
+  assert float(shown[2]) == pytest.approx(np.std(each, ddof=1), abs=6e-4)
