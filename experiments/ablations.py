@@ -71,6 +71,8 @@ def run_job(name: str, out: pathlib.Path) -> None:
   settings = {"dataset": "cifar10", **JOBS[name][1], "proxies": ",".join(FLAGS.proxies), "workdir": str(out / name)}
   settings |= {"archs": f"random:{FLAGS.architectures}"}
   settings |= {flag: FLAGS[flag].value for flag in ("benchmark", "data_dir") if FLAGS[flag].value}
+  if settings["dataset"] == "synthetic":
+    settings.pop("data_dir", None)
   seeds = FLAGS.batches if name == DEFAULT else 1 if name in ONE_SEED else FLAGS.seeds
   settings["seeds"] = ",".join(map(str, range(seeds)))
   command = [sys.executable, "-m", "jaxnas.main", "--algorithm=score"]
@@ -85,10 +87,11 @@ def cost(name: str, path: pathlib.Path) -> float:
     own = JOBS[name][1]
     dataset = own.get("dataset", "cifar10")
     cells = int(own["score_cells"]) if "score_cells" in own else None
-    classes = data.load(dataset, data_dir=FLAGS.data_dir).classes
+    folder = None if dataset == "synthetic" else FLAGS.data_dir
+    classes = data.load(dataset, data_dir=folder).classes
     config = NetworkConfig(int(own.get("score_channels", 16)), cells, classes, own.get("score_init", "torch_default"))
     batch = int(own.get("score_batch", 32))
-    known[name] = cpu_seconds(FLAGS.proxies, "nb201", config, dataset, FLAGS.data_dir, batch, FLAGS.timed)
+    known[name] = cpu_seconds(FLAGS.proxies, "nb201", config, dataset, folder, batch, FLAGS.timed)
     write_atomically(path, json.dumps(known).encode())
   return known[name]
 
