@@ -42,6 +42,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("timed", 20, "architectures that CPU seconds are measured on", lower_bound=1)
 flags.DEFINE_integer("resamples", 2000, "bootstrap samples", lower_bound=2)
 flags.DEFINE_float("tolerance", 0.005, "mean Spearman that a cheaper setting may lose to the best")
+flags.DEFINE_bool("run", True, "run the jobs first; off: tabulate what the work directories hold")
 flags.DEFINE_list("only", [], "jobs to run and tabulate; default: all")
 
 DEFAULT = "batches"
@@ -103,7 +104,7 @@ def main(argv: list[str]) -> None:
   if unknown:
     raise app.UsageError(f"--only={','.join(sorted(unknown))}: choose from {', '.join(JOBS)}")
   out, names = pathlib.Path(FLAGS.out), [DEFAULT, *(name for name in FLAGS.only or JOBS if name != DEFAULT)]
-  for name in names:
+  for name in names if FLAGS.run else ():
     run_job(name, out)
   kept = {name: {seed: one for (seed, _), one in sorted(passes([out / name]).items())} for name in names}
   archs = common([one for several in kept.values() for one in several.values()], FLAGS.proxies)
