@@ -41,7 +41,7 @@ def clocks() -> np.ndarray:
 def indicator_costs(mode: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
   """(compilation, one supernet): CPU and wall seconds each."""
   space, source = spaces.get("darts"), data.load("synthetic")
-  kernel, regions = TENAS().proxies(TENASConfig(batch_norm=mode))
+  kernel, regions = TENAS().proxies(TENASConfig(batch_norm=mode), space)
   proxy = kernel if kind == "kernel" else regions
   one = proxy.prepare(space, source, IndicatorConfig(), jax.random.key(0))
   params = one.network.init(jax.random.key(1))

@@ -67,7 +67,7 @@ def measure(mode: str, folder: str) -> dict:
 
   space, source = spaces.get("nb201"), data.load("synthetic")
   settings = TENASConfig(batch_norm=mode)
-  proxy, _ = TENAS().proxies(settings)
+  proxy, _ = TENAS().proxies(settings, space)
   given = proxy.prepare(space, source, IndicatorConfig(ntk_batch=FLAGS.batch), jax.random.key(0))
   x, net = given.batch, (given.network, given.network.init(jax.random.split(jax.random.key(0))[0]))
   leaves = jax.tree_util.tree_leaves_with_path(net[1])

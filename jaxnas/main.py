@@ -196,7 +196,7 @@ def _settings(algorithm: Algorithm, space: Space) -> tuple[Any, dict[type, Any]]
     return filled(SETTINGS.read(config), space.published(algorithm.name, FLAGS.dataset))
 
   settings = read(algorithm.Settings)
-  kinds = {proxy.Settings for proxy in algorithm.proxies(settings) if proxy.Settings is not None}
+  kinds = {proxy.Settings for proxy in algorithm.proxies(settings, space) if proxy.Settings is not None}
   SETTINGS.refuse_unread({algorithm.Settings, *kinds}, algorithm.name)
   return settings, {kind: read(kind) for kind in sorted(kinds, key=lambda kind: kind.__qualname__)}
 

@@ -52,7 +52,7 @@ def of_algorithm(name: str, values: flags.FlagValues) -> str:
   lines = [f"--algorithm={name}: {algorithm.summary}", ""]
   lines += _flags(algorithm.Settings, values)
   proxies: dict[type, list[str]] = {}
-  for proxy in _proxies(algorithm):
+  for proxy in _proxies(algorithm, str(values["space"].value)):
     if proxy.Settings is not None:
       proxies.setdefault(proxy.Settings, []).append(proxy.name)
   for config, names in proxies.items():
@@ -61,10 +61,10 @@ def of_algorithm(name: str, values: flags.FlagValues) -> str:
   return "\n".join(lines)
 
 
-def _proxies(algorithm) -> Sequence:
+def _proxies(algorithm, space: str) -> Sequence:
   """Those that the algorithm measures by default; all where its settings have no defaults."""
   try:
-    return algorithm.proxies(algorithm.Settings())
+    return algorithm.proxies(algorithm.Settings(), registry.make("space", space))
   except ConfigError:  # some setting has no default
     return [registry.make("proxy", name) for name in registry.names("proxy")]
 

@@ -7,7 +7,7 @@ import pathlib
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "jaxnas"
 LEAVES = {
   *("base", "errors", "figures", "files", "hosts", "registry", "settings", "stopping", "terminal", "workdir"),
-  *("data.batches", "nets.products", "tabular.metrics"),
+  *("data.batches", "nets.products", "tabular.combination", "tabular.metrics"),
 }
 MAY_IMPORT = {
   **{leaf: {"errors"} for leaf in LEAVES},

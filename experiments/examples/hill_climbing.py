@@ -21,7 +21,7 @@ from jaxtyping import Int
 
 from jaxnas import figures, registry
 from jaxnas.algorithms.measuring import UsualInputs, measure
-from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Outcome, Proxy, Work
+from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Outcome, Proxy, Space, Work
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Engine
 from jaxnas.settings import setting
@@ -57,7 +57,7 @@ class HillClimbing(Algorithm[HillClimbingConfig]):
   summary: ClassVar[str] = "steps to the best neighbour by a proxy, from a random architecture"
   Settings: ClassVar[type] = HillClimbingConfig
 
-  def proxies(self, settings: HillClimbingConfig) -> tuple[Proxy, ...]:
+  def proxies(self, settings: HillClimbingConfig, space: Space) -> tuple[Proxy, ...]:
     """Which proxies are measured: their settings, if they have any, then belong to this run."""
     return (registry.get("proxy", settings.climb_by)(),)
 
@@ -81,7 +81,7 @@ class HillClimbing(Algorithm[HillClimbingConfig]):
 
     def scored(codes: Int[np.ndarray, "A L"]) -> list[tuple[float, float]]:
       """(what to rank by, the proxy's own figure); the same weights and images in every step."""
-      lines = measure(inner, self.proxies(settings), settings.inputs, codes, seed)
+      lines = measure(inner, self.proxies(settings, space), settings.inputs, codes, seed)
       return [(line.rank_by, line.value) for line in lines]
 
     here: Code = space.sample(jax.random.key(seed), 1)[0]

@@ -57,7 +57,11 @@ def unable(context: Context, proxy: Proxy, inputs: UsualInputs) -> str:
   try:
     if proxy.Settings is not None:
       proxy.prepare(context.space, context.source, context.settings_of(proxy), jax.random.key(0))
-    return ""
+      return ""
+    shape = context.space.shape(context.space.sample(jax.random.key(0), 1)[0])
+    network = context.space.network(dataclasses.replace(inputs.network(context.source.classes), shape=shape))
+    needs = proxy.needs
+    return "" if isinstance(network, needs) else f"its networks are no {needs.__module__}.{needs.__qualname__}"
   except ConfigError as error:
     return str(error)
 

@@ -15,7 +15,7 @@ from jaxnas import registry
 from jaxnas.algorithms.measuring import UsualInputs, measure, passes
 from jaxnas.algorithms.naming import refuse_too_many
 from jaxnas.algorithms.validation import after_12_epochs
-from jaxnas.base import Algorithm, Column, Context, Outcome, Proxy, Work
+from jaxnas.base import Algorithm, Column, Context, Outcome, Proxy, Space, Work
 from jaxnas.errors import ConfigError
 from jaxnas.settings import setting
 
@@ -67,7 +67,7 @@ class RandomSearch(Algorithm[RandomSearchConfig]):
   summary: ClassVar[str] = "the best of n random architectures, by any proxy or a table: the control"
   Settings: ClassVar[type] = RandomSearchConfig
 
-  def proxies(self, settings: RandomSearchConfig) -> tuple[Proxy, ...]:
+  def proxies(self, settings: RandomSearchConfig, space: Space) -> tuple[Proxy, ...]:
     return () if settings.criterion in OTHERS else (registry.make("proxy", settings.criterion, "--criterion"),)
 
   def work(self, context: Context[RandomSearchConfig]) -> Work:
@@ -75,7 +75,7 @@ class RandomSearch(Algorithm[RandomSearchConfig]):
     refuse_too_many(context.space, settings.samples, "--samples")
     if settings.criterion == "valid_12ep":
       after_12_epochs(context.benchmark, "--criterion=valid_12ep", "give another --criterion")
-    return Work(settings.samples * max(1, passes(self.proxies(settings))), "architectures")
+    return Work(settings.samples * max(1, passes(self.proxies(settings, context.space))), "architectures")
 
   def search(self, context: Context[RandomSearchConfig], seed: int) -> Outcome:
     """Runs one search; images are read by a proxy only."""
@@ -91,7 +91,7 @@ class RandomSearch(Algorithm[RandomSearchConfig]):
       ranking = np.where(np.isnan(scores), -np.inf, scores)
       context.advance(len(archs))
     else:
-      lines = measure(context, self.proxies(settings), settings.inputs, archs, seed)
+      lines = measure(context, self.proxies(settings, space), settings.inputs, archs, seed)
       scores = np.array([line.value for line in lines], np.float64)
       ranking = np.array([line.rank_by for line in lines], np.float64)
     if not np.isfinite(ranking).any():

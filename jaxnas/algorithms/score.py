@@ -5,10 +5,13 @@ import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from jaxnas import registry
+from jaxnas.algorithms.combining import RankBy, about, combined, proxies_of, refuse_unmeasured
 from jaxnas.algorithms.measuring import UsualInputs, measure, passes, unable
 from jaxnas.algorithms.naming import resolve
-from jaxnas.base import Algorithm, Column, Context, Outcome, Proxy, Work
+from jaxnas.base import Algorithm, Column, Context, Outcome, Proxy, Space, Work
 from jaxnas.errors import ConfigError
 from jaxnas.scoring import Score
 from jaxnas.settings import setting
@@ -24,6 +27,7 @@ class ScoreConfig:
   """Settings of scoring."""
 
   inputs: UsualInputs = dataclasses.field(default_factory=UsualInputs)
+  ranking: RankBy = dataclasses.field(default_factory=RankBy)
   archs: tuple[str, ...] = setting(
     (),
     "architectures to score: benchmark indices or text forms (|op~0|+...; of darts Genotype(...) or a published name, "
@@ -68,23 +72,25 @@ class Scoring(Algorithm[ScoreConfig]):
   name: ClassVar[str] = "score"
   summary: ClassVar[str] = "scores architectures that you name, and compares the proxies by a benchmark"
   Settings: ClassVar[type] = ScoreConfig
-  extends: ClassVar[tuple[str, ...]] = ("seeds", "archs", "proxies", "repeats_per_seed")
+  extends: ClassVar[tuple[str, ...]] = ("seeds", "archs", "proxies", "rank_by", "repeats_per_seed")
 
-  def proxies(self, settings: ScoreConfig) -> tuple[Proxy, ...]:
-    return tuple(registry.make("proxy", name, "--proxies") for name in settings.names)
+  def proxies(self, settings: ScoreConfig, space: Space) -> tuple[Proxy, ...]:
+    return proxies_of(settings.names, settings.ranking.combinations(space), "--proxies")
 
   def work(self, context: Context[ScoreConfig]) -> Work:
     settings = context.settings
     chosen, left_out = self._able(context)
     if left_out:
       log.warning("--proxies=%s leaves out %s", ALL, "; ".join(left_out))
-    archs = len(resolve(context.space, settings.archs, context.benchmark))
-    return Work(archs * passes(chosen) * settings.repeats_per_seed, "architectures")
+    archs = resolve(context.space, settings.archs, context.benchmark)
+    different = len(np.unique(archs, axis=0))
+    refuse_unmeasured(context, settings.ranking.combinations(context.space), settings.inputs, different)
+    return Work(len(archs) * passes(chosen) * settings.repeats_per_seed, "architectures")
 
   def _able(self, context: Context[ScoreConfig]) -> tuple[list[Proxy], list[str]]:
     """The proxies to measure, and of "all" those that cannot be measured here, with the reasons."""
     settings = context.settings
-    chosen = list(self.proxies(settings))
+    chosen = list(self.proxies(settings, context.space))
     if settings.proxies != (ALL,):
       return chosen, []
     reasons = {proxy.name: unable(context, proxy, settings.inputs) for proxy in chosen}
@@ -102,8 +108,13 @@ class Scoring(Algorithm[ScoreConfig]):
       repeats=settings.repeats_per_seed,
       share_weights=settings.share_weights,
     )
+    combinations = settings.ranking.combinations(context.space)
+    together = combined(lines, combinations)
+    lines += together
     rows, columns = _shown(lines)
-    return Outcome(rows, columns=columns, scores=[line._asdict() for line in lines], found=lines)
+    scores = [line._asdict() for line in lines]
+    record = {"combinations": about(together, combinations)} if combinations else {}
+    return Outcome(rows, columns=columns, scores=scores, record=record, found=lines)
 
 
 def _shown(lines: Sequence[Score]) -> tuple[list[dict[str, Any]], list[Column]]:

@@ -41,6 +41,7 @@ from jaxnas.base import (
   Proxy,
   Prunable,
   RecordKind,
+  Space,
   Work,
   lacking,
 )
@@ -117,11 +118,11 @@ class TENAS(Algorithm[TENASConfig]):
   Settings: ClassVar[type] = TENASConfig
   requires: ClassVar[tuple[type, ...]] = (Prunable,)
 
-  def proxies(self, settings: TENASConfig) -> tuple[Proxy, ...]:
+  def proxies(self, settings: TENASConfig, space: Space) -> tuple[Proxy, ...]:
     return SupernetConditionNumber(batch_norm=settings.batch_norm), LinearRegions()
 
   def work(self, context: Context[TENASConfig]) -> Work:
-    kernel, _ = self.proxies(context.settings)
+    kernel, _ = self.proxies(context.settings, context.space)
     kernel.prepare(context.space, context.source, context.settings_of(kernel), jax.random.key(0))  # refuses bad batches
     supernets = context.settings.repeats * evaluations(_prunable(context), _prune_number(context))
     return Work(supernets, "supernets")
@@ -129,7 +130,7 @@ class TENAS(Algorithm[TENASConfig]):
   def search(self, context: Context[TENASConfig], seed: int) -> Outcome:
     """Runs one search. Labels are never used; records are of a repeat of a step each."""
     space, settings, engine = _prunable(context), context.settings, context.engine or Engine()
-    kernel, regions = self.proxies(settings)
+    kernel, regions = self.proxies(settings, context.space)
     known = {(r["round"], r["repeat"]): r for r in RECORD.of(context.records, seed)}
 
     def order(proxy: Proxy, key: Array, nets: np.ndarray) -> tuple[Any, ...]:

@@ -354,11 +354,22 @@ class InfiniteWidth(Space, Protocol):
     ...
 
 
+@runtime_checkable
+class Rankable(Space, Protocol):
+  """A space for which it was measured which proxies rank it well together."""
+
+  @property
+  def ranked_by(self) -> tuple[str, ...]:
+    """The proxies whose log-rank sum is the default combination; the space says by which measurement."""
+    ...
+
+
 def lacking(space: Space, capability: type) -> list[str]:
   """What a space would need beside the members of `Space` to have a capability; empty if it has it.
 
   Args:
-    capability: `Prunable`, `Differentiable`, `Tapped`, `Sequences`, `Trainable`, `InfiniteWidth` or `Indexed`.
+    capability: `Prunable`, `Differentiable`, `Tapped`, `Sequences`, `Trainable`, `InfiniteWidth`, `Rankable` or
+      `Indexed`.
   """
   known: type = Space
   kinds = [kind for kind in capability.__mro__ if kind not in known.__mro__]

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxnas import registry, scoring
 from jaxnas.algorithms.naming import refuse_too_many
-from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Inputs, Outcome, Proxy, Tapped, Work
+from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Inputs, Outcome, Proxy, Space, Tapped, Work
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import plots
 from jaxnas.gennas.evolution import EvolutionConfig, Individual, best, evolve
@@ -75,7 +75,7 @@ class GenNAS(Algorithm[GenNASConfig]):
   Settings: ClassVar[type] = GenNASConfig
   requires: ClassVar[tuple[type, ...]] = (Tapped,)
 
-  def proxies(self, settings: GenNASConfig) -> tuple[Proxy, ...]:
+  def proxies(self, settings: GenNASConfig, space: Space) -> tuple[Proxy, ...]:
     """The regression."""
     return (SignalRegression(),)
 

@@ -170,7 +170,7 @@ def test_records_of_another_seed_are_not_used(found, search):
 
 def test_the_parent_is_scored_like_any_candidate(source, engine):
   """A candidate that prunes nothing has exactly the parent's indicators: they share weights and inputs."""
-  proxy, _ = TENAS().proxies(TENASConfig())
+  proxy, _ = TENAS().proxies(TENASConfig(), SPACE)
   given = proxy.prepare(SPACE, source, SMALL, jax.random.key(0))
   weights = spaces.active_weights(np.repeat(tenas_pruning.initial_active(SPACE)[None], 3, 0))
   params = given.network.init(jax.random.key(1))

@@ -74,8 +74,9 @@ def finished_runs():
 
 
 def context_of(algorithm, folder=None, **more):
-  proxy_settings = {p.Settings: small(p.Settings) for p in algorithm.proxies(settings_of(algorithm)) if p.Settings}
   space = space_of(algorithm)
+  measured = algorithm.proxies(settings_of(algorithm), space)
+  proxy_settings = {p.Settings: small(p.Settings) for p in measured if p.Settings}
   return Context(
     space, source(), settings_of(algorithm), benchmark(space), ENGINE, proxy_settings,
     folder=folder, open_split=lambda split: data.load(split=split), **more,

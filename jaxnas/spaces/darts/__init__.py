@@ -54,6 +54,7 @@ class DARTS:
   edge_groups: tuple[tuple[int, ...], ...] = _GROUPS
   edges_kept: int = 2
   op_order: tuple[int, ...] = tuple(encoding.OPS.index(op) for op in encoding.TENAS_OPS)
+  ranked_by: tuple[str, ...] = ("naswot",)  # Spearman .61 on 300 (experiments/results/proxies_darts.md)
 
   as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(genotypes.lookup)

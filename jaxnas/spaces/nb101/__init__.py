@@ -34,6 +34,7 @@ class NB101:
   edges: tuple[tuple[int, int], ...] = encoding.EDGES  # (target, source)
   cell_types: int = 1
   default_config: NetworkConfig = _DEFAULT  # the benchmark trains C=128
+  ranked_by: tuple[str, ...] = ("signal_regression",)  # Spearman .90 on 30 (experiments/results/gennas.md)
 
   as_codes = staticmethod(encoding.as_codes)
   parse = staticmethod(encoding.parse)
