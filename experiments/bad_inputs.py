@@ -274,6 +274,8 @@ def _workdirs() -> dict[str, bytes | str]:
     "other/config.json": config,
     "other/scores.jsonl": '{"kind": "score"}\n',
     "unfinished/config.json": config,
+    "other_set/config.json": json.dumps({"config": {"algorithm": "ranked", "ranked_candidates": "random:99"}}),
+    "other_set/scores.jsonl": '{"kind": "score"}\n',
     "broken_result/result.json": "{",
     "old_result/result.json": json.dumps({"config": {}}),
     "list_result/result.json": "[]",

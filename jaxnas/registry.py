@@ -73,6 +73,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.gennas.search",
     "jaxnas.gennas.task_search",
     "jaxnas.algorithms.random_search",
+    "jaxnas.algorithms.ranked",
     "jaxnas.algorithms.score",
     "jaxnas.algorithms.train",
     "jaxnas.report.runs",

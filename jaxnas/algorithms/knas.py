@@ -9,37 +9,32 @@ scores as dictionary keys (equal ones collapse), and a fine stage that differs f
 """
 
 import dataclasses
-import zlib
-from collections.abc import Callable
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxnas import hosts, registry, scoring
+from jaxnas import registry, scoring
 from jaxnas.algorithms.naming import refuse_too_many
-from jaxnas.algorithms.validation import after_12_epochs
+from jaxnas.algorithms.validation import WAYS, evaluation, validate
 from jaxnas.base import (
   Algorithm,
   Batch,
   Column,
   Context,
-  Indexed,
   NetworkConfig,
   Outcome,
   Proxy,
   RecordKind,
   Space,
   Work,
-  lacking,
 )
 from jaxnas.data.batches import plain_batch
 from jaxnas.errors import ConfigError
 from jaxnas.settings import setting
-from jaxnas.train import TrainConfig, total_steps, train, trained_network
+from jaxnas.train import TrainConfig
 
-FINE = {"table": "look-up", "train": "training"}  # and what progress calls one
 COARSE = ("mgm", "mgm_output", "mgm_layer_mean", "mgm_batch1", "mgm_code", "mgm_truncated", "params")
 
 
@@ -65,7 +60,7 @@ class KNASConfig:
   )
 
   def __post_init__(self):
-    for name, allowed in (("knas_score", COARSE), ("knas_fine", FINE)):
+    for name, allowed in (("knas_score", COARSE), ("knas_fine", WAYS)):
       if getattr(self, name) not in allowed:
         raise ConfigError(f"--{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
     for name in ("knas_candidates", "knas_shortlist", "knas_channels", "knas_cells"):
@@ -116,27 +111,23 @@ class KNAS(Algorithm[KNASConfig]):
   summary: ClassVar[str] = "a shortlist by the mean of the Gram matrix, then short trainings or a table (KNAS)"
   Settings: ClassVar[type] = KNASConfig
 
-  def proxies(self, settings: KNASConfig) -> tuple[Proxy, ...]:
+  def proxies(self, settings: KNASConfig, space: Space) -> tuple[Proxy, ...]:
     return (registry.make("proxy", settings.knas_score, "--knas_score"),)
 
   def work(self, context: Context[KNASConfig]) -> Work:
     settings = context.settings
     refuse_too_many(context.space, settings.knas_candidates, "--knas_candidates")
-    if settings.knas_fine == "table":
-      _in_table(context)
-    else:
-      hosts.refuse_several("a training")
-      by_training(context, seed=0)
+    evaluation(context, settings.knas_fine, settings.training, "knas_fine", seed=0)
     return Work(settings.knas_candidates + settings.knas_shortlist, "architectures")
 
   def search(self, context: Context[KNASConfig], seed: int) -> Outcome:
     """Runs one search. The fine stage notes which of the shortlist it is at, such as "training 3/20"."""
     settings, space = context.settings, context.space
-    evaluate = _in_table(context) if settings.knas_fine == "table" else by_training(context, seed=seed)
+    evaluate = evaluation(context, settings.knas_fine, settings.training, "knas_fine", seed)
     draw_key, score_key = jax.random.split(jax.random.key(seed))
     candidates = space.sample(draw_key, settings.knas_candidates)
     lines = scoring.score(
-      self.proxies(settings),
+      self.proxies(settings, space),
       space,
       candidates,
       Batch(*plain_batch(context.source, score_key, settings.knas_batch, "--knas_batch")),
@@ -148,19 +139,8 @@ class KNAS(Algorithm[KNASConfig]):
       advance=context.advance,
     )
     shortlist = select(np.array([line.rank_by for line in lines]), settings.knas_shortlist)
-    known = {r["arch"]: r["validation"] for r in RECORD.of(context.records, seed)}
-    validation = []
-    for number, position in enumerate(shortlist, 1):
-      arch = lines[position].arch
-      earlier = arch in known
-      if not earlier:
-        context.note(f"{FINE[settings.knas_fine]} {number}/{len(shortlist)}")
-        known[arch] = float(evaluate(arch))
-        context.keep(RECORD.make(seed, arch=arch, validation=known[arch]))
-      validation.append(known[arch])
-      context.advance(1, earlier=earlier)
-    context.note("")
-    accuracy = np.array(validation, np.float64)
+    archs = [lines[position].arch for position in shortlist]
+    accuracy = validate(context, archs, evaluate, RECORD, seed, WAYS[settings.knas_fine])
     if np.isnan(accuracy).all():
       raise ConfigError(
         f"--knas_fine={settings.knas_fine}: none of the {len(accuracy)} shortlisted architectures has a value"
@@ -184,51 +164,3 @@ def _outcome(context: Context[KNASConfig], found: Shortlisted) -> Outcome:
     "half_arch": half,
   }
   return Outcome([row], columns=[Column("validation", "valid %"), Column(score, score)], found=found)
-
-
-def _in_table(context: Context[KNASConfig]) -> Callable[[str], float]:
-  return after_12_epochs(context.benchmark, "--knas_fine=table", "give --knas_fine=train")
-
-
-def by_training(context: Context[KNASConfig], *, seed: int) -> Callable[[str], float]:
-  """A fine stage: validation accuracy in per cent after a real training; NaN where it diverged.
-
-  The first half of the images is trained on, the second validated on. Below the context's folder, a folder per
-  architecture has the checkpoints and metrics.jsonl; a killed training continues there. After every step it is noted
-  where a training is, such as "epoch 2/12".
-
-  Args:
-    seed: of all trainings alike.
-
-  Raises:
-    ConfigError: the batch is larger than half of the images, or the space has no networks to train.
-  """
-  space, config = context.space, context.settings.training
-  first, second = context.source.halves()
-  steps = total_steps(config, first)
-  trained_network(space, config, context.source.classes)  # what it refuses, it refuses now
-
-  def evaluate(arch: str) -> float:
-    code, done = space.parse(arch), 0
-
-    def advance(n: int, earlier: bool = False) -> None:
-      del earlier
-      nonlocal done
-      done += n
-      epoch = min(1 + done * config.train_epochs // steps, config.train_epochs)
-      context.note(f"epoch {epoch}/{config.train_epochs}", level=1)
-
-    advance(0)
-    network = trained_network(space, config, context.source.classes, code)
-    folder = context.folder and context.folder / "trainings" / f"{_short_name(space, code)}_seed{seed}"
-    result = train(network, code, first, second, config, seed=seed, workdir=folder, advance=advance)
-    return result.history[-1]["valid_accuracy"] if result.status == "finished" else float("nan")
-
-  return evaluate
-
-
-def _short_name(space: Space, arch: Int[np.ndarray, " L"]) -> str:
-  """The benchmark's number where the space has one, else a checksum of the text form."""
-  if lacking(space, Indexed):
-    return f"{zlib.crc32(space.format(arch).encode()):08x}"
-  return str(cast(Indexed, space).index_of(arch))

@@ -1,9 +1,18 @@
-"""Cheap validation by a benchmark: CIFAR-10 validation accuracy after 12 epochs."""
+"""Cheap validation of a few architectures: by a benchmark's accuracies after 12 epochs, or by a short training."""
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
-from jaxnas.base import Accuracies
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxnas import hosts
+from jaxnas.base import Accuracies, Context, Indexed, RecordKind, Space, lacking
 from jaxnas.errors import ConfigError
+from jaxnas.train import TrainConfig, total_steps, train, trained_network
+
+WAYS: Mapping[str, str] = {"table": "look-up", "train": "training"}  # and what progress calls one
 
 
 def after_12_epochs(benchmark: Accuracies | None, flag: str, fix: str) -> Callable[[str], float]:
@@ -21,3 +30,90 @@ def after_12_epochs(benchmark: Accuracies | None, flag: str, fix: str) -> Callab
   if "cifar10_valid_12ep" not in benchmark.columns:
     raise ConfigError(f"{flag}: the benchmark {benchmark.name} has no accuracies after 12 epochs; {fix}")
   return lambda arch: benchmark.accuracy(arch, "cifar10", "valid_12ep")
+
+
+def evaluation(context: Context, way: str, training: TrainConfig, flag: str, seed: int) -> Callable[[str], float]:
+  """What validates an architecture's text form: the benchmark, or a training.
+
+  Args:
+    way: one of `WAYS`.
+    flag: the flag whose value is `way`, for messages.
+
+  Raises:
+    ConfigError: the benchmark cannot, the batch is larger than half of the images, the space has no networks to train,
+      or several processes would train.
+  """
+  if way == "table":
+    return after_12_epochs(context.benchmark, f"--{flag}=table", f"give --{flag}=train")
+  hosts.refuse_several("a training")
+  return by_training(context, training, seed=seed)
+
+
+def validate(
+  context: Context, archs: Sequence[str], evaluate: Callable[[str], float], kind: RecordKind, seed: int, called: str
+) -> Float[np.ndarray, " k"]:
+  """Accuracy in per cent of each architecture, in order; one that stands there twice is validated once.
+
+  Each is kept as a record of `kind` with "arch" and "validation", and found again in those of an interrupted run; it is
+  a unit of progress each time that it stands there.
+
+  Args:
+    called: what progress calls one validation, of which it says the number: "training 3/20".
+
+  Raises:
+    WorkdirError: a damaged record.
+  """
+  earlier = {r["arch"]: float(r["validation"]) for r in kind.of(context.records, seed)}
+  known = dict(earlier)
+  for number, arch in enumerate(archs, 1):
+    if arch not in known:
+      context.note(f"{called} {number}/{len(archs)}")
+      known[arch] = float(evaluate(arch))
+      context.keep(kind.make(seed, arch=arch, validation=known[arch]))
+    context.advance(1, earlier=arch in earlier)
+  context.note("")
+  return np.array([known[arch] for arch in archs], np.float64)
+
+
+def by_training(context: Context, config: TrainConfig, *, seed: int) -> Callable[[str], float]:
+  """Validation accuracy in per cent after a real training; NaN where it diverged.
+
+  The first half of the images is trained on, the second validated on. Below the context's folder, a folder per
+  architecture has the checkpoints and metrics.jsonl; a killed training continues there. After every step it is noted
+  where a training is, such as "epoch 2/12".
+
+  Args:
+    seed: of all trainings alike.
+
+  Raises:
+    ConfigError: the batch is larger than half of the images, or the space has no networks to train.
+  """
+  space = context.space
+  first, second = context.source.halves()
+  steps = total_steps(config, first)
+  trained_network(space, config, context.source.classes)  # what it refuses, it refuses now
+
+  def evaluate(arch: str) -> float:
+    code, done = space.parse(arch), 0
+
+    def advance(n: int, earlier: bool = False) -> None:
+      del earlier
+      nonlocal done
+      done += n
+      epoch = min(1 + done * config.train_epochs // steps, config.train_epochs)
+      context.note(f"epoch {epoch}/{config.train_epochs}", level=1)
+
+    advance(0)
+    network = trained_network(space, config, context.source.classes, code)
+    folder = context.folder and context.folder / "trainings" / f"{_short_name(space, code)}_seed{seed}"
+    result = train(network, code, first, second, config, seed=seed, workdir=folder, advance=advance)
+    return result.history[-1]["valid_accuracy"] if result.status == "finished" else float("nan")
+
+  return evaluate
+
+
+def _short_name(space: Space, arch: Int[np.ndarray, " L"]) -> str:
+  """The benchmark's number where the space has one, else a checksum of the text form."""
+  if lacking(space, Indexed):
+    return f"{zlib.crc32(space.format(arch).encode()):08x}"
+  return str(cast(Indexed, space).index_of(arch))

@@ -51,6 +51,8 @@ class Outcome:
       "params" and "macs" are its own.
     columns: which further fields of a row the table shows.
     artefacts: pictures and files.
+    groups: fields that tell a seed's rows apart, such as the rule that found them; with several seeds the table has the
+      mean of each group in the place of the rows.
     scores: lines of `scoring.score` as dicts, from which the comparison with the benchmark is made.
     record: what result.json keeps of this seed beside the rows, JSON-able.
     found: the algorithm's own full result, for users of the library.
@@ -59,6 +61,7 @@ class Outcome:
   rows: Sequence[Mapping[str, Any]]
   columns: Sequence[Column] = ()
   artefacts: Sequence[Artefact] = ()
+  groups: Sequence[str] = ()
   scores: Sequence[Mapping[str, Any]] = ()
   record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   found: Any = None
@@ -142,8 +145,8 @@ class Algorithm(Generic[S]):
   requires: ClassVar[tuple[type, ...]] = ()
   extends: ClassVar[tuple[str, ...]] = ("seeds",)
 
-  def proxies(self, settings: S) -> tuple[Proxy, ...]:
-    """The proxies that a search with these settings measures."""
+  def proxies(self, settings: S, space: Space) -> tuple[Proxy, ...]:
+    """The proxies that a search with these settings measures in this space."""
     return ()
 
   def image_size(self, settings: S) -> int:

@@ -60,6 +60,11 @@ class Finished:
     """What the table shows of a row, beside what every table shows."""
     return self.outcomes[0].columns
 
+  @property
+  def groups(self) -> Sequence[str]:
+    """Fields that tell a seed's rows apart."""
+    return self.outcomes[0].groups
+
   @functools.cached_property
   def rows(self) -> list[dict[str, Any]]:
     """All rows, with seed, size and accuracies."""
@@ -110,11 +115,11 @@ class Finished:
 
   def text(self) -> str:
     """The final table, and where the time went."""
-    header, body = table(self.rows, self.columns, self.benchmark)
+    header, body = table(self.rows, self.columns, self.benchmark, groups=self.groups)
     body, notes = _noted(header, body, {row["arch"]: row.get("index") for row in self.rows if "arch" in row})
     lines = ["", text_table(header, body, shutil.get_terminal_size().columns), *notes]
     ranked = {row[f"{name}_known"] for name in self.datasets for row in self.rows if row.get(f"{name}_rank")}
-    if ranked:
+    if ranked and any("(rank)" in title for title in header):
       lines.append(f"(rank) among the {' or '.join(f'{n:,}' for n in sorted(ranked))} architectures of the benchmark")
     if self.comparison:
       lines += ["", comparing.to_markdown(self.comparison)]
@@ -184,11 +189,15 @@ def table(
   benchmark: Accuracies | None,
   *,
   accuracies_first: bool = False,
+  groups: Sequence[str] = (),
 ) -> tuple[list[str], list[list[Any]]]:
   """Header and one row per architecture; several seeds end with mean ± standard deviation.
 
-  Rows without an architecture show their seed and the columns alone.
+  Rows without an architecture show their seed and the columns alone. With `groups`, fields that tell a seed's rows
+  apart, several seeds have a row a group instead: mean ± standard deviation of its accuracies.
   """
+  if groups and benchmark is not None and len({row["seed"] for row in rows}) > 1:
+    return _group_means(rows, columns, benchmark, groups)
   shown = [column for column in columns if any(column.key in row for row in rows)]
   header = ["seed", *(column.title for column in shown)]
   if "arch" not in rows[0]:
@@ -206,6 +215,24 @@ def table(
     body.append(["all", "mean ± std", *("" for _ in shown), "", "", *means])
   if accuracies_first and datasets:
     header, *body = ([line[0], *line[-len(datasets) :], *line[1 : -len(datasets)]] for line in (header, *body))
+  return header, body
+
+
+def _group_means(
+  rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], benchmark: Accuracies, groups: Sequence[str]
+) -> tuple[list[str], list[list[Any]]]:
+  """A row a group of rows, of all seeds."""
+  titles = {column.key: column.title for column in columns}
+  keys = [f"{dataset}_{benchmark.split}" for dataset in benchmark.datasets]
+  header = [*(titles.get(name, name) for name in groups), "seeds"]
+  header += [f"{dataset} {benchmark.split} %" for dataset in benchmark.datasets]
+  together: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+  for row in rows:
+    together.setdefault(tuple(row[name] for name in groups), []).append(row)
+  body = [
+    [*group, len(own), *(mean_std([row[key] for row in own], digits=2) for key in keys)]
+    for group, own in together.items()
+  ]
   return header, body
 
 

@@ -18,7 +18,7 @@ import pytest
 from helpers import Counted, MadeUpTable, command, environment
 
 from jaxnas import data, proxies, report, spaces
-from jaxnas.algorithms import knas
+from jaxnas.algorithms import knas, validation
 from jaxnas.algorithms.knas import KNAS, KNASConfig
 from jaxnas.base import Context, Proxy
 from jaxnas.errors import ConfigError
@@ -78,7 +78,7 @@ def search(engine, source, monkeypatch):
 
   def run(proxy=None, seed=0, evaluate=accuracy, k=5, n=40, training=None, **given):
     if proxy is not None:
-      monkeypatch.setattr(KNAS, "proxies", lambda self, settings: (proxy,))
+      monkeypatch.setattr(KNAS, "proxies", lambda self, settings, space: (proxy,))
     settings = KNASConfig(
       training or TrainConfig(), knas_candidates=n, knas_shortlist=k, knas_score="params", knas_batch=2,
       knas_channels=2, knas_cells=1, knas_fine="train" if training else "table",
@@ -201,7 +201,7 @@ def trainings(monkeypatch):
     status = "diverged" if len(asked) == 1 else "finished"
     return types.SimpleNamespace(status=status, history=[{"valid_accuracy": 10.0 * len(asked)}])
 
-  monkeypatch.setattr(knas, "train", train)
+  monkeypatch.setattr(validation, "train", train)
   return asked
 
 
@@ -224,7 +224,7 @@ def test_trainings_of_darts(trainings, source, tmp_path):
   space, config = spaces.get("darts"), TrainConfig(train_epochs=1, train_channels=2, train_cells=3)
 
   def by_training(space=space, config=config):
-    return knas.by_training(Context(space, source, KNASConfig(config), folder=tmp_path), seed=0)
+    return validation.by_training(Context(space, source, None, folder=tmp_path), config, seed=0)
 
   evaluate = by_training()
   archs = space.sample(jax.random.key(0), 2)
@@ -364,7 +364,7 @@ def test_bad_settings(unchecked, given, word):
 def test_every_coarse_score_is_a_proxy():
   for name in knas.COARSE:
     assert proxies.get(name).name == name
-    assert KNAS().proxies(KNASConfig(knas_score=name)) == (proxies.get(name),)
+    assert KNAS().proxies(KNASConfig(knas_score=name), SPACE) == (proxies.get(name),)
   assert jax.tree.leaves(proxies.get("mgm").higher_is_better) == [True]
 
 
