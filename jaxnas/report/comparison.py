@@ -64,6 +64,9 @@ def compare(
     seconds            median over its readings; None if unknown
   and for each data set D, all against test accuracies (nan if there is nothing to measure, see `tabular.metrics`)
     D_spearman, D_spearman_se, D_kendall, D_retrieving_rate, D_top1_regret, D_top10_regret
+    D_pass_spearman, D_pass_spearman_sd, D_pass_kendall, D_pass_kendall_sd
+                       mean and standard deviation (ddof=1) of single passes, without averaged ranks: the error by
+                       seeds of weights and batches, beside that by architectures; nan of a single pass
     D_best_accuracy    accuracy of `best_arch`, percent
     D_top10_accuracy   best accuracy among its ten best-ranked, percent
 
@@ -105,12 +108,13 @@ def compare(
   lines = []
   for proxy, sample in samples.items():
     truths = {d: np.array([accuracy[d][i] for i in sample]) for d in datasets}
-    line, ranking = _summary(proxy, sample, readings[proxy])
+    line, ranking, passes = _summary(proxy, sample, readings[proxy])
     order = np.argsort(-np.where(np.isnan(ranking), -np.inf, ranking), kind="stable")
     ranked = not np.isnan(ranking).all()
     line["best_arch"] = benchmark.archs[sample[order[0]]] if ranked else None
     for d in datasets:
       line |= _agreement(d, metrics.agreement(ranking, truths[d], top=TOP, resamples=resamples, seed=seed))
+      line |= _of_passes(d, passes, accuracy[d])
       line[f"{d}_best_accuracy"] = float(truths[d][order[0]]) if ranked else math.nan
       line[f"{d}_top10_accuracy"] = _largest(truths[d][order[:SHORTLIST]]) if ranked else math.nan
     lines.append(line)
@@ -164,6 +168,31 @@ def spearman_by_dataset(lines: Sequence[Line]) -> dict[str, dict[str, tuple[floa
   }
 
 
+def correlations(
+  rows: Iterable[Mapping[str, Any]], lines: Sequence[Line], benchmark: Accuracies
+) -> tuple[list[str], Float[np.ndarray, "P P"]]:
+  """Spearman's rho between proxies, mean ranks each, in the order of `lines`, and with accuracy on the first data set.
+
+  Of two the architectures count that both have scored; nan where there is nothing to measure. The last is the accuracy.
+  """
+  readings = _by_proxy(rows, benchmark)
+  names = [line["proxy"] for line in lines if line["proxy"] != RANDOM]
+  ranked = {}
+  for name in names:
+    sample = sorted({row["index"] for row in readings[name]})
+    ranked[name] = dict(zip(sample, _summary(name, sample, readings[name])[1].tolist(), strict=True))
+  dataset, everything = benchmark.datasets[0], set().union(*ranked.values())
+  ranked[dataset] = {i: round(benchmark.accuracy(benchmark.archs[i], dataset), RANK_DECIMALS) for i in everything}
+  matrix = np.full((len(ranked), len(ranked)), math.nan)
+  for i, one in enumerate(ranked.values()):
+    for j, other in enumerate(ranked.values()):
+      shared = sorted(one.keys() & other.keys())
+      truths = np.array([other[k] for k in shared])
+      truths = np.where(np.isfinite(truths), truths, -1.0) if j < len(names) else truths  # degenerate ones rank last
+      matrix[i, j] = metrics.spearman(np.array([one[k] for k in shared]), truths)
+  return list(ranked), matrix
+
+
 def panels(rows: Iterable[Mapping[str, Any]], lines: Sequence[Line], benchmark: Accuracies) -> list[Panel]:
   """A scatter panel per proxy, in the order of `lines`: the first pass of each, on the first data set."""
   by_proxy: dict[str, list[Mapping[str, Any]]] = {line["proxy"]: [] for line in lines if line["proxy"] != RANDOM}
@@ -197,18 +226,29 @@ def as_table(lines: Sequence[Line]) -> tuple[list[str], list[list[Any]], str]:
   """
   datasets = _datasets(_first(lines))
   header = ["proxy", "n", "degenerate", *(f"Spearman {d}" for d in datasets)]
+  several = any((line["passes"] or 1) > 1 for line in lines)
+  header += ["passes", "Spearman of one pass", "Kendall of one pass"] if several else []
   header += [title for title, _, _ in _MEASURES] + ["accuracy of its best, %", "s/architecture"]
   body = []
   for line in lines:
     row = [line["proxy"], line["n"], line["degenerate"]]
     row += [_plus_minus(line[f"{d}_spearman"], line[f"{d}_spearman_se"]) for d in datasets]
+    if several:
+      row.append(line["passes"])
+      for name in ("pass_spearman", "pass_kendall"):
+        row.append(" / ".join(_plus_minus(line[f"{d}_{name}"], line[f"{d}_{name}_sd"]) for d in datasets))
     for _, key, digits in (*_MEASURES, ("", "best_accuracy", 2)):
       row.append(" / ".join(_fixed(line[f"{d}_{key}"], digits) for d in datasets))
     seconds = line["seconds"]
     body.append([*row, None if seconds is None else f"{seconds:.3g}"])
   note = (
     f"Columns of several numbers: {' / '.join(datasets)}. Spearman ± standard error (bootstrap over architectures). "
-    "Regret: percentage points of accuracy below the best of the sample. "
+    + (
+      "Of one pass: mean ± standard deviation over seeds and repeats; Spearman beside it is of their mean ranks. "
+      if several
+      else ""
+    )
+    + "Regret: percentage points of accuracy below the best of the sample. "
     f"{RANDOM.capitalize()}: the mean of one drawn at random (top-1 regret, accuracy of its best) and the "
     f"expected best of {SHORTLIST} drawn at random (top-{SHORTLIST} regret)."
   )
@@ -262,8 +302,8 @@ def _by_proxy(rows: Iterable[Mapping[str, Any]], benchmark: Accuracies) -> dict[
 
 def _summary(
   proxy: str, sample: Sequence[int], readings: Sequence[Mapping[str, Any]]
-) -> tuple[Line, Float[np.ndarray, " n"]]:
-  """A line's part that knows no accuracies, and the ranking values of the sample."""
+) -> tuple[Line, Float[np.ndarray, " n"], list[Pass]]:
+  """A line's part that knows no accuracies, the ranking values of the sample, and the passes that they are means of."""
   passes: dict[Any, Pass] = {}
   for row in readings:
     passes.setdefault(row["pass"], {})[row["index"]] = row["rank_by"]
@@ -279,7 +319,19 @@ def _summary(
     "best_arch": None,
     "seconds": float(np.median(seconds)) if seconds else None,
   }
-  return line, ranking
+  return line, ranking, list(passes.values())
+
+
+def _of_passes(dataset: str, passes: Sequence[Pass], accuracy: Mapping[int, float]) -> Line:
+  """Mean and standard deviation over passes, each on the architectures that it scored."""
+  found: Line = {}
+  for name, measured in (("spearman", metrics.spearman), ("kendall", metrics.kendall)):
+    several = passes if len(passes) > 1 else ()
+    values = [measured(list(scored.values()), [accuracy[i] for i in scored]) for scored in several]
+    known = np.array([value for value in values if math.isfinite(value)], np.float64)
+    found[f"{dataset}_pass_{name}"] = float(known.mean()) if known.size > 1 else math.nan
+    found[f"{dataset}_pass_{name}_sd"] = float(known.std(ddof=1)) if known.size > 1 else math.nan
+  return found
 
 
 def _agreement(dataset: str, found: metrics.Agreement) -> Line:
@@ -299,6 +351,7 @@ def _chance(truths: Mapping[str, Float[np.ndarray, " n"]], seed: int, draws: int
     line[f"{d}_retrieving_rate"] = metrics.top_count(known.size, TOP) / known.size if known.size else math.nan
     line[f"{d}_top1_regret"] = _largest(values) - mean
     line[f"{d}_top10_regret"] = _largest(values) - shortlist
+    line |= {f"{d}_pass_{name}": None for name in ("spearman", "spearman_sd", "kendall", "kendall_sd")}
     line[f"{d}_best_accuracy"], line[f"{d}_top10_accuracy"] = mean, shortlist
   return line
 
@@ -310,7 +363,7 @@ def _first(lines: Sequence[Line]) -> Line:
 
 
 def _datasets(line: Line) -> list[str]:
-  return [key.removesuffix("_spearman") for key in line if key.endswith("_spearman")]
+  return [key.removesuffix("_retrieving_rate") for key in line if key.endswith("_retrieving_rate")]
 
 
 def _largest(values: Float[np.ndarray, " n"]) -> float:

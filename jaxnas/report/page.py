@@ -9,12 +9,15 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxnas import figures, registry
 from jaxnas.base import Artefact
 from jaxnas.errors import JaxnasError
 from jaxnas.report import comparison as comparing
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
 from jaxnas.report.html import Image, Section, write_report
+from jaxnas.report.proxy_pictures import plot_correlations, plot_cost, plot_picks
 from jaxnas.report.summary import Finished, accuracy, shown, table
 from jaxnas.workdir import Workdir, provenance
 
@@ -32,7 +35,7 @@ def write(finished: Finished, folder: Workdir) -> pathlib.Path:
   if finished.comparison:
     comparing.write_markdown(finished.comparison, folder.path / "comparison.md")
     comparing.write_csv(finished.comparison, folder.path / "comparison.csv")
-  images, failed = _draw(finished, folder.path)
+  images, proxies, failed = _draw(finished, folder.path)
   made = provenance()
   if finished.all_scores:
     folder.write_text("scores.csv", _scores_csv(finished.all_scores))
@@ -47,8 +50,9 @@ def write(finished: Finished, folder: Workdir) -> pathlib.Path:
       ("device", f"{made['device_count']} x {made['device_kind']}"),
     ],
     sections=[
-      Section("Result", *table(finished.rows, finished.columns, finished.benchmark, accuracies_first=True)),
+      Section("Result", *_result(finished)),
       *([Section("Pictures", images=images)] if images else []),
+      *([Section("Proxies", images=proxies)] if proxies else []),
       *([Section("Missing pictures", text="\n".join(failed))] if failed else []),
       *_comparison(finished),
       *_score_table(finished),
@@ -68,6 +72,10 @@ def _found(finished: Finished) -> list[tuple[str, str]]:
     rank = f" of {row[f'{name}_known']:,}" if row.get(f"{name}_rank") else ""
     found.append((f"{name} %", accuracy(row, name, finished.benchmark.split if finished.benchmark else "") + rank))
   return found
+
+
+def _result(finished: Finished) -> tuple[list[str], list[list[Any]]]:
+  return table(finished.rows, finished.columns, finished.benchmark, accuracies_first=True, groups=finished.groups)
 
 
 def _comparison(finished: Finished) -> list[Section]:
@@ -122,14 +130,18 @@ def _flag_text(value: Any) -> str:
   return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _draw(finished: Finished, folder: pathlib.Path) -> tuple[list[Image], list[str]]:
-  """All pictures and other artefacts, and a line for each that could not be made: a run does not end for a picture."""
+def _draw(finished: Finished, folder: pathlib.Path) -> tuple[list[Image], list[Image], list[str]]:
+  """Pictures of what was found, pictures of the proxies, and a line for each that could not be made.
+
+  A run does not end for a picture.
+  """
   images: list[Image] = []
+  proxies: list[Image] = []
   failed: list[str] = []
 
-  def attempt(what: str, draw: Callable[[], Iterable[Image]]) -> None:
+  def attempt(what: str, draw: Callable[[], Iterable[Image]], into: list[Image] = images) -> None:
     try:
-      images.extend(draw())
+      into.extend(draw())
     except JaxnasError:  # the folder cannot be written to
       raise
     except Exception as error:
@@ -144,9 +156,13 @@ def _draw(finished: Finished, folder: pathlib.Path) -> tuple[list[Image], list[s
     attempt("the architecture", lambda: _draw_architecture(finished, folder))
     for one in artefacts.values():
       attempt(one.file, lambda one=one: _draw_artefact(one, folder))
+    if len(finished.groups) == 2 and finished.benchmark is not None:
+      attempt("what each rule found", lambda: _draw_picks(finished, folder))
     if finished.comparison:
-      attempt("the comparison", lambda: _draw_comparison(finished, folder))
-  return images, failed
+      attempt("the comparison", lambda: _draw_comparison(finished, folder), proxies)
+      attempt("the correlations", lambda: _draw_correlations(finished, folder), proxies)
+      attempt("the costs", lambda: _draw_costs(finished, folder), proxies)
+  return images, proxies, failed
 
 
 def _draw_artefact(artefact: Artefact, folder: pathlib.Path) -> list[Image]:
@@ -162,19 +178,69 @@ def _draw_architecture(finished: Finished, folder: pathlib.Path) -> list[Image]:
   return [Image(*picture) for picture in finished.space.draw(finished.space.parse(text), folder)]
 
 
+def _draw_picks(finished: Finished, folder: pathlib.Path) -> list[Image]:
+  """What each rule found, from how much, on the first data set."""
+  assert finished.benchmark is not None
+  rule, amount = finished.groups
+  dataset, split = finished.benchmark.datasets[0], finished.benchmark.split
+  titles = {column.key: column.title for column in finished.columns}
+  plot_picks(
+    finished.rows, (rule, amount), f"{dataset}_{split}", folder / "picks.png",
+    titles=(titles.get(amount, amount).capitalize(), f"{split.capitalize()} accuracy, {dataset} (%)"),
+  )  # fmt: skip
+  seeds = f"mean and standard deviation over {len(finished.seeds)} seeds" if len(finished.seeds) > 1 else "one seed"
+  return [Image("picks.png", f"Accuracy of what each rule found, {seeds}: the pick in red, the controls beside it.")]
+
+
+def _controls(finished: Finished) -> list[str]:
+  """Those of the proxies compared that are controls."""
+  known, names = registry.names("proxy"), [line["proxy"] for line in finished.comparison]
+  return [name for name in names if name in known and registry.make("proxy", name).control]
+
+
+def _draw_correlations(finished: Finished, folder: pathlib.Path) -> list[Image]:
+  """How the proxies agree."""
+  assert finished.benchmark is not None
+  names, matrix = comparing.correlations(finished.scores, finished.comparison, finished.benchmark)
+  plot_correlations(names, matrix, folder / "correlations.png")
+  what = "Spearman's rank correlation of every two, on the architectures that both scored"
+  return [Image("correlations.png", f"{what}; the last row is the accuracy on {names[-1]}.")]
+
+
+def _draw_costs(finished: Finished, folder: pathlib.Path) -> list[Image]:
+  """What the proxies cost, where that is known."""
+  assert finished.benchmark is not None
+  dataset, known = finished.benchmark.datasets[0], registry.names("proxy")
+  lines = [line for line in finished.comparison if line["seconds"]]
+  if not lines:
+    return []
+  points = {
+    line["proxy"]: (line["seconds"], line[f"{dataset}_spearman"], line[f"{dataset}_spearman_se"]) for line in lines
+  }
+  together = [name for name in points if name not in known]
+  plot_cost(points, folder / "cost.png", dataset=dataset, controls=_controls(finished), combinations=together)
+  return [
+    Image("cost.png", "Median seconds an architecture against rank correlation; a pass that several share is theirs.")
+  ]
+
+
 def _draw_comparison(finished: Finished, folder: pathlib.Path) -> list[Image]:
-  """The scatter and rank plots."""
+  """The scatter and rank plots; combinations, which are no registered proxies, also in a scatter plot of their own."""
   lines, benchmark = finished.comparison, finished.benchmark
   assert benchmark is not None
-  known = registry.names("proxy")
-  controls = [
-    name for name in {line["proxy"]: None for line in lines} if name in known and registry.make("proxy", name).control
-  ]
-  plot_ranks(comparing.spearman_by_dataset(lines), folder / "spearman.png", controls=controls)
+  plot_ranks(comparing.spearman_by_dataset(lines), folder / "spearman.png", controls=_controls(finished))
   dataset = benchmark.datasets[0]
   panels = comparing.panels(finished.scores, lines, benchmark)
   plot_scatter(panels, folder / "scatter.png", dataset=dataset, title="Score against accuracy")
+  together = [panel for panel in panels if panel.proxy not in registry.names("proxy")]
+  if together:
+    lowest = float(np.nanquantile(np.concatenate([panel.accuracies for panel in together]), 0.05))
+    plot_scatter(together, folder / "combinations.png", x="rank", dataset=dataset, lowest_accuracy=lowest)
+  ranks = (
+    f"Rank of each architecture by the combinations against its accuracy on {dataset}, first seed; triangles: below."
+  )
   return [
+    *([Image("combinations.png", ranks)] if together else []),
     Image("spearman.png", "Spearman's rank correlation of each proxy with accuracy, and its standard error."),
     Image("scatter.png", f"Score of each architecture against its accuracy on {dataset}, first seed."),
   ]
