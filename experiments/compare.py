@@ -1,13 +1,19 @@
-"""All methods and all proxies on equal terms: NAS-Bench-201, one set of images, one sample of architectures.
+"""All methods, proxies and combinations of a space on equal terms: one set of images, one sample of architectures.
 
-  python experiments/compare.py --benchmark=PATH --data_dir=TFDS_FOLDER --out=OUT
+  python experiments/compare.py --benchmark=nb201 --data_dir=TFDS_FOLDER --out=OUT
+  python experiments/compare.py --space=darts --benchmark=FILE --data_dir=TFDS_FOLDER --out=OUT_DARTS
+  python experiments/compare.py --benchmark=nb201 --out=OUT --norun        the tables again, from what OUT holds
 
 Runs `python -m jaxnas.main` once per job, each in its own work directory below --out, and continues there after a kill.
-Then it writes, from what these directories hold:
-  OUT/proxies.md, .csv   each proxy: Spearman, Kendall, retrieving rate, regret, accuracy of its best, seconds
+Then it writes, from what the directories of the jobs hold that were run so far:
+  OUT/proxies.md, .csv   proxies and combinations: Spearman (error by architectures, and by seeds of weights and
+                         batches), Kendall, retrieving rate, regret, accuracy of its best, seconds
   OUT/searches.md, .csv  each search: test accuracy of what it found, mean and standard deviation over seeds
-  OUT/spearman.png, OUT/scatter.png
-Proxies that cost more than a second an architecture score the first --costly architectures of the same sample.
+  OUT/readme.md          the README's two tables
+  OUT/spearman.png, scatter.png, correlations.png, cost.png
+The leading combination is measured with --seeds seeds, other proxies of one pass with --pass_seeds, those that cost
+more than a second an architecture with one, on the first --costly architectures of the same sample. Published figures
+are in published.json. Combinations are chosen by choose_combination.py, on one half of the architectures.
 """
 
 import csv
@@ -16,31 +22,54 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import app, flags
 
-from jaxnas import report, spaces, tabular
+from jaxnas import registry, report, spaces, tabular
+from jaxnas.algorithms.combining import RankBy, combined
+from jaxnas.base import Accuracies, Rankable, Status, lacking
 from jaxnas.files import write_atomically
 from jaxnas.report import comparison
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
+from jaxnas.report.proxy_pictures import plot_correlations, plot_cost
+from jaxnas.scoring import Score
 
 FLAGS = flags.FLAGS
+flags.DEFINE_string("space", "nb201", "nb201, or a space whose --benchmark says which architectures to score")
 flags.DEFINE_string("benchmark", None, "accuracy table, as of jaxnas.main", required=True)
 flags.DEFINE_string("data_dir", None, "TFDS folder")
 flags.DEFINE_string("dataset", "cifar10", "images to score and search with")
 flags.DEFINE_string("out", "out_compare", "folder for the work directories and the tables")
 flags.DEFINE_integer("cheap", 1000, "architectures for proxies of one pass", lower_bound=3)
 flags.DEFINE_integer("costly", 300, "architectures for the other proxies", lower_bound=3)
-flags.DEFINE_integer("seeds", 10, "seeds of each search", lower_bound=1)
-flags.DEFINE_list("only", [], "jobs to run and tabulate; default: all")
+flags.DEFINE_integer("seeds", 10, "seeds of each search and of the leading combination", lower_bound=1)
+flags.DEFINE_integer("pass_seeds", 3, "seeds of the other proxies of one pass", lower_bound=1)
+flags.DEFINE_list("only", [], "jobs to run; default: all")
+flags.DEFINE_bool("run", True, "run the jobs, or (--norun) only make the tables")
 
-ONE_PASS = "mgm,grad_norm,snip,plain,l2_norm,params,flops,jacob_cov,naswot,zen,synflow,fisher"
+FREE = "params,flops,effective_params,skip_length"  # the controls
+ONE_PASS = "mgm,grad_norm,snip,plain,l2_norm,jacob_cov,naswot,zen,synflow,fisher"
+LATER = "log_synflow,az_expressivity,az_progressivity,az_trainability,swap,meco"
+COMBINATIONS = (
+  ("az_nas",), ("freerea",), ("jacob_cov", "effective_params"), ("jacob_cov", "synflow"),
+  ("jacob_cov", "synflow", "effective_params"), ("naswot", "effective_params"), ("naswot", "synflow"),
+  ("naswot", "synflow", "effective_params", "skip_length"), ("naswot", "log_synflow", "effective_params"),
+  ("naswot", "params"), ("grasp", "naswot", "params"), ("flops", "synflow"), ("jacob_cov", "flops"),
+  ("signal_regression", "effective_params"), ("signal_regression", "jacob_cov", "effective_params"),
+  ("params", "skip_length"),
+)  # fmt: skip
 SEARCHES = {  # job -> its title; the result's key and the title of what half or a quarter of the budget found
   "knas": ("KNAS, k=40", "half_arch", "KNAS, k=20"),
   "nasi": ("NASI(T), FIX, mu=1, soft", "", ""),
   "gennas": ("GenNAS, CONF_NB101, shortened", "", ""),
   "tenas_frozen": ("TE-NAS, batch_frozen", "", ""),
+  "ranked": ("of 1,000 random", "", ""),
+  "ranked_evolved": ("of 1,000 evolved", "", ""),
+  "ranked_freerea": ("of 1,000 random", "", ""),
+  "prior": ("of all", "", ""),
 }
 NASI = (  # chosen on seeds 0 to 4 (results/nasi.md): the paper's main text has no settings for this benchmark
   "--nasi_steps=100",
@@ -55,24 +84,26 @@ GENNAS_SHORT = (  # 50 individuals of 20 steps; published: 450 of 100, hours a s
   "--evolution_tournament=4",
   "--evolution_children=40",
 )
-CONTROLS = ("params", "flops")
 DRAWS = 2000
-PUBLISHED = (
-  ("KNAS, k=20, published", "93.05", "68.91", "34.11"),
-  ("KNAS, k=40, published", "93.43", "71.05", "45.05"),
-  ("NASI(T), published", "93.08 ± 0.24", "69.51 ± 0.59", "40.87 ± 0.85"),
-  ("NASI(4T), published", "93.55 ± 0.10", "71.20 ± 0.14", "44.84 ± 1.41"),
-  ("TE-NAS, published", "93.90 ± 0.47", "71.24 ± 0.56", "42.38 ± 0.46"),
-  ("best of the benchmark", "94.37", "73.51", "47.31"),
-)
+_PUBLISHED = pathlib.Path(__file__).with_name("published.json")
+
+
+def _seeds(count: int) -> str:
+  return "--seeds=" + ",".join(map(str, range(count)))
 
 
 def jobs() -> dict[str, list[str]]:
-  """Name of each job and its flags."""
-  seeds = "--seeds=" + ",".join(map(str, range(FLAGS.seeds)))
-  cheap, costly = (["--algorithm=score", f"--archs=random:{n}"] for n in (FLAGS.cheap, FLAGS.costly))
-  return {
-    "one_pass": [*cheap, f"--proxies={ONE_PASS}"],
+  """Name of each job of the space and its flags."""
+  drawn = "random" if FLAGS.space == "nb201" else "benchmark"
+  cheap, costly = (["--algorithm=score", f"--archs={drawn}:{n}"] for n in (FLAGS.cheap, FLAGS.costly))
+  space = spaces.get(FLAGS.space)
+  lead = ",".join(dict.fromkeys([*(() if lacking(space, Rankable) else space.ranked_by), "params"]))
+  found = {
+    "lead": [*cheap, f"--proxies={lead}", _seeds(FLAGS.seeds)],
+    "controls": [*cheap, f"--proxies={FREE}"],
+    "one_pass": [*cheap, f"--proxies={ONE_PASS}", _seeds(FLAGS.pass_seeds)],
+    "later": [*cheap, f"--proxies={LATER}", _seeds(FLAGS.pass_seeds)],
+    "batches": [*cheap, "--proxies=zico,gradsign", _seeds(FLAGS.pass_seeds)],
     "regions": [*cheap, "--proxies=linear_regions"],
     "per_sample": [*costly, "--proxies=ntk_condition_number_frozen,trace_norm_per_sample,trace_norm_successor"],
     "second": [*costly, "--proxies=mgm_output,mgm_layer_mean,grasp"],
@@ -80,6 +111,15 @@ def jobs() -> dict[str, list[str]]:
     "condition_number": [*costly, "--proxies=ntk_condition_number"],
     "trace_exact": [*costly, "--proxies=trace_norm_exact"],
     "regression": [*costly, "--proxies=signal_regression"],
+  }
+  if FLAGS.space != "nb201":
+    return found
+  seeds = _seeds(FLAGS.seeds)
+  return found | {
+    "ranked": ["--algorithm=ranked", seeds],
+    "ranked_evolved": ["--algorithm=ranked", "--ranked_candidates=evolved:1000", seeds],
+    "ranked_freerea": ["--algorithm=ranked", "--rank_by=freerea", seeds],
+    "prior": ["--algorithm=ranked", "--ranked_candidates=all", "--rank_by=params,skip_length"],
     "knas": ["--algorithm=knas", "--knas_shortlist=40", seeds],
     "nasi": ["--algorithm=nasi", *NASI, seeds],
     "gennas": ["--algorithm=gennas", *GENNAS_SHORT, seeds],
@@ -89,21 +129,35 @@ def jobs() -> dict[str, list[str]]:
 
 def run_job(name: str, settings: list[str], out: pathlib.Path) -> None:
   """Runs or continues one job; a failure stops the script."""
-  command = [sys.executable, "-m", "jaxnas.main", *settings, f"--dataset={FLAGS.dataset}", f"--workdir={out / name}"]
-  command += [f"--benchmark={FLAGS.benchmark}"] + ([f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else [])
+  command = [sys.executable, "-m", "jaxnas.main", *settings, f"--space={FLAGS.space}", f"--dataset={FLAGS.dataset}"]
+  command += [f"--workdir={out / name}", f"--benchmark={FLAGS.benchmark}"]
+  command += [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
   print(f"\n== {name}", flush=True)
   subprocess.run(command, check=True)
 
 
-def scores_of(folder: pathlib.Path) -> list[dict[str, Any]]:
+def scores_of(folder: pathlib.Path) -> list[Score]:
   """The score lines that a run kept."""
-  lines = (folder / "scores.jsonl").read_text().splitlines()
-  return [record for record in map(json.loads, lines) if record.get("kind") == "score"]
+  records = map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
+  lines = [Score(**{f: one[f] for f in Score._fields}) for one in records if one.get("kind") == "score"]
+  return [line._replace(status=Status(line.status)) for line in lines]
 
 
-def searches(out: pathlib.Path, names: list[str], benchmark) -> list[list[str]]:
-  """Rows of the table of searches, controls included."""
-  space, rows = spaces.get("nb201"), []
+def all_scores(out: pathlib.Path, names: Sequence[str]) -> list[Score]:
+  """What the jobs scored, of a score that several have the first, and the combinations of it."""
+  found: dict[tuple[Any, ...], Score] = {}
+  for name in names:
+    for line in scores_of(out / name):
+      found.setdefault((line.proxy, line.arch, line.seed, line.repeat), line)
+  lines = list(found.values())
+  known = {line.proxy for line in lines}
+  asked = [one for names in COMBINATIONS for one in RankBy(names).combinations(spaces.get(FLAGS.space))]
+  return lines + combined(lines, [one for one in asked if set(one.proxies) <= known])
+
+
+def searches(out: pathlib.Path, names: Sequence[str], benchmark: Accuracies) -> list[list[str]]:
+  """Rows of the table of searches, each beside its controls."""
+  rows = []
 
   def row(title: str, archs: list[str]) -> list[str]:
     found = [[benchmark.accuracy(a, d) for a in archs] for d in benchmark.datasets]
@@ -114,52 +168,90 @@ def searches(out: pathlib.Path, names: list[str], benchmark) -> list[list[str]]:
       continue
     results = json.loads((out / name / "result.json").read_text())["results"]
     title, part, part_title = SEARCHES[name]
+    rules = dict.fromkeys((r["rule"], r["k"]) for r in results if "rule" in r)
+    for rule, k in rules:
+      archs = [r["arch"] for r in results if (r["rule"], r["k"]) == (rule, k)]
+      rows.append(row(f"{rule}, {title}, {k} queries", archs))
     if part:
       rows.append(row(part_title, [r[part] for r in results]))
-    rows.append(row(title, [r["arch"] for r in results]))
+    if not rules:
+      rows.append(row(title, [r["arch"] for r in results]))
   everything = [benchmark.accuracies(d) for d in benchmark.datasets]
   valid = benchmark.accuracies("cifar10", "valid_12ep")
   for count in (1, 20, 40, 300):
-    rows.append([f"best of {count} random by 12-epoch validation", *_control(everything, valid, count, len(space))])
-  return rows + [list(r) for r in PUBLISHED]
+    title = f"control: best of {count} random by 12-epoch validation ({DRAWS} draws)"
+    rows.append([title, *_control(everything, valid, count)])
+  return rows
 
 
-def _control(everything, valid, count: int, size: int) -> list[str]:
-  import numpy as np
-
+def _control(everything: Sequence[np.ndarray], valid: np.ndarray, count: int) -> list[str]:
   generator = np.random.default_rng(0)
-  drawn = [generator.choice(size, count, replace=False) for _ in range(DRAWS)]
+  drawn = [generator.choice(len(valid), count, replace=False) for _ in range(DRAWS)]
   best = np.array([d[np.argmax(valid[d])] for d in drawn])
   return [report.mean_std(accuracy[best], digits=2) for accuracy in everything]
 
 
-def main(argv) -> None:
+def write_scores(scores: list[Score], benchmark: Accuracies, published: list[list[str]], out: pathlib.Path) -> str:
+  """Tables and pictures of proxies and combinations; returns the README's table."""
+  rows = [line._asdict() for line in scores]
+  lines = comparison.compare(rows, benchmark)
+  print("\n" + comparison.to_markdown(lines))
+  comparison.write_markdown(lines, out / "proxies.md")
+  comparison.write_csv(lines, out / "proxies.csv")
+  known, names = registry.names("proxy"), [line["proxy"] for line in lines]
+  controls = [name for name in names if name in known and registry.make("proxy", name).control]
+  plot_ranks(comparison.spearman_by_dataset(lines), out / "spearman.png", controls=controls)
+  plot_scatter(comparison.panels(rows, lines, benchmark), out / "scatter.png", dataset=benchmark.datasets[0])
+  plot_correlations(*comparison.correlations(rows, lines, benchmark), out / "correlations.png")
+  first = benchmark.datasets[0]
+  fields = ("seconds", f"{first}_spearman", f"{first}_spearman_se")
+  points = {line["proxy"]: tuple(line[f] for f in fields) for line in lines if line["seconds"]}
+  together = [name for name in points if name not in known]
+  plot_cost(points, out / "cost.png", dataset=first, controls=controls, combinations=together)
+  header = ["proxy", "architectures", "Spearman", "Kendall", "seeds", "standard deviation over seeds"]
+  body = [_readme_row(line, benchmark.datasets, controls) for line in lines if line["passes"]]
+  body += [[name, "", rho, kendall, "", ""] for name, rho, kendall in published]
+  return report.markdown_table(header, body)
+
+
+def _readme_row(line: comparison.Line, datasets: Sequence[str], controls: Sequence[str]) -> list[str]:
+  def joined(key: str) -> str:
+    return " / ".join(f"{line[f'{d}_{key}']:.3f}" for d in datasets)
+
+  several = line["passes"] > 1
+  rho = joined("pass_spearman") if several else joined("spearman")
+  name = f"control: {line['proxy']}" if line["proxy"] in controls else line["proxy"]
+  error = f" (± {max(line[f'{d}_spearman_se'] for d in datasets):.3f})"
+  tau = joined("pass_kendall") if several else joined("kendall")
+  return [name, str(line["n"]), rho + error, tau, str(line["passes"]), joined("pass_spearman_sd") if several else ""]
+
+
+def main(argv: Sequence[str]) -> None:
   """Runs the jobs and writes the tables."""
   del argv
   out, todo = pathlib.Path(FLAGS.out), jobs()
   unknown = set(FLAGS.only) - set(todo)
   if unknown:
     raise app.UsageError(f"--only={','.join(sorted(unknown))}: choose from {', '.join(todo)}")
-  names = FLAGS.only or list(todo)
-  for name in names:
+  for name in (FLAGS.only or list(todo)) if FLAGS.run else ():
     run_job(name, todo[name], out)
-  benchmark = tabular.open_benchmark(FLAGS.benchmark, spaces.get("nb201"))
-  scores = [line for name in names if "--algorithm=score" in todo[name] for line in scores_of(out / name)]
-  if scores:
-    lines = comparison.compare(scores, benchmark)
-    print("\n" + comparison.to_markdown(lines))
-    comparison.write_markdown(lines, out / "proxies.md")
-    comparison.write_csv(lines, out / "proxies.csv")
-    plot_ranks(comparison.spearman_by_dataset(lines), out / "spearman.png", controls=CONTROLS)
-    plot_scatter(comparison.panels(scores, lines, benchmark), out / "scatter.png", dataset=benchmark.datasets[0])
+  names = [name for name in todo if (out / name / "result.json").exists()]
+  if not names:
+    raise app.UsageError(f"--out={out} holds no finished job; let one run")
+  benchmark = tabular.open_benchmark(FLAGS.benchmark, spaces.get(FLAGS.space))
+  published = json.loads(_PUBLISHED.read_text()).get(FLAGS.space, {})
+  scores = all_scores(out, [name for name in names if "--algorithm=score" in todo[name]])
+  tables = [write_scores(scores, benchmark, published.get("proxies", []), out)] if scores else []
   if set(SEARCHES) & set(names):
     header = ["method", *(f"{d} test %" for d in benchmark.datasets)]
-    rows = searches(out, names, benchmark)
+    rows = [*searches(out, names, benchmark), *published.get("searches", [])]
     text = io.StringIO()
     csv.writer(text).writerows([header, *rows])
-    print("\n" + report.markdown_table(header, rows))
-    write_atomically(out / "searches.md", (report.markdown_table(header, rows) + "\n").encode())
+    tables.insert(0, report.markdown_table(header, rows))
+    print("\n" + tables[0])
+    write_atomically(out / "searches.md", (tables[0] + "\n").encode())
     write_atomically(out / "searches.csv", text.getvalue().encode())
+  write_atomically(out / "readme.md", "\n".join(tables).encode())
 
 
 if __name__ == "__main__":

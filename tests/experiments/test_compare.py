@@ -1,0 +1,41 @@
+"""The comparison of a whole space, at toy size: its jobs, and the tables made again from what they left."""
+
+import csv
+import re
+import subprocess
+import sys
+
+from helpers import ROOT, environment
+
+
+def compare(out, *flags, check=True):
+  line = [sys.executable, "experiments/compare.py", "--benchmark=nb201", "--dataset=synthetic", f"--out={out}", *flags]
+  return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=300, check=check)
+
+
+def test_jobs_then_tables_alone(tmp_path):
+  compare(tmp_path, "--cheap=40", "--costly=5", "--only=controls,prior")
+  proxies = (tmp_path / "proxies.md").read_text()
+  rows = list(csv.DictReader((tmp_path / "proxies.csv").open(encoding="utf-8")))
+  names = [row["proxy"] for row in rows]
+  assert {"params", "flops", "effective_params", "skip_length", "params + skip_length"} < set(names)
+  assert "jacob_cov + effective_params" not in names  # was not scored
+  searches = (tmp_path / "searches.md").read_text()
+  # No network at all finds the cell that the best published combination with a skip prior finds.
+  assert re.search(r"params \+ skip_length, of all, 0 queries .* 94\.36 +\| +73\.51 +\| +46\.34", searches)
+  assert "TE-NAS, published" in searches and "control: best of 40 random" in searches
+  readme = (tmp_path / "readme.md").read_text()
+  assert "control: params" in readme and "GenNAS, published" in readme and searches.strip() in readme
+  for picture in ("spearman", "scatter", "correlations", "cost"):
+    assert (tmp_path / f"{picture}.png").stat().st_size > 1000
+  for name in ("proxies.md", "readme.md", "searches.md"):
+    (tmp_path / name).unlink()
+  compare(tmp_path, "--cheap=40", "--norun")
+  assert (tmp_path / "proxies.md").read_text() == proxies and (tmp_path / "readme.md").read_text() == readme
+
+
+def test_refuses(tmp_path):
+  done = compare(tmp_path, "--only=everything", check=False)
+  assert done.returncode and "--only=everything" in done.stderr and "one_pass" in done.stderr
+  done = compare(tmp_path, "--norun", check=False)
+  assert done.returncode and "no finished job" in done.stderr
