@@ -203,6 +203,15 @@ def _json_files() -> dict[str, str]:
   def archs(*entries: Any) -> str:
     return json.dumps({"archs": entries})
 
+  recipe = {
+    "linear": {"op": "linear", "input": ["x", "h_prev_0"]},
+    "h_new_0": {"op": "activation_tanh", "input": ["linear"]},
+  }
+
+  def trained(loss: Any = 4.9, **nodes: Any) -> str:
+    runs = [{"status": "OK", "test_loss": loss}]
+    return json.dumps({"position": 0, "cell": 0, "recipe": {**recipe, **nodes}, "ptb": runs})
+
   task = {
     "batchsize": 16,
     "noise": {"type": "gaussian", "noise_level": 0.1},
@@ -228,6 +237,11 @@ def _json_files() -> dict[str, str]:
     "darts_source.json": archs({**darts, "reduce": [["sep_conv_3x3", 10**30], *pairs[1:]]}),
     "darts_pairs.json": archs({**darts, "normal": pairs[:3]}),
     "darts_type.json": archs({**darts, "normal": "sep_conv_3x3"}),
+    "nlp.jsonl": trained(),
+    "nlp_cycle.jsonl": trained(linear={"op": "linear", "input": ["x", "h_new_0"]}),
+    "nlp_op.jsonl": trained(linear={"op": "conv_3x3", "input": ["x"]}),
+    "nlp_input.jsonl": trained(linear={"op": "linear", "input": ["x", "nobody"]}),
+    "nlp_loss.jsonl": trained(loss=-1),
     "task_key.json": json.dumps({**task, "bach": 3}),
     "task_missing.json": json.dumps({"batchsize": 16}),
     "task_noise.json": json.dumps({**task, "noise": {"type": "pink", "noise_level": 0.1}}),

@@ -11,6 +11,8 @@
 TFDS reads without TensorFlow but prepares only with it, so `download` runs TFDS in a process of its own.
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -94,10 +96,17 @@ def source(
   def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     positions = indices if keep is None else keep[indices]
     images, labels = np.empty((len(positions), *shape), np.uint8), np.empty(len(positions), np.int64)
-    for start in range(0, len(positions), _CHUNK):
-      for row, record in enumerate(_records(records, positions[start : start + _CHUNK], name, folder), start):
-        images[row] = _decode(record["image"], kind, f"image {positions[row]} of {name!r} in {folder}")
-        labels[row] = record["label"]
+
+    def decode(row: int, record: dict[str, Any]) -> None:
+      images[row] = _decode(record["image"], kind, f"image {positions[row]} of {name!r} in {folder}")
+      labels[row] = record["label"]
+
+    with contextlib.ExitStack() as stack:
+      large = kind.sizes == "many"  # photographs take milliseconds each, in which Pillow lets other threads run
+      each = stack.enter_context(concurrent.futures.ThreadPoolExecutor()).map if large else map
+      for start in range(0, len(positions), _CHUNK):
+        found = _records(records, positions[start : start + _CHUNK], name, folder)
+        collections.deque(each(decode, range(start, start + len(found)), found), maxlen=0)
     return images, labels
 
   opened = ImageSource(

@@ -23,6 +23,7 @@ from jaxnas.algorithms.naming import refuse_too_many
 from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Inputs, Outcome, Proxy, Space, Tapped, Work
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import plots
+from jaxnas.gennas.budget import Budget
 from jaxnas.gennas.evolution import EvolutionConfig, Individual, best, evolve
 from jaxnas.gennas.proxy import SignalConfig, SignalRegression, reads_sequences
 from jaxnas.gennas.sequences import SequenceProblem
@@ -39,12 +40,20 @@ class GenNASConfig:
   gennas_mutation: float = setting(
     1.0,
     "expected changes of a mutation: nb201 draws every op anew with this / 5; nb101 flips edges with this / 7; nlp "
-    "makes a random number of single changes with this mean",
+    "makes a random number of single changes with this mean, darts this number, rounded",
+  )
+  gennas_max_macs: float = setting(
+    0.0,
+    "architectures that do not stay below so many million multiply-adds are drawn again; counted is the network that "
+    "the result's table shows (darts on imagenet2012: the mobile one of C=48 at 224 pixels); 0: no limit",
+    later=True,
   )
 
   def __post_init__(self):
     if not 0 < self.gennas_mutation <= 5:
       raise ConfigError(f"--gennas_mutation={self.gennas_mutation} must be above 0 and at most 5")
+    if not 0 <= self.gennas_max_macs < np.inf:
+      raise ConfigError(f"--gennas_max_macs={self.gennas_max_macs} must be finite and at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,10 +149,11 @@ def evolve_architectures(context: Context[GenNASConfig], seed: int) -> Evolved:
   """The search itself.
 
   Raises:
-    ConfigError: every loss left the numbers.
+    ConfigError: every loss left the numbers, or too few architectures are below the limit of multiply-adds.
   """
   space, settings, engine = cast(Tapped, context.space), context.settings, context.engine or Engine()
   evolution, proxy = settings.evolution, SignalRegression()
+  budget = Budget(space, context.source, settings.gennas_max_macs)
   draw_key, mutate_key, problem_key = jax.random.split(jax.random.key(seed), 3)
   inputs = proxy.prepare(space, context.source, settings.signal, problem_key)
   losses: dict[str, float] = {}
@@ -164,13 +174,13 @@ def evolve_architectures(context: Context[GenNASConfig], seed: int) -> Evolved:
     )
     losses.update({line.arch: -line.rank_by for line in lines})
 
-  first = space.sample(draw_key, evolution.evolution_population)
+  first = budget.sample(draw_key, evolution.evolution_population)
   evaluate(first)
   beginners, births = iter(first), iter(range(evolution.evolution_children))
 
   def mutate(parent: str) -> str:
     key = jax.random.fold_in(mutate_key, next(births))
-    return space.format(space.resample(key, space.parse(parent), settings.gennas_mutation))
+    return space.format(budget.resample(key, space.parse(parent), settings.gennas_mutation))
 
   def child_loss(arch: str) -> float:
     if arch not in losses:
