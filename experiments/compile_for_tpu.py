@@ -2,6 +2,7 @@
 
   pip install libtpu
   python experiments/compile_for_tpu.py --topology=v5e:2x2 --out=FILE.md
+  python experiments/compile_for_tpu.py --layers      what one 3x3 convolution is, written in several ways
 
 NAS-Bench-201 at --channels and --cells with --batch images, by proxy and by way of batching (see `scoring.Engine`). A
 topology of so many chips takes the place of devices (`jax.experimental.topologies`); nothing is computed. Code is what
@@ -29,6 +30,7 @@ flags.DEFINE_integer("batch", 32, "images N", lower_bound=2)
 flags.DEFINE_integer("side", 32, "of the images", lower_bound=4)
 flags.DEFINE_integer("channels", 16, "channels C of the first stage", lower_bound=1)
 flags.DEFINE_integer("cells", 5, "cells per stage", lower_bound=1)
+flags.DEFINE_bool("layers", False, "a 3x3 convolution of --batch maps with --channels, on one chip, and no proxies")
 flags.DEFINE_float("seconds", 1800, "for a program", lower_bound=1)
 flags.DEFINE_string("out", None, "Markdown file for the table, rewritten after every program")
 flags.DEFINE_string("child", None, "compile this program in this process and print a JSON line; used by the script")
@@ -37,16 +39,47 @@ TITLE = ["program", "way", "chips", "trace s", "compile s", "code MB", "temporar
 _COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
 
-def compiled(proxy: str, batching: str, topology: str) -> dict[str, Any]:
-  """The figures of one program."""
+LAYER = "3x3 convolution"
+FORMS = (
+  "nothing, x + 1",
+  *(f"{how}, {p}" for how in ("convolution", "patches") for p in ("highest", "high", "default")),
+)
+FORMS += ("nine products, highest",)
+
+
+def layer(form: str, devices: Any) -> Any:
+  """One convolution, lowered: XLA's, or products of patches, or a sum of products with shifted maps."""
+  import jax
+  import jax.numpy as jnp
+  from jax.sharding import SingleDeviceSharding
+
+  how, precision = form.split(", ")
+  side = FLAGS.side
+
+  def run(x: Any, kernel: Any) -> Any:
+    if how == "convolution":
+      numbers = ("NHWC", "HWIO", "NHWC")
+      return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers, precision=precision)
+    wide = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps = [wide[:, a : a + side, b : b + side] for a in range(3) for b in range(3)]
+    if how == "patches":
+      return jnp.matmul(jnp.concatenate(taps, -1), kernel.reshape(-1, FLAGS.channels), precision=precision)
+    if how == "nothing":
+      return x + 1
+    own = kernel.reshape(9, FLAGS.channels, -1)
+    return sum(jnp.matmul(tap, own[i], precision=precision) for i, tap in enumerate(taps))
+
+  sizes = (FLAGS.batch, side, side, FLAGS.channels), (3, 3, FLAGS.channels, FLAGS.channels)
+  here = SingleDeviceSharding(devices[0])
+  return jax.jit(run).lower(*(jax.ShapeDtypeStruct(size, jnp.float32, sharding=here) for size in sizes))
+
+
+def scoring(proxy: str, batching: str, devices: Any) -> Any:
+  """A program of the engine, lowered."""
   import jax
   import jax.numpy as jnp
   import numpy as np
-  from jax.experimental import topologies
   from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-  devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-  jax.default_backend = lambda: "tpu"  # what layers ask before they take a form that is a CPU's
 
   from jaxnas import proxies, spaces
   from jaxnas.base import Batch, NetworkConfig
@@ -72,14 +105,24 @@ def compiled(proxy: str, batching: str, topology: str) -> dict[str, Any]:
   batch = Batch(jax.ShapeDtypeStruct(images, jnp.float32), jax.ShapeDtypeStruct(images[:1], jnp.int32))
   shared = [((spread.size * FLAGS.block, 6), jnp.int32), *counts]
   own = [placed(jax.ShapeDtypeStruct(*a), "device") for a in shared]
+  return spread.program(run, kinds).lower(placed(shapes[0]), *own, placed(batch), placed(shapes[1]))
+
+
+def compiled(proxy: str, batching: str, topology: str) -> dict[str, Any]:
+  """The figures of one program."""
+  import jax
+  from jax.experimental import topologies
+
+  devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+  jax.default_backend = lambda: "tpu"  # what layers ask before they take a form that is a CPU's
   begin = time.perf_counter()
-  lowered = spread.program(run, kinds).lower(placed(shapes[0]), *own, placed(batch), placed(shapes[1]))
+  lowered = layer(batching, devices) if proxy == LAYER else scoring(proxy, batching, devices)
   traced = time.perf_counter()
   program = lowered.compile()
   memory: Any = program.memory_analysis()
   names = _COLLECTIVE.findall(program.as_text() or "")
   return {
-    "chips": spread.size,
+    "chips": 1 if proxy == LAYER else len(devices),
     "trace": traced - begin,
     "compile": time.perf_counter() - traced,
     "code": memory.generated_code_size_in_bytes / 1e6,
@@ -90,7 +133,7 @@ def compiled(proxy: str, batching: str, topology: str) -> dict[str, Any]:
 
 def row(proxy: str, batching: str, topology: str) -> list[str]:
   """A line of the table, by a process of its own."""
-  child = [sys.executable, __file__, *sys.argv[1:], f"--child={proxy},{batching},{topology}"]
+  child = [sys.executable, __file__, *sys.argv[1:], f"--child={proxy};{batching};{topology}"]
   env = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
   try:
     ran = subprocess.run(child, capture_output=True, text=True, timeout=FLAGS.seconds, env=env, check=False)
@@ -107,7 +150,7 @@ def main(argv: list[str]) -> None:
   """Prints the table."""
   del argv
   if FLAGS.child:
-    print(json.dumps(compiled(*FLAGS.child.split(","))))
+    print(json.dumps(compiled(*FLAGS.child.split(";"))))
     return
   import jax
 
@@ -115,8 +158,8 @@ def main(argv: list[str]) -> None:
 
   rows, text = [], ""
   for topology in FLAGS.topology:
-    for proxy in FLAGS.proxies:
-      for batching in FLAGS.batching:
+    for proxy in [LAYER] if FLAGS.layers else FLAGS.proxies:
+      for batching in FORMS if FLAGS.layers else FLAGS.batching:
         rows.append(row(proxy, batching, topology))
         size = f"C={FLAGS.channels}, N={FLAGS.cells}, {FLAGS.batch} images of {FLAGS.side}, {FLAGS.block} at once"
         text = f"jax {jax.__version__}; {size}\n\n" + report.markdown_table(TITLE, rows)

@@ -87,13 +87,19 @@ def pull_node(
   Returns:
     Those of the sources with what this node adds, and those of `given`.
   """
-  pulls = [_pulling(branch) for branch in operations.branches]
   d_sources, d_given = [], []
   for e, (x, own, seen, before) in enumerate(zip(sources, given, cotangent[1], so_far, strict=True)):
-    dx, d_own = choose(pulls, jnp.asarray(choices[e]), x, own, (cotangent[0], seen), so_far=before)
+    dx, d_own = pull_edge(operations, jnp.asarray(choices[e]), x, own, (cotangent[0], seen), before)
     d_sources.append(dx)
     d_given.append(d_own)
   return d_sources, d_given
+
+
+def pull_edge(
+  operations: Choosable, choice: Int[Array, ""], x: Array, given: PyTree, cotangent: Any, so_far: Array | None
+) -> tuple[Array, PyTree]:
+  """`pull_node` of one edge: the cotangents of its source, with what is `so_far`, and of what it is given."""
+  return choose([_pulling(branch) for branch in operations.branches], choice, x, given, cotangent, so_far=so_far)
 
 
 def _pulling(branch: Branch):

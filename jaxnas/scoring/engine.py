@@ -66,7 +66,9 @@ class Engine:
     streams: blocks at a time. Default: the cores this process may use, 4 at most, on one CPU device; 1 elsewhere.
     devices: of JAX; default all.
     note: told "compiling" when a program is, which may take minutes, and "" when it is done.
-    batching: "loop", "dispatch", or "auto": "dispatch" on accelerators for networks that have it.
+    batching: "loop", "dispatch", or "auto": "dispatch" on accelerators for networks that have it. What cannot be
+      measured so, of proxies with a network of their own or with operations that JAX cannot batch, is looped over, and
+      the log says so.
   """
 
   def __init__(
@@ -92,6 +94,7 @@ class Engine:
     self.note = note
     self._programs: dict[Any, tuple[Any, int]] = {}
     self._slots: dict[Any, dict[int, Slots]] = {}
+    self._looped: set[Which] = set()  # what "dispatch" cannot do
 
   def blocks(
     self,
@@ -118,7 +121,7 @@ class Engine:
       key: for proxies that draw; the same for all.
 
     Raises:
-      ConfigError: as `checks.checked`.
+      ConfigError: as `checks.checked`; "dispatch" for a network of the space that lacks it.
       DatasetError: inputs that the network does not take.
     """
     batch = checked(batch, network, proxies)
@@ -127,7 +130,7 @@ class Engine:
     which = (tuple(proxies), network, init_keys is not None)
     weights = self.spread.same(params) if init_keys is None else init_keys
     left = np.arange(len(encoded))
-    if self._dispatches(network, archs):
+    if self._dispatches(which, archs):
       try:
         for own_network, part in cast(Dispatched, network).by_program(encoded):
           together = self._together((which[0], own_network, which[2]))
@@ -138,6 +141,8 @@ class Engine:
             yield rows.tolist(), [_apart(own, range(len(rows))) for own in values]
       except TooLarge:
         log.warning("little memory: architectures one after the other")
+      except NotImplementedError as error:  # of JAX: an operation has no rule for batches
+        self._only_loops(which, str(error).partition("\n")[0][:200])
     yield from self._in_turn(which, encoded, left, weights, batch, own_key)
 
   def _in_turn(
@@ -172,13 +177,22 @@ class Engine:
       finally:
         pool.shutdown(cancel_futures=True)
 
-  def _dispatches(self, network: Parametrised, archs: Num[np.ndarray, "A ..."]) -> bool:
-    if self.batching == "loop" or not np.issubdtype(archs.dtype, np.integer):  # mixtures choose nothing
-      return False
+  def _dispatches(self, which: Which, archs: Num[np.ndarray, "A ..."]) -> bool:
+    proxies, network, _ = which
+    if self.batching == "loop" or which in self._looped or not np.issubdtype(archs.dtype, np.integer):
+      return False  # mixtures choose nothing
     able = isinstance(network, Dispatched)
-    if self.batching == "dispatch" and not able:
-      raise ConfigError("batching='dispatch': networks of this space cannot be measured so; give 'loop' or 'auto'")
-    return able and (self.batching == "dispatch" or jax.default_backend() != "cpu")
+    if able or self.batching == "auto":
+      return able and (self.batching == "dispatch" or jax.default_backend() != "cpu")
+    if all(proxy.Settings is None for proxy in proxies):
+      raise ConfigError("--batching=dispatch: networks of this space cannot be measured so; give 'loop' or 'auto'")
+    self._only_loops(which, "their network has no choices")
+    return False
+
+  def _only_loops(self, which: Which, why: str) -> None:
+    self._looped.add(which)
+    names = ", ".join(proxy.name for proxy in which[0])
+    log.warning("--batching: %s cannot be measured many at a time (%s): one after the other", names, why)
 
   def _together(self, which: Which) -> Together:
     def compiled(name, run, arguments, args):

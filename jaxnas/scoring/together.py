@@ -49,7 +49,7 @@ class Together:
     Args:
       archs: what `encode` returned.
       weights: parameters, or a key for each architecture.
-      size: architectures in a program and device, at most; halved where they do not fit.
+      size: architectures in a program and device, at most; where they do not fit half of them, or as many as should.
 
     Raises:
       TooLarge: one does not fit.
@@ -62,10 +62,10 @@ class Together:
         for rows, values in self._blocks(network, archs, left, weights, batch, key, size):
           yield rows, values
           left = np.setdiff1d(left, rows)
-      except _NoMemory:
+      except _NoMemory as error:
         if size == 1:
           raise TooLarge from None
-        size //= 2
+        size = max(1, min(size // 2, int(size * error.share)))
         log.warning("little memory: %d architectures at a time", size)
 
   def _blocks(self, network, archs, left, weights, batch, key, size):
@@ -88,17 +88,21 @@ class Together:
     run = program(self.one, self.draws, packed.slots)
     compiled, needed = self.compiled(name, run, "ssaa" if self.draws else "asaa", args)
     if needed > self.memory:
-      raise _NoMemory
+      raise _NoMemory(self.memory / needed)
     try:
       return jax.device_get(compiled(*args))
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
-      raise _NoMemory from error
+      raise _NoMemory(0.5) from error
 
 
 class _NoMemory(Exception):
-  pass
+  """A block takes too much; `share` of the memory that it takes is there."""
+
+  def __init__(self, share: float):
+    super().__init__(share)
+    self.share = share
 
 
 def program(one: One, draws: bool, slots: Slots) -> Callable[..., list[PyTree]]:

@@ -132,9 +132,12 @@ def test_little_memory_halves_the_block(caplog):
 
 
 def test_memory_for_not_even_one_leaves_the_loop(caplog):
+  """After a program of seven and one of one: what memory is short by tells how many to try next."""
+  own = Engine(memory=1, batching="dispatch")
   with caplog.at_level(logging.WARNING):
-    assert_same(measured(Engine(memory=1, batching="dispatch")), measured(Engine()))
+    assert_same(measured(own), measured(Engine()))
   assert "one after the other" in caplog.text
+  assert sum("dispatch" in name for name in own._programs) == 2
 
 
 def test_an_out_of_memory_of_the_device_halves_the_block(monkeypatch):
@@ -153,11 +156,47 @@ def test_networks_without_choices(unchecked):
   class Plain(Chain):
     choices = None
 
-  with pytest.raises(ConfigError, match="batching='dispatch'.*'loop' or 'auto'"):
+  with pytest.raises(ConfigError, match="--batching=dispatch: .*'loop' or 'auto'"):
     measured(Engine(batching="dispatch"), Plain())
   assert_same(measured(Engine(batching="auto"), Plain()), measured(Engine()))
   with pytest.raises(ConfigError, match="batching='vmap' must be one of auto, loop, dispatch"):
     Engine(batching="vmap")  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class OnTheHost(Shown):
+  """Asks the host, which JAX does for one architecture only."""
+
+  name: str = "on_the_host"
+
+  def measure(self, evaluation):
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    return jax.pure_callback(lambda arch: np.float32(arch.sum()), shape, evaluation.arch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared(Shown):
+  """Has a network of its own."""
+
+  name: str = "prepared"
+  Settings: ClassVar[type | None] = tuple
+
+
+@pytest.mark.parametrize("batching", ["dispatch", "auto"])
+def test_what_cannot_be_batched_says_so_and_loops(unchecked, monkeypatch, caplog, batching):
+  class Plain(Chain):
+    choices = None
+
+  own, params = Engine(batching=batching), Chain().init(jax.random.key(0))
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  for _ in range(2):
+    (found,) = own.measure([OnTheHost()], Chain(), params, CODES, batch())
+    assert found == CODES.sum(1).tolist()
+    own.measure([Prepared()], Plain(), params, CODES, batch())
+  said = [r.getMessage() for r in caplog.records]
+  assert len(said) == (2 if batching == "dispatch" else 1)
+  assert "on_the_host cannot be measured many at a time" in said[0] and "one after the other" in said[0]
+  assert all("prepared cannot be measured many at a time (their network" in text for text in said[1:])
 
 
 FOUR_DEVICES = """
@@ -215,6 +254,22 @@ def test_every_proxy_equals_the_loop(x64, names):
   rng = np.random.default_rng(0)
   codes = np.array([encoding.from_index(i) for i in rng.permutation(encoding.NUM_ARCHS)[:12]])
   check_equal_to_the_loop(spaces.get("nb201"), SMALL, codes, names)
+
+
+@pytest.mark.slow
+def test_an_accelerators_form_equals_the_loop(x64, monkeypatch):
+  """The edges of a cell in a loop; all samples at once."""
+  codes = np.array([encoding.from_index(i) for i in (9930, 1, 7777, 15000, 6111, 2)])
+  names = ("naswot", "jacob_cov", "synflow", "mgm", "grasp", "ntk_condition_number_frozen", "ntk_condition_number")
+  dispatched, real = Engine._together, jax.default_backend
+
+  def as_accelerator(self, which):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    return dispatched(self, which)
+
+  monkeypatch.setattr(Engine, "_together", as_accelerator)
+  check_equal_to_the_loop(spaces.get("nb201"), SMALL, codes, names)
+  assert jax.default_backend() == "tpu" != real()
 
 
 @pytest.mark.slow

@@ -111,6 +111,28 @@ def test_static_is_switch(x64, name):
   assert_tree(gradient, wanted_gradient, name)
 
 
+def test_edges_in_a_loop_are_edges_written_out(x64, monkeypatch):
+  """An accelerator's form, with what its operations show."""
+  params = random_params(SHORT)
+
+  def run(params, arch):
+    def loss(params):
+      output = SHORT.apply(params, images_of(), arch, collect=("stats", "observation"))
+      return loss_of(output.logits), (output.stats, output.observation.agreement, output.logits)
+
+    return jax.grad(loss, has_aux=True)(params)
+
+  def of_all(program):
+    return [program(params, encoded(SHORT, ARCHS[name])) for name in ("every op", "dead nodes feed convolutions")]
+
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, "default_backend", lambda: "tpu")
+    looped = of_all(jax.jit(lambda params, arch: run(params, arch)))
+  for found, wanted in zip(looped, of_all(jax.jit(run)), strict=True):
+    for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+      np.testing.assert_allclose(own, other, rtol=1e-9, atol=1e-9 * max(1, np.abs(other).max()))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["batch", "running", "batch_frozen", "identity"])
 def test_both_mixtures_are_one_function_of_any_weights(x64, mode):

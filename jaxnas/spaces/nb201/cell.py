@@ -1,7 +1,8 @@
 """A cell of NAS-Bench-201: four nodes, six edges; a node is the sum over the edges that enter it.
 
 Where each edge chooses its operation by data, the cell has one pull-back, which keeps its nodes and computes the
-operations again: the automatic one would keep an input an edge, and what every operation of the edge might need.
+operations again: the automatic one would keep an input an edge, and what every operation of the edge might need. On a
+TPU its edges are a loop over one body, a third of the code; on a CPU that costs a fifth more time (`results/tpu.md`).
 """
 
 import functools
@@ -9,9 +10,12 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
-from jaxnas.nets.node import Choices, node, pull_node, take
+from jaxnas.nets.choose import choose
+from jaxnas.nets.node import Choices, node, pull_edge, pull_node, take
 from jaxnas.nets.passes import Seen, together
 from jaxnas.nets.supernet import EXECUTED
 from jaxnas.spaces.nb201.encoding import EDGES, NUM_NODES
@@ -35,8 +39,12 @@ def cell(operations: Operations, choices: Choices, x: Maps, given: dict[str, PyT
   if isinstance(choices, tuple) or choices.ndim == 2:
     nodes, shown = _forward(operations, choices, x, given)
     return nodes[-1], together(shown)
-  y, shown = cast(tuple[Maps, dict[str, Seen]], _switched(operations, choices, x, given))
-  return y, together(shown)
+  if jax.default_backend() != "tpu":
+    y, shown = cast(tuple[Maps, dict[str, Seen]], _switched(operations, choices, x, given))
+    return y, together(shown)
+  stacked = {kind: v and jax.tree.map(lambda *own: jnp.stack(own), *map(v.get, _NAMES)) for kind, v in given.items()}
+  y, all_shown = cast(tuple[Maps, Seen], _looped(operations, choices, x, stacked))
+  return y, together({name: jax.tree.map(lambda leaf, e=e: leaf[e], all_shown) for e, name in enumerate(_NAMES)})
 
 
 def _patterns(operations: Operations, nodes: list[Maps], choices: Array) -> Seen:
@@ -104,6 +112,39 @@ def _pull(operations, saved, cotangent):
 
 
 _switched.defvjp(_save, _pull)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _looped(operations: Operations, choices: Int[Array, " 6"], x: Maps, given: PyTree) -> tuple[Maps, Seen]:
+  """`_switched` as one body that all edges go through in turn; leaves of `given` and of what is shown are [6, ...]."""
+  return _save_loop(operations, choices, x, given)[0]
+
+
+def _save_loop(operations, choices, x, given):
+  def edge(nodes, own):
+    (target, source), choice, of_edge = own
+    y, seen = choose(operations.branches, choice, nodes[source], of_edge, so_far=nodes[target])
+    return nodes.at[target].set(y), seen
+
+  nodes = jnp.zeros((NUM_NODES, *x.shape), x.dtype).at[0].set(x)
+  nodes, shown = lax.scan(edge, nodes, (np.array(EDGES, np.int32), choices, given))
+  return (nodes[-1], shown), (choices, nodes[:-1], given)
+
+
+def _pull_loop(operations, saved, cotangent):
+  choices, nodes, given = saved
+
+  def edge(d_nodes, own):
+    (target, source), choice, of_edge, d_seen = own
+    dx, d_edge = pull_edge(operations, choice, nodes[source], of_edge, (d_nodes[target], d_seen), d_nodes[source])
+    return d_nodes.at[source].set(dx), d_edge
+
+  d_nodes = jnp.zeros((NUM_NODES, *nodes.shape[1:]), nodes.dtype).at[-1].set(cotangent[0])
+  d_nodes, d_given = lax.scan(edge, d_nodes, (np.array(EDGES, np.int32), choices, given, cotangent[1]), reverse=True)
+  return None, d_nodes[0], d_given
+
+
+_looped.defvjp(_save_loop, _pull_loop)
 
 
 def _of(choices: Choices, own: list[int]) -> Choices:
