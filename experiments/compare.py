@@ -47,6 +47,9 @@ flags.DEFINE_integer("cheap", 1000, "architectures for proxies of one pass", low
 flags.DEFINE_integer("costly", 300, "architectures for the other proxies", lower_bound=3)
 flags.DEFINE_integer("seeds", 10, "seeds of each search and of the leading combination", lower_bound=1)
 flags.DEFINE_integer("pass_seeds", 3, "seeds of the other proxies of one pass", lower_bound=1)
+flags.DEFINE_string(
+  "costs", None, "table that proxy_costs.py wrote: cost.png then has its CPU seconds, not wall seconds"
+)
 flags.DEFINE_list("only", [], "jobs to run; default: all")
 flags.DEFINE_bool("run", True, "run the jobs, or (--norun) only make the tables")
 
@@ -204,14 +207,29 @@ def write_scores(scores: list[Score], benchmark: Accuracies, published: list[lis
   plot_scatter(comparison.panels(rows, lines, benchmark), out / "scatter.png", dataset=benchmark.datasets[0])
   plot_correlations(*comparison.correlations(rows, lines, benchmark), out / "correlations.png")
   first = benchmark.datasets[0]
-  fields = ("seconds", f"{first}_spearman", f"{first}_spearman_se")
-  points = {line["proxy"]: tuple(line[f] for f in fields) for line in lines if line["seconds"]}
+  seconds = cpu_seconds() if FLAGS.costs else {line["proxy"]: line["seconds"] for line in lines if line["seconds"]}
+  fields = (f"{first}_spearman", f"{first}_spearman_se")
+  points = {
+    line["proxy"]: (seconds[line["proxy"]], *(line[field] for field in fields))
+    for line in lines
+    if line["proxy"] in seconds
+  }
   together = [name for name in points if name not in known]
-  plot_cost(points, out / "cost.png", dataset=first, controls=controls, combinations=together)
+  which = {"seconds": "CPU, each proxy alone"} if FLAGS.costs else {}
+  plot_cost(points, out / "cost.png", dataset=first, controls=controls, combinations=together, **which)
   header = ["proxy", "architectures", "Spearman", "Kendall", "seeds", "standard deviation over seeds"]
   body = [_readme_row(line, benchmark.datasets, controls) for line in lines if line["passes"]]
   body += [[name, "", rho, kendall, "", ""] for name, rho, kendall in published]
   return report.markdown_table(header, body)
+
+
+def cpu_seconds() -> dict[str, float]:
+  """CPU seconds an architecture of the proxies in --costs, and of the combinations of these their sum."""
+  cells = [line.strip("| \n").split("|") for line in pathlib.Path(FLAGS.costs).read_text().splitlines()]
+  rows = {row[0].strip(): row[1] for row in cells if len(row) == 2}
+  alone = {name: float(value) for name, value in rows.items() if name in registry.names("proxy")}
+  asked = [one for names in COMBINATIONS for one in RankBy(names).combinations(spaces.get(FLAGS.space))]
+  return alone | {one.name: sum(alone[p] for p in one.proxies) for one in asked if set(one.proxies) <= alone.keys()}
 
 
 def _readme_row(line: comparison.Line, datasets: Sequence[str], controls: Sequence[str]) -> list[str]:

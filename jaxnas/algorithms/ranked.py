@@ -5,8 +5,8 @@
     k = 0       the first of the ranking: no accuracy is asked for
     k > 0       the best of the first k by validation, k queries: the benchmark's 12 epochs, or a short training
 
-In the same table stand the controls, with as many queries: the candidates ranked by their parameters alone, by what the
-combination has that needs no network (effective parameters, FLOPs; of skip lengths together with parameters), and
+In the same table stand the controls, with as many queries: the candidates ranked by their parameters alone, by what of
+the combination is itself a control (effective parameters, FLOPs; of skip lengths together with parameters), and
 architectures drawn from the space at random. What a control finds too, the combination has not found.
 
 Source: the sum of log ranks is AZ-NAS's (Lee & Ham, CVPR 2024), the shortlist KNAS's (Xu et al., ICML 2021).
@@ -130,7 +130,7 @@ class RankedConfig:
     return found[0]
 
   def controls(self, space: Space) -> tuple[Combination, ...]:
-    """The rankings to compare with, beside random ones: parameters, and what the combination has without a network."""
+    """The rankings to compare with, beside random ones: parameters, and what of the combination is one itself."""
     if not self.ranked_controls:
       return ()
     combination = self.combination(space)

@@ -52,7 +52,7 @@ def plot_correlations(names: Sequence[str], matrix: Float[np.ndarray, "P P"], pa
         j, i, f"{matrix[i, j]:.2f}".replace("0.", "."), ha="center", va="center", fontsize=7,
         color="white" if strong else INK,
       )  # fmt: skip
-  figure.colorbar(image, ax=axis, shrink=0.6, label="Spearman's ρ")
+  figure.colorbar(image, ax=axis, shrink=0.6)
   return save_png(figure, path)
 
 
@@ -63,6 +63,7 @@ def plot_cost(
   dataset: str,
   controls: Collection[str] = (),
   combinations: Collection[str] = (),
+  seconds: str = "wall; proxies of one pass have the pass's",
 ) -> "pathlib.Path":
   """Draws what each proxy costs against how well it ranks; what is above and left of all others is worth its time.
 
@@ -73,6 +74,7 @@ def plot_cost(
     dataset: of the accuracies, for the axis.
     controls: proxies that are drawn as controls.
     combinations: those that are drawn as combinations.
+    seconds: which seconds they are, for the axis.
 
   Returns:
     The file's path.
@@ -89,9 +91,9 @@ def plot_cost(
   for kind, colour, marker in (("proxy", BLUE, "o"), ("control", ORANGE, "s"), ("combination", VERMILION, "D")):
     own = [p for name, p in drawn.items() if _kind(name, controls, combinations) == kind]
     if own:
-      seconds, rho, error = np.array(own, np.float64).T
+      x, rho, error = np.array(own, np.float64).T
       axis.errorbar(
-        seconds, rho, yerr=np.where(np.isfinite(error), error, 0), label=kind, color=colour, marker=marker,
+        x, rho, yerr=np.where(np.isfinite(error), error, 0), label=kind, color=colour, marker=marker,
         markersize=5, linestyle="none", elinewidth=1, capsize=2,
       )  # fmt: skip
   axis.set_xscale("log")
@@ -103,7 +105,7 @@ def plot_cost(
     )  # fmt: skip
   left, right = axis.get_xlim()
   axis.set_xlim(left, right * (right / left) ** 0.25)  # for the names
-  axis.set_xlabel("Seconds an architecture (wall; proxies of one pass have the pass's)")
+  axis.set_xlabel(f"Seconds an architecture ({seconds})")
   axis.set_ylabel(f"Spearman's ρ with accuracy, {dataset} (bar: standard error)")
   axis.spines[["top", "right"]].set_visible(False)
   axis.grid(color=FAINT, linewidth=0.5, alpha=0.6)

@@ -28,9 +28,13 @@ def test_jobs_then_tables_alone(tmp_path):
   assert "control: params" in readme and "GenNAS, published" in readme and searches.strip() in readme
   for picture in ("spearman", "scatter", "correlations", "cost"):
     assert (tmp_path / f"{picture}.png").stat().st_size > 1000
+  wall = (tmp_path / "cost.png").read_bytes()
   for name in ("proxies.md", "readme.md", "searches.md"):
     (tmp_path / name).unlink()
-  compare(tmp_path, "--cheap=40", "--norun")
+  rows = "| proxy | CPU s an architecture |\n| --- | ---: |\n| params | 0.002 |\n| skip_length | 0.003 |\n"
+  (tmp_path / "costs.md").write_text(rows)
+  compare(tmp_path, "--cheap=40", "--norun", f"--costs={tmp_path / 'costs.md'}")
+  assert (tmp_path / "cost.png").read_bytes() != wall
   assert (tmp_path / "proxies.md").read_text() == proxies and (tmp_path / "readme.md").read_text() == readme
 
 
