@@ -49,6 +49,8 @@ class Output(NamedTuple):
       correlations between channels, over samples and pixels; a channel that is constant is correlated with none, itself
       included.
     auxiliary: logits [N, K] of the auxiliary head, of a network that has one in a pass with "running_stats".
+    log_scale: log2 of what the logits were divided by. In mode `identity` a network whose outputs are proportional to
+      its inputs (if its biases are 0) may divide its maps by constants, so that no number leaves float32's range.
   """
 
   logits: Float[Array, "N K"]
@@ -58,6 +60,7 @@ class Output(NamedTuple):
   patterns: Bool[Array, "N bits"] | None = None
   correlation: Float[Array, ""] | None = None
   auxiliary: Float[Array, "N K"] | None = None
+  log_scale: Float[Array, ""] | float = 0.0
 
 
 class Costs(NamedTuple):
@@ -257,6 +260,10 @@ class TappedNetwork(Network, Protocol):
   @property
   def tap_channels(self) -> tuple[int, int, int]:
     """Channels of the three taps."""
+    ...
+
+  def used_taps(self, arch: Array) -> Int[Array, "3"] | None:
+    """How many channels of each tap this architecture has, the first ones, with zeros behind; None: always all."""
     ...
 
   def init_stats(self) -> PyTree:

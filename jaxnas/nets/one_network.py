@@ -41,6 +41,10 @@ class OneNetwork:
     """Always all."""
     del arch
 
+  def used_taps(self, arch: Any) -> Int[Array, "3"] | None:
+    """Always all."""
+    del arch
+
   def by_layer(self: _Layered, fn: Callable[..., Array], *trees: PyTree) -> Float[Array, " layers"]:
     """See `nets.parameters.by_layer`."""
     return parameters.by_layer(fn, trees, self.is_stacked)

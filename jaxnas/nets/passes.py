@@ -29,12 +29,14 @@ class Seen(NamedTuple):
     observed: (agreement, log deviation), their sums; agreements of shape [1, 1] are zeros.
     correlation: the sum of the smallest eigenvalues of its correlations.
     patterns: the signs of its ReLUs, [N, bits].
+    log_scale: log2 of what its maps were divided by (`rescaled`).
   """
 
   stats: PyTree = None
   observed: Observed | None = None
   correlation: Float[Array, "*layers"] | None = None
   patterns: Bool[Array, "*layers N bits"] | None = None
+  log_scale: Float[Array, "*layers"] | None = None
 
   def plus(self, *others: "Seen") -> "Seen":
     """These statistics, and the sums of what all of them observed, and all patterns side by side."""
@@ -42,11 +44,12 @@ class Seen(NamedTuple):
 
   def over_layers(self) -> "Seen":
     """Of what `lax.scan` stacked: statistics as they are, the sum of what the layers observed, all patterns."""
-    observed, correlation = jax.tree.map(lambda leaf: leaf.sum(0), (self.observed, self.correlation))
+    summed = self.observed, self.correlation, self.log_scale
+    observed, correlation, log_scale = jax.tree.map(lambda leaf: leaf.sum(0), summed)
     patterns = self.patterns
     if patterns is not None:
       patterns = jnp.moveaxis(patterns, 0, 1).reshape(patterns.shape[1], -1)
-    return Seen(self.stats, observed, correlation, patterns)
+    return Seen(self.stats, observed, correlation, patterns, log_scale)
 
   def where(self, executed: Bool[Array, ""]) -> "Seen":
     """These statistics, and nothing else of an operation that is not executed."""
@@ -69,10 +72,12 @@ def _total(parts: Sequence[Seen]) -> Seen:
   observed = [part.observed for part in parts if part.observed is not None]
   correlations = [part.correlation for part in parts if part.correlation is not None]
   patterns = [part.patterns for part in parts if part.patterns is not None]
+  scales = [part.log_scale for part in parts if part.log_scale is not None]
   return Seen(
     observed=jax.tree.map(lambda *values: sum(values[1:], values[0]), *observed) if observed else None,
     correlation=sum(correlations[1:], correlations[0]) if correlations else None,
     patterns=jnp.concatenate(patterns, 1) if patterns else None,
+    log_scale=sum(scales[1:], scales[0]) if scales else None,
   )
 
 
@@ -147,6 +152,18 @@ class Pass(NamedTuple):
     if "correlation" in self.collect:
       correlation = _least_correlation(z if self.axis else jnp.moveaxis(z, 0, -1), counts)
     return Seen(stats, observed, correlation)
+
+  def rescaled(self, *states: Array) -> tuple[tuple[Array, ...], Seen]:
+    """Maps, and what the pass shows of them: in mode `identity` divided by their largest number, a constant.
+
+    All that the rest of a network reads must be among them: without biases it then is as much smaller, and its
+    gradients too, whatever they were.
+    """
+    if self.mode != "identity":
+      return states, Seen()
+    largest = lax.stop_gradient(jnp.stack([jnp.abs(state).max() for state in states]).max())
+    largest = jnp.where(largest > 0, largest, 1)
+    return tuple(state / largest for state in states), Seen(log_scale=jnp.log2(largest))
 
   def of_relu(self, x: Array, counts: Bool[Array, " C"] | None = None) -> Seen:
     """What a ReLU shows that reads x, or returns it; `counts` as of `of_bn`."""

@@ -11,8 +11,9 @@ Here float32 is enough where activations are ReLUs. Without biases (the classifi
 outputs are homogeneous in the input, R(s) = s R(1), and so is the score. A first pass, at s = 1 and at a tiny s, finds
 the growth R(1); the second scales both the image and R by growth^-1/2, so activations and cotangents stay between
 growth^-1/2 and growth^1/2. Enough for growths from 1e-37 to 1e71; beyond that the first pass overflows and the status
-is `non_finite`. Outputs that are not homogeneous (R(1/2) is not R(1) / 2), those of recurrent cells with tanh and
-products, are taken as they are.
+is `non_finite`, unless the network divides its maps by constants on the way (`Output.log_scale`): those of Network
+Design Spaces do, whose growths pass 1e150. Outputs that are not homogeneous (R(1/2) is not R(1) / 2), those of
+recurrent cells with tanh and products, are taken as they are.
 
 Sources: Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic
 flow", NeurIPS 2020, equation 2; as an architecture score Abdelfattah et al., ICLR 2021, section 3.1.
@@ -50,7 +51,7 @@ class Flow(NamedTuple):
   Attributes:
     params: |W|, scales 1, biases 0.
     gradient: dR / d|W| / 2^log_growth, a tree like the parameters.
-    log_growth: [], log2 of R; -inf where no path crosses the network.
+    log_growth: [], about log2 of R; -inf where no path crosses the network.
   """
 
   params: PyTree
@@ -67,15 +68,18 @@ def flow_of(evaluation: Evaluated) -> Flow:
     ones = jnp.ones_like(embedded(evaluation)[:1])
 
     def flow(params, scale):
-      return network.apply(params, scale * ones, arch, "identity").logits.sum()
+      out = network.apply(params, scale * ones, arch, "identity")
+      return scale * out.logits.sum(), out.log_scale
 
     probes = jnp.concatenate([ones, 0.5 * ones, TINY * ones])  # samples do not mix in this mode
-    at_one, at_half, at_tiny = jnp.log2(network.apply(params, probes, arch, "identity").logits.sum(1))
+    probed = network.apply(params, probes, arch, "identity")
+    at_one, at_half, at_tiny = jnp.log2(probed.logits.sum(1))
     log_growth = jnp.where(jnp.isfinite(at_one), at_one, at_tiny - math.log2(TINY))
     curved = jnp.isfinite(at_one) & jnp.isfinite(at_half) & (jnp.abs(at_half + 1 - at_one) > CURVED)
     log_growth = jnp.where(curved, 0, log_growth)
     scale = jnp.where(jnp.isfinite(log_growth), jnp.exp2(-0.5 * log_growth), 1)
-    return Flow(params, jax.grad(lambda p: scale * flow(p, scale))(params), log_growth)
+    gradient, log_scale = jax.grad(flow, has_aux=True)(params, scale)
+    return Flow(params, gradient, log_growth + log_scale)
 
   return evaluation.once("flow", compute)
 

@@ -15,6 +15,9 @@ from jaxnas.base import NetworkConfig, SampleGram, Single, TappedNetwork
 from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.gennas.heads import SignalNetwork
 from jaxnas.nets import plain_layers
+from jaxnas.proxies.evaluation import Evaluation
+from jaxnas.proxies.log_synflow import LogSynFlow
+from jaxnas.proxies.synflow import SynFlow
 from jaxnas.spaces import mapping
 from jaxnas.spaces.nds import BlockTable, NDSBlockNetwork, NDSCellNetwork
 from jaxnas.spaces.nds.blocks import costs as stages
@@ -27,6 +30,7 @@ from jaxnas.spaces.nds.cells.module import NDSCellModule
 from jaxnas.spaces.nds.pooling import average_along, max_along
 
 WIDTHS = (3, 2, 4)
+FLOWS = (SynFlow(), LogSynFlow())
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +226,43 @@ def test_convolutions_at_stride_2_have_any_odd_size(x64, size, side):
 
 
 # What proxies are told
+
+
+@pytest.mark.parametrize(
+  ("name", "factor"), [("nds_resnet_lr_wd", 2), pytest.param("nds_enas", 8, marks=pytest.mark.slow)]
+)
+def test_synflow_of_deep_networks_is_its_definition(x64, name, factor):
+  """Flows beyond float32 in every form, which float64 holds as they are: by unit moments instead of none."""
+  space = spaces.get(name)
+  if name == "nds_enas":
+    code, config = space.from_net(ENAS), NetworkConfig(4, 9, 3)
+  else:
+    code = np.array([16, 8, 24, 4, 1, 32, 16, 32, 16])
+    config = NetworkConfig(classes=3, shape=space.shape(code))
+  network = space.network(config)
+  arch, drawn = jnp.asarray(network.encode(code[None])[0]), network.init(jax.random.key(0))
+  drawn = jax.tree.map(lambda leaf: factor * leaf, drawn)
+  ones = jnp.ones((1, 16, 16, 3), jnp.float32)
+  (found, log_found) = jax.jit(lambda p: [x.measure(Evaluation(network, p, arch, ones)) for x in FLOWS])(drawn)
+
+  def positive(path, w):
+    name = path[-1].key
+    return jnp.abs(w).astype(jnp.float64) if name == "kernel" else jnp.full(w.shape, float(name == "scale"))
+
+  params = jax.tree_util.tree_map_with_path(positive, network.start(drawn, arch))
+  stats = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.init_stats())
+  ones = ones.astype(jnp.float64)
+  flow, gradient = jax.jit(
+    jax.value_and_grad(lambda p: network.apply(p, ones, arch, "running", stats=stats).logits.sum())
+  )(params)
+  assert 1e80 < flow < np.inf
+  pairs = [
+    (np.asarray(w), np.asarray(g))
+    for (path, w), g in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(gradient), strict=True)
+    if path[-1].key == "kernel"
+  ]
+  np.testing.assert_allclose(found, np.log10(sum((w * g).sum() for w, g in pairs)), rtol=1e-5)
+  np.testing.assert_allclose(log_found, sum((w * np.log1p(g)).sum() for w, g in pairs), rtol=1e-4)
 
 
 def enas(**settings):

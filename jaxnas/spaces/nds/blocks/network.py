@@ -158,6 +158,7 @@ class NDSBlockNetwork(OneNetwork, SampleGrams):
     shown = {name: own.stats for name, own in seen.items() if name != "last"}
     return Output(
       logits=linear(features.mean((1, 2)), params["classifier"]),
+      log_scale=0.0 if observed.log_scale is None else observed.log_scale,
       stats=shown if run.keeps_stats else None,
       taps=tuple(taps[-3:]) if "taps" in run.collect else None,
       observation=None if observed.observed is None else Observation(features, *observed.observed),
@@ -209,8 +210,8 @@ def _block(
   if shortcut is not None:
     name = "shortcut"
     entered, found[name] = _conv_bn(entered, shortcut, params[name], stats and stats[name], run)
-  y = x if block == PLAIN else x + entered
-  return y, together(found).plus(*before)
+  (y,), scale = run.rescaled(x if block == PLAIN else x + entered)
+  return y, together(found).plus(*before, scale)
 
 
 def _conv_bn(x: Maps, one: Convolution, own: PyTree, stats: Any, run: Pass) -> tuple[Convolved, Seen]:

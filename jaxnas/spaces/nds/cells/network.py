@@ -26,7 +26,7 @@ from jaxnas.nets.passes import Pass, Seen, begin, check_images, linear, together
 from jaxnas.spaces.darts import blocks
 from jaxnas.spaces.darts import operations as darts
 from jaxnas.spaces.nds.cells import costs, encoding, layout
-from jaxnas.spaces.nds.cells.costs import CellSize, Form
+from jaxnas.spaces.nds.cells.costs import CellInput, CellSize, Form
 from jaxnas.spaces.nds.cells.stages import ChosenCell, LastCells, Own, chosen_cell, reduction, stage
 from jaxnas.spaces.nds.tables import CellTable
 
@@ -82,6 +82,15 @@ class NDSCellNetwork(OneNetwork, SampleGrams):
     firsts = [cells[i].inputs[1] for i in encoding.reductions(len(cells))]
     one, two = (layout.room(own, self.table.nodes) for own in firsts)
     return one, two, self.table.nodes * cells[-1].channels
+
+  def used_taps(self, arch: Int[Array, " L"]) -> Int[Array, "3"] | None:
+    """As many states as the genotype concatenates."""
+    if self.table.all_nodes:
+      return None
+    counts, cells = self._counts(arch), costs.plan(self.size())
+    sources = [cells[i].inputs[1] for i in encoding.reductions(len(cells))]
+    sources.append(CellInput(cells[-1].kind, cells[-1].channels))
+    return jnp.stack([jnp.asarray(source.channels(counts), jnp.int32) for source in sources])
 
   # Parameters
 
@@ -194,8 +203,12 @@ class NDSCellNetwork(OneNetwork, SampleGrams):
     return chosen_cell(self.table, arch[2 : 2 + half]), chosen_cell(self.table, arch[2 + half :])
 
   def _used(self, arch: Int[Array, " L"]) -> dict[tuple[str, ...], Array]:
-    counts = [self.table.nodes - cell.empty for cell in self._cells(arch)]
-    return layout.used_rows(self.table, self.size(), (counts[0], counts[1]))
+    return layout.used_rows(self.table, self.size(), self._counts(arch))
+
+  def _counts(self, arch: Int[Array, " L"]) -> tuple[Array, Array]:
+    """How many states the normal and the reduction cell concatenate."""
+    normal, reduction = (jnp.asarray(self.table.nodes - cell.empty, jnp.int32) for cell in self._cells(arch))
+    return normal, reduction
 
   def _forward(self, params, images, cells: tuple[ChosenCell, ChosenCell], run: Pass, stats) -> Output:
     seen: dict[str, Seen] = {}
@@ -213,6 +226,7 @@ class NDSCellNetwork(OneNetwork, SampleGrams):
     taps = tuple(tap.transpose(1, 2, 3, 0) for tap in (*taps, last))
     return Output(
       logits=linear(last.mean((2, 3)).T, params["classifier"]),
+      log_scale=0.0 if all_seen.log_scale is None else all_seen.log_scale,
       stats=all_seen.stats if run.keeps_stats else None,
       taps=taps if "taps" in run.collect else None,
       observation=None if all_seen.observed is None else Observation(taps[-1], *all_seen.observed),

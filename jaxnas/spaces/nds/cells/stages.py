@@ -77,7 +77,8 @@ def stage(
 
   def body(carry, own):
     y, seen = _cell(table, carry, own, (blocks.relu_conv_bn, blocks.relu_conv_bn), chosen, 0, run)
-    return (carry[1], y), seen
+    states, scale = run.rescaled(carry[1], y)
+    return states, seen.plus(scale)
 
   (before, last), seen = lax.scan(body, alike, Own({**entries, "slots": slots}, own.stats))
   seen, empty = seen.over_layers(), chosen.empty * part.channels
@@ -87,7 +88,8 @@ def stage(
     seen = seen.plus(*(_unlike(*one, run) for one in parts))
     seen = seen.plus(_unlike(last, empty, last, 2 * count - 2 - (count > 1), run))  # and each of the outputs in here
   if count == 1:
-    return LastCells((flow.states[1], last), (flow.empty[1], empty)), seen
+    before = flow.states[1] if seen.log_scale is None else flow.states[1] * jnp.exp2(-seen.log_scale)
+    return LastCells((before, last), (flow.empty[1], empty)), seen
   return LastCells((before, last), (empty, empty)), seen
 
 
@@ -100,7 +102,8 @@ def reduction(
   y, seen = _cell(table, flow.states, Own(params, own.stats), (first, blocks.relu_conv_bn), chosen, 1, run)
   if run.observes:
     seen = seen.plus(*(_unlike(x, e, x, 1, run) for x, e in zip(flow.states, flow.empty, strict=True)))
-  return LastCells((flow.states[1], y), (flow.empty[1], chosen.empty * part.channels)), seen
+  (before, last), scale = run.rescaled(flow.states[1], y)
+  return LastCells((before, last), (flow.empty[1], chosen.empty * part.channels)), seen.plus(scale)
 
 
 def side_by_side(params: PyTree, nodes: int, axis: int) -> PyTree:
