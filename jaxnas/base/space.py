@@ -310,6 +310,15 @@ class Tapped(Space, Protocol):
 
 
 @runtime_checkable
+class Tabulated(Tapped, Protocol):
+  """A space that GenNAS searches among the architectures of a benchmark."""
+
+  def nearest(self, key: jax.Array, code: Code, among: Int[np.ndarray, "A L"]) -> Code:
+    """Another one of these architectures, near to this one."""
+    ...
+
+
+@runtime_checkable
 class Sequences(Space, Protocol):
   """A space whose networks read sequences, not images."""
 
@@ -368,8 +377,8 @@ def lacking(space: Space, capability: type) -> list[str]:
   """What a space would need beside the members of `Space` to have a capability; empty if it has it.
 
   Args:
-    capability: `Prunable`, `Differentiable`, `Tapped`, `Sequences`, `Trainable`, `InfiniteWidth`, `Rankable` or
-      `Indexed`.
+    capability: `Prunable`, `Differentiable`, `Tapped`, `Tabulated`, `Sequences`, `Trainable`, `InfiniteWidth`,
+      `Rankable` or `Indexed`.
   """
   known: type = Space
   kinds = [kind for kind in capability.__mro__ if kind not in known.__mro__]

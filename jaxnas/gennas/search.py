@@ -20,7 +20,22 @@ import numpy as np
 
 from jaxnas import registry, scoring
 from jaxnas.algorithms.naming import refuse_too_many
-from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Inputs, Outcome, Proxy, Space, Tapped, Work
+from jaxnas.base import (
+  Algorithm,
+  Artefact,
+  Code,
+  Column,
+  Context,
+  Inputs,
+  Outcome,
+  Proxy,
+  Space,
+  Tabulated,
+  Tapped,
+  Work,
+  host_generator,
+  lacking,
+)
 from jaxnas.errors import ConfigError
 from jaxnas.gennas import plots
 from jaxnas.gennas.budget import Budget
@@ -40,7 +55,13 @@ class GenNASConfig:
   gennas_mutation: float = setting(
     1.0,
     "expected changes of a mutation: nb201 draws every op anew with this / 5; nb101 flips edges with this / 7; nlp "
-    "makes a random number of single changes with this mean, darts this number, rounded",
+    "makes a random number of single changes with this mean, darts this number, rounded; nds block spaces go to a near "
+    "neighbour",
+  )
+  gennas_within: bool = setting(
+    True,
+    "of nds block spaces with a --benchmark: search its architectures only, and go to near ones, as published",
+    later=True,
   )
   gennas_max_macs: float = setting(
     0.0,
@@ -94,8 +115,13 @@ class GenNAS(Algorithm[GenNASConfig]):
     Raises:
       ConfigError: a first population of more than there are.
     """
-    evolution = context.settings.evolution
+    evolution, among = context.settings.evolution, table_of(context)
     refuse_too_many(context.space, evolution.evolution_population, "--evolution_population")
+    if among is not None and len(among) < max(2, evolution.evolution_population):
+      raise ConfigError(
+        f"--evolution_population={evolution.evolution_population}: the benchmark has {len(among)} architectures (below "
+        "--gennas_max_macs); lower it, or search all of the space with --nogennas_within"
+      )
     return Work(evolution.individuals, "architectures")
 
   def search(self, context: Context[GenNASConfig], seed: int) -> Outcome:
@@ -145,6 +171,15 @@ def evolution_plot(log: Sequence[Individual], evolution: EvolutionConfig, ylabel
   return Artefact("evolution.png", f"{ylabel} of everyone that lived, in order of birth.", draw)
 
 
+def table_of(context: Context[GenNASConfig]) -> list[Code] | None:
+  """The architectures that are searched, where they are those of the benchmark (below --gennas_max_macs)."""
+  benchmark, space = context.benchmark, context.space
+  if benchmark is None or not context.settings.gennas_within or lacking(space, Tabulated):
+    return None
+  budget = Budget(cast(Tapped, space), context.source, context.settings.gennas_max_macs)
+  return [code for arch in benchmark.archs if budget.fits(code := space.parse(arch))]
+
+
 def evolve_architectures(context: Context[GenNASConfig], seed: int) -> Evolved:
   """The search itself.
 
@@ -174,13 +209,21 @@ def evolve_architectures(context: Context[GenNASConfig], seed: int) -> Evolved:
     )
     losses.update({line.arch: -line.rank_by for line in lines})
 
-  first = budget.sample(draw_key, evolution.evolution_population)
+  among = table_of(context)
+  if among is None:
+    first = budget.sample(draw_key, evolution.evolution_population)
+  else:
+    drawn = host_generator(draw_key).permutation(len(among))[: evolution.evolution_population]
+    first = np.stack([among[i] for i in drawn])
   evaluate(first)
   beginners, births = iter(first), iter(range(evolution.evolution_children))
 
   def mutate(parent: str) -> str:
     key = jax.random.fold_in(mutate_key, next(births))
-    return space.format(budget.resample(key, space.parse(parent), settings.gennas_mutation))
+    code = space.parse(parent)
+    if among is not None:
+      return space.format(cast(Tabulated, space).nearest(key, code, np.stack(among)))
+    return space.format(budget.resample(key, code, settings.gennas_mutation))
 
   def child_loss(arch: str) -> float:
     if arch not in losses:

@@ -17,6 +17,7 @@ from jaxnas.spaces.nds.tables import BlockTable
 
 CLASSES = 1000  # of the networks that are counted
 DRAWN = 200  # of which GenNAS's mutation takes the nearest
+SHARE = 4  # of a table a fourth at most: all of a small one would have the nearest of all always
 
 
 def values(table: BlockTable) -> list[tuple[int, ...]]:
@@ -96,17 +97,27 @@ def mutate(table: BlockTable, key: jax.Array, code: Any) -> Int16[np.ndarray, " 
 def nearest(
   table: BlockTable, key: jax.Array, code: Any, among: Integer[np.ndarray, "A L"] | None = None
 ) -> Int16[np.ndarray, " L"]:
-  """GenNAS's mutation: of 200 random architectures the first that differs in the fewest numbers; may be the parent.
+  """GenNAS's mutation: of 200 random architectures the first that differs in the fewest numbers, but in some.
+
+  The published code may draw the parent, which of a table of thousands happens seldom, and of one of dozens mostly.
 
   Args:
-    among: the architectures of a benchmark, from which its code draws; None: all of the space.
+    among: the architectures of a benchmark, from which its code draws (here a fourth of them at most); None: all of the
+      space.
 
   Raises:
     ArchitectureError: not one architecture.
+    ConfigError: there is no other one.
   """
   parent = encoding.as_code(table, code)
   if among is None:
     drawn = sample(table, key, DRAWN, unique=False)
   else:
-    drawn = encoding.as_codes(table, among)[host_generator(key).integers(len(among), size=DRAWN)]
-  return drawn[int(np.argmin((drawn != parent[None]).sum(1)))]
+    others = encoding.as_codes(table, among)
+    others = others[(others != parent[None]).any(1)]
+    if not len(others):
+      raise ConfigError("among: no other architecture than the parent; give some")
+    count = max(1, min(DRAWN, len(others) // SHARE))
+    drawn = others[host_generator(key).choice(len(others), count, replace=False)]
+  distances = (drawn != parent[None]).sum(1)
+  return drawn[int(np.argmin(np.where(distances > 0, distances, len(parent) + 1)))]

@@ -25,7 +25,7 @@ _DEFAULT = NetworkConfig(classes=1000, init="kaiming_fan_out", stem="imagenet")
 
 @dataclasses.dataclass(frozen=True)
 class BlockSpace:
-  """A `base.Space` and `base.Tapped`; an architecture is an int16 array, see `encoding`.
+  """A `base.Space`, `base.Tapped` and `base.Tabulated`; an architecture is an int16 array, see `encoding`.
 
   Networks have the sizes of their architecture. The channels of a config are those of the stem, to which all others
   keep their ratio, and its cells are the most blocks of a stage. `variant` is "trained", the networks of the published
@@ -76,11 +76,13 @@ class BlockSpace:
     """See `sampling.mutate`."""
     return sampling.mutate(self.table, key, code)
 
-  def resample(
-    self, key: jax.Array, code: Any, changes: float = 1.0, among: Integer[np.ndarray, "A L"] | None = None
-  ) -> Int16[np.ndarray, " L"]:
-    """GenNAS's mutation, see `sampling.nearest`, which knows no number of changes."""
+  def resample(self, key: jax.Array, code: Any, changes: float = 1.0) -> Int16[np.ndarray, " L"]:
+    """GenNAS's mutation in all of the space, see `sampling.nearest`, which knows no number of changes."""
     del changes
+    return sampling.nearest(self.table, key, code)
+
+  def nearest(self, key: jax.Array, code: Any, among: Integer[np.ndarray, "A L"]) -> Int16[np.ndarray, " L"]:
+    """GenNAS's mutation among the architectures of a benchmark, see `sampling.nearest`."""
     return sampling.nearest(self.table, key, code, among)
 
   def neighbours(self, code: Any) -> Int16[np.ndarray, "n L"]:
