@@ -15,33 +15,46 @@ from jaxnas.errors import ConfigError
 from jaxnas.scoring import Engine, Score
 from jaxnas.settings import setting
 
+CHANNELS = 16  # of scored networks of spaces whose architectures have no sizes of their own
+
 
 @dataclasses.dataclass(frozen=True)
 class UsualInputs:
   """The network and the batch of all proxies that prepare none of their own."""
 
   score_batch: int = setting(32, "images N in the batch that architectures are scored on")
-  score_channels: int = setting(16, "channels C of the scored networks in their first stage")
+  score_channels: int | None = setting(
+    None,
+    "channels C of the scored networks in their first stage; default: 16, or (nds) an architecture's own",
+    later=True,
+  )
   score_cells: int | None = setting(
     None,
     "cells of the scored networks (default: per stage as in the benchmark, nb201 5, nb101 3; in all as in the search, "
-    "darts 8)",
+    "darts 8; nds: an architecture's own)",
+  )
+  score_side: int | None = setting(
+    None,
+    "side of the images of a data set whose own have many sizes (imagenet2012), their middle; default: 32, all of it",
+    later=True,
   )
   score_init: Literal["torch_default", "kaiming_fan_out", "kaiming_fan_in"] = setting(
     "torch_default", "initialisation of the scored networks"
   )
 
   def __post_init__(self):
-    for name in ("score_channels", "score_cells"):
+    for name, least in (("score_channels", 1), ("score_cells", 1), ("score_side", 8)):
       value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ConfigError(f"--{name}={value} must be at least 1")
+      if value is not None and value < least:
+        raise ConfigError(f"--{name}={value} must be at least {least}")
     if self.score_batch < 2:
       raise ConfigError(f"--score_batch={self.score_batch} must be at least 2: kernels compare samples")
 
-  def network(self, classes: int) -> NetworkConfig:
-    """What networks are made of."""
-    return NetworkConfig(self.score_channels, self.score_cells, classes, self.score_init)
+  def network(self, default: NetworkConfig, classes: int) -> NetworkConfig:
+    """What networks are made of, of a space with this default: its stem, and sizes of their own where that has none."""
+    own = default.channels is None
+    channels = CHANNELS if self.score_channels is None and not own else self.score_channels
+    return NetworkConfig(channels, self.score_cells, classes, self.score_init, default.stem)
 
 
 def passes(proxies: Sequence[Proxy]) -> int:
@@ -119,7 +132,7 @@ def measure(
       del repeat
       return Batch(*plain_batch(context.source, key, inputs.score_batch, "--score_batch"))
 
-    lines += score(usual, images, inputs.network(context.source.classes), share_weights)
+    lines += score(usual, images, inputs.network(context.space.default_config, context.source.classes), share_weights)
   for proxy, first in zip(own, prepared, strict=True):
 
     def batch(repeat: int, key: Array, proxy: Proxy = proxy) -> Batch:

@@ -70,6 +70,10 @@ class RandomSearch(Algorithm[RandomSearchConfig]):
   def proxies(self, settings: RandomSearchConfig, space: Space) -> tuple[Proxy, ...]:
     return () if settings.criterion in OTHERS else (registry.make("proxy", settings.criterion, "--criterion"),)
 
+  def image_size(self, settings: RandomSearchConfig) -> int:
+    """As `base.Algorithm.image_size`."""
+    return settings.inputs.score_side or 0
+
   def work(self, context: Context[RandomSearchConfig]) -> Work:
     settings = context.settings
     refuse_too_many(context.space, settings.samples, "--samples")

@@ -87,6 +87,10 @@ class Scoring(Algorithm[ScoreConfig]):
     refuse_unmeasured(context, settings.ranking.combinations(context.space), settings.inputs, different)
     return Work(len(archs) * passes(chosen) * settings.repeats_per_seed, "architectures")
 
+  def image_size(self, settings: ScoreConfig) -> int:
+    """As `base.Algorithm.image_size`."""
+    return settings.inputs.score_side or 0
+
   def _able(self, context: Context[ScoreConfig]) -> tuple[list[Proxy], list[str]]:
     """The proxies to measure, and of "all" those that cannot be measured here, with the reasons."""
     settings = context.settings

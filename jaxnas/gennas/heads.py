@@ -34,6 +34,9 @@ class Learner:
 class SignalNetwork(Learner):
   """A backbone with a head on each of its taps.
 
+  Where an architecture has only the first channels of a tap, its head has zeros behind theirs, which stay: their
+  gradients are zero.
+
   Attributes:
     backbone: see `TappedNetwork`.
     widths: channels of the three targets.
@@ -70,8 +73,10 @@ class SignalNetwork(Learner):
     return {"backbone": self.backbone.init_stats(), "heads": heads}
 
   def start(self, params: PyTree, arch: Array) -> PyTree:
-    """The initial values of one architecture, from what was drawn."""
-    return params | {"backbone": self.backbone.start(params["backbone"], arch)}
+    """The initial values of one architecture, from what was drawn: heads are uniform within its own fan in."""
+    used = self.backbone.used_taps(arch)
+    heads = params["heads"] if used is None else [_narrowed(head, used[i]) for i, head in enumerate(params["heads"])]
+    return {"backbone": self.backbone.start(params["backbone"], arch), "heads": heads}
 
   def variants(self) -> tuple["SignalNetwork", ...]:
     """Networks that are faster for some architectures each; `variant(arch)` says which one to take."""
@@ -83,9 +88,10 @@ class SignalNetwork(Learner):
 
   def costs(self, arch: Array, image_size: int = 32) -> Costs:
     """Those of the backbone and the heads' parameters, float32."""
-    heads = jax.eval_shape(self.init, jax.random.key(0))["heads"]
-    own = self.backbone.costs(arch, image_size)
-    return own._replace(params=own.params + jnp.float32(sum(leaf.size for leaf in jax.tree.leaves(heads))))
+    own, used = self.backbone.costs(arch, image_size), self.backbone.used_taps(arch)
+    channels = jnp.asarray(self.backbone.tap_channels if used is None else used, jnp.float32)
+    widths = jnp.asarray(self.widths, jnp.float32)
+    return own._replace(params=own.params + (channels * (2 + widths) + widths).sum())
 
   def predict(
     self, params: PyTree, stats: PyTree, images: Float[Array, "N H W 3"], arch: Array, train: bool
@@ -134,6 +140,14 @@ class DispatchedSignalNetwork(SignalNetwork):
 def signal_network(backbone: TappedNetwork, widths: tuple[int, int, int]) -> SignalNetwork:
   """The backbone with its heads."""
   return (DispatchedSignalNetwork if isinstance(backbone, Dispatched) else SignalNetwork)(backbone, widths)
+
+
+def _narrowed(head: PyTree, used: Int[Array, ""]) -> PyTree:
+  """The head of a tap of which only the first channels are in use."""
+  kernel, bias = head["conv"]["kernel"], head["conv"]["bias"]
+  there = np.arange(len(kernel), dtype=np.int32) < used
+  gain = jnp.sqrt(len(kernel) / used.astype(kernel.dtype))
+  return {**head, "conv": {"kernel": jnp.where(there, gain, 0)[:, None] * kernel, "bias": gain * bias}}
 
 
 def _resized(x: Array) -> Array:

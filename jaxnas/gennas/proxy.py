@@ -8,6 +8,7 @@ Source: Li et al., "Generic Neural Architecture Search via Regression", NeurIPS 
 
 import dataclasses
 import functools
+from collections.abc import Hashable
 from typing import ClassVar, cast
 
 import jax
@@ -38,6 +39,8 @@ from jaxnas.gennas.sequences import SequenceConfig, SequenceLearner
 from jaxnas.gennas.tasks import SequenceTask, SignalTask
 from jaxnas.settings import setting
 
+CHANNELS = 16  # of regressed networks of spaces whose architectures have no sizes of their own
+
 
 @dataclasses.dataclass(frozen=True)
 class RegressionConfig:
@@ -46,9 +49,15 @@ class RegressionConfig:
   signal_steps: int = setting(100, "steps of the regression")
   signal_interval: int = setting(10, "steps from one evaluation to the next; the last one is the score")
   signal_batch: int = setting(16, "images in the one batch that is regressed on")
-  signal_channels: int = setting(16, "channels C of the regressed networks in their first stage")
+  signal_channels: int | None = setting(
+    None,
+    f"channels C of the regressed networks in their first stage; default: {CHANNELS}, or (nds) an architecture's own",
+    later=True,
+  )
   signal_cells: int | None = setting(
-    None, "cells of the regressed networks, per stage or (darts) in all; default: as in the space's benchmark"
+    None,
+    "cells of the regressed networks, per stage or (darts) in all; default: as in the space's benchmark, or (nds) an "
+    "architecture's own",
   )
 
   def __post_init__(self):
@@ -148,7 +157,8 @@ def pose_on(
 ) -> Inputs:
   """What every architecture of a space is regressed with: its backbone with heads, images, targets and noise.
 
-  Of a task of sequences, which takes nothing from the source: recurrent networks, signals and noise.
+  There is a network a shape. Of a task of sequences, which takes nothing from the source: recurrent networks, signals
+  and noise.
 
   Raises:
     ConfigError: a space without backbone, a batch larger than the data set, or a task that is out of range.
@@ -161,6 +171,11 @@ def pose_on(
   image_key, problem_key = jax.random.split(key)
   images = augmented_batch(source, image_key, config.signal_batch, "--signal_batch")
   problem: Problem = pose(task, images, problem_key, config.training)
-  backbone = cast(Tapped, space).backbone(NetworkConfig(config.signal_channels, config.signal_cells))
-  assert isinstance(backbone, TappedNetwork)
-  return Inputs(signal_network(backbone, WIDTHS), Batch(images, None, problem), own_weights=True)
+
+  def learner(shape: Hashable) -> SignalNetwork:
+    channels = CHANNELS if config.signal_channels is None and shape is None else config.signal_channels
+    backbone = cast(Tapped, space).backbone(NetworkConfig(channels, config.signal_cells, shape=shape))
+    assert isinstance(backbone, TappedNetwork)
+    return signal_network(backbone, WIDTHS)
+
+  return Inputs(learner, Batch(images, None, problem), own_weights=True)
