@@ -111,3 +111,26 @@ def test_smaller_networks_keep_what_groups_divide():
   assert [stage.blocks for stage in small.stages] == [1, 1, 1]
   assert all(stage.inner % stage.groups == 0 for stage in small.stages)
   assert [stage.channels for stage in small.stages] == [64, 64, 16]
+
+
+def test_effective_parameters_are_those_on_a_path():
+  enas = spaces.get("nds_enas")
+  own = encoding.genotype(enas.table, enas.from_net(ENAS))
+  size = costs.CellSize(32, 14, 10)
+  assert costs.effective_params(own, enas.ops, size) == costs.count(own, enas.ops, size).params  # has no `none`
+  darts = spaces.get("nds_darts")
+  none, sep = darts.ops.index("none"), darts.ops.index("sep_conv_3x3")
+  dead = ((none, 0), (none, 1))  # node 2
+  used, last = ((sep, 0), (sep, 1)), ((sep, 0), (sep, 2))  # the last reads the dead one
+  genotype = encoding.Genotype(4, 6, ((*dead, *used, *used, *last),) * 2, ((2, 3, 4, 5),) * 2)
+  size = costs.CellSize(4, 6, 10)
+  lost = sum(costs.slot_cost("sep_conv_3x3", 2, cell.body).params for cell in costs.plan(size))
+  assert lost == 2 * sum(9 * c + c * c + 2 * c for c in (4, 4, 8, 8, 16, 16))
+  assert costs.count(genotype, darts.ops, size).params - costs.effective_params(genotype, darts.ops, size) == lost
+  # Cells that read the cell before the last only: every second cell lies on no path, with its two entries.
+  far = ((sep, 0), (sep, 0))
+  genotype = encoding.Genotype(4, 3, ((*far * 4,),) * 2, ((2, 3, 4, 5),) * 2)
+  size = costs.CellSize(4, 3, 10, "cifar")
+  lost = 8 * costs.slot_cost("sep_conv_3x3", 0, costs.plan(size)[1].body).params
+  lost += sum(rows * columns + 2 * columns for rows, columns in ((12, 4), (12, 8), (16, 8), (32, 16)))
+  assert costs.count(genotype, darts.ops, size).params - costs.effective_params(genotype, darts.ops, size) == lost

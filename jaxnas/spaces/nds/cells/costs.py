@@ -142,6 +142,33 @@ def count(own: Genotype, ops: tuple[str, ...], size: CellSize) -> CellCost:
   return total
 
 
+def effective_params(own: Genotype, ops: tuple[str, ...], size: CellSize) -> int:
+  """The parameters of one network without those of cells' operations and entries that no path leads through."""
+  cells, counts = plan(size), (len(own.concat[0]), len(own.concat[1]))
+  alive, reached = [True, True], []  # states that a path leads to: of the stem, then of cells
+  for cell in cells:
+    nodes, slots = alive[-2:], own.slots[cell.kind]
+    for place in range(0, len(slots), 2):
+      nodes.append(any(nodes[state] and ops[op] != "none" for op, state in slots[place : place + 2]))
+    reached.append(nodes)
+    alive.append(any(nodes[state] for state in own.concat[cell.kind]))
+  needed = [False] * (len(cells) + 1) + [True]  # states that a path leads on from
+  idle = 0
+  for i, cell in reversed(list(enumerate(cells))):
+    wanted = [needed[i + 2] and state in own.concat[cell.kind] for state in range(len(reached[i]))]
+    for place, (op, state) in reversed(list(enumerate(own.slots[cell.kind]))):
+      if wanted[place // 2 + FIRST_NODE] and ops[op] != "none" and reached[i][state]:
+        wanted[state] = True
+      else:
+        idle += slot_cost(ops[op], state, cell.body).params
+    for place in range(FIRST_NODE):
+      needed[i + place] = needed[i + place] or wanted[place]
+      if not wanted[place]:
+        entry = factorised_reduction if cell.halve and place == 0 else relu_conv_bn
+        idle += entry(cell.inputs[place].channels(counts), cell.channels, cell.side_0).params
+  return count(own, ops, size).params - idle
+
+
 def frame(size: CellSize, counts: Counts) -> CellCost:
   """All but the operations of slots; it is linear in the two counts, see `CellInput.channels`."""
   cells = plan(size)
