@@ -188,7 +188,33 @@ def _tables() -> dict[str, bytes | str]:
     "evil.pickle.pbz2": bz2.compress(pickle.dumps({"evil": 1})),
     "nats/meta.pickle.pbz2": b"no pickle",
     "no_nats/readme.txt": "nothing",
+    **_nds_tables(),
   }
+
+
+def _nds_tables() -> dict[str, str]:
+  """Tables of Network Design Spaces of one line or two."""
+
+  def line(space: str, rate: float = 0.05, error: float = 30.0) -> dict[str, Any]:
+    ops = spaces.get(space).ops
+    nodes = 4 if "darts" in space else 5
+    slots, last = [[ops[-1], 0], [ops[-1], 1]] * nodes, list(range(2, nodes + 2))
+    genotype = {"normal": slots, "normal_concat": last, "reduce": slots, "reduce_concat": last}
+    numbers = {"base_lr": rate, "weight_decay": 5e-5, "epochs": 50, "params": 1, "flops": 1}
+    errors = dict.fromkeys(("test_error_final", "test_error_min", "test_error_ep5"), error)
+    return {"net": {"width": 32, "depth": 8, "genotype": genotype}, **numbers, **errors}
+
+  lacking = line("nds_enas")
+  del lacking["test_error_ep5"]
+  files = {
+    "nds_enas": [line("nds_enas")],
+    "nds_darts": [line("nds_darts")],
+    "nds_fixed": [line("nds_darts", 0.0125)],
+    "nds_twice": [line("nds_enas"), line("nds_enas")],
+    "nds_error": [line("nds_enas", error=101)],
+    "nds_lacks": [lacking],
+  }
+  return {f"{name}.jsonl": "\n".join(map(json.dumps, lines)) for name, lines in files.items()}
 
 
 def _packaged_table() -> bytes:

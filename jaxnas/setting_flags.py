@@ -122,5 +122,5 @@ def _whole(pieces: list[str]) -> tuple[str, ...]:
       entries[-1] += f", {piece}"
     else:
       entries.append(piece)
-    depth += sum((c in "([") - (c in ")]") for c in piece)
+    depth += sum((c in "([{") - (c in ")]}") for c in piece)
   return tuple(entries)
