@@ -72,7 +72,8 @@ def unable(context: Context, proxy: Proxy, inputs: UsualInputs) -> str:
       proxy.prepare(context.space, context.source, context.settings_of(proxy), jax.random.key(0))
       return ""
     shape = context.space.shape(context.space.sample(jax.random.key(0), 1)[0])
-    network = context.space.network(dataclasses.replace(inputs.network(context.source.classes), shape=shape))
+    config = inputs.network(context.space.default_config, context.source.classes)
+    network = context.space.network(dataclasses.replace(config, shape=shape))
     needs = proxy.needs
     return "" if isinstance(network, needs) else f"its networks are no {needs.__module__}.{needs.__qualname__}"
   except ConfigError as error:
