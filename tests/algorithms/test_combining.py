@@ -177,3 +177,9 @@ def test_a_set_that_grows_on_resuming_is_ranked_anew(tmp_path, cache):
   assert row(grown) == row(whole) != row(small)
   assert row(grown)["n"] == 60 and row(grown)["cifar10_spearman"] > 0.2
   assert "effective_params + skip_length" in (tmp_path / "grown" / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in spaces.names() if not lacking(spaces.get(name), Rankable)])
+def test_what_a_space_declares_can_be_measured_there(name):
+  context = Context(spaces.get(name), data.load("synthetic"), None)
+  refuse_unmeasured(context, RankBy(("jaxnas",)).combinations(context.space), UsualInputs(), 2)
