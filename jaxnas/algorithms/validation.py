@@ -2,17 +2,34 @@
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxnas import hosts
-from jaxnas.base import Accuracies, Context, Indexed, RecordKind, Space, lacking
+from jaxnas.base import Accuracies, Context, Indexed, RecordKind, Source, Space, lacking
 from jaxnas.errors import ConfigError
-from jaxnas.train import TrainConfig, total_steps, train, trained_network
+from jaxnas.train import TrainConfig, refuse_source, total_steps, train, trained_network
 
 WAYS: Mapping[str, str] = {"table": "look-up", "train": "training"}  # and what progress calls one
+
+
+class HeldOut(NamedTuple):
+  """What trainings are validated on.
+
+  Attributes:
+    flags: what the names of the flags begin with whose values the others are, as in --knas_split.
+    split: of the data set, while all training images are trained on; "": the second half of those.
+    images: train on the first so many only; 0: on all.
+  """
+
+  flags: str = ""
+  split: str = ""
+  images: int = 0
+
+
+HALVES: Final = HeldOut()
 
 
 def after_12_epochs(benchmark: Accuracies | None, flag: str, fix: str) -> Callable[[str], float]:
@@ -32,7 +49,9 @@ def after_12_epochs(benchmark: Accuracies | None, flag: str, fix: str) -> Callab
   return lambda arch: benchmark.accuracy(arch, "cifar10", "valid_12ep")
 
 
-def evaluation(context: Context, way: str, training: TrainConfig, flag: str, seed: int) -> Callable[[str], float]:
+def evaluation(
+  context: Context, way: str, training: TrainConfig, flag: str, seed: int, held_out: HeldOut = HALVES
+) -> Callable[[str], float]:
   """What validates an architecture's text form: the benchmark, or a training.
 
   Args:
@@ -40,13 +59,13 @@ def evaluation(context: Context, way: str, training: TrainConfig, flag: str, see
     flag: the flag whose value is `way`, for messages.
 
   Raises:
-    ConfigError: the benchmark cannot, the batch is larger than half of the images, the space has no networks to train,
-      or several processes would train.
+    ConfigError: the benchmark cannot, or as `by_training`, or several processes would train.
+    DatasetError: as `by_training`.
   """
   if way == "table":
     return after_12_epochs(context.benchmark, f"--{flag}=table", f"give --{flag}=train")
   hosts.refuse_several("a training")
-  return by_training(context, training, seed=seed)
+  return by_training(context, training, seed=seed, held_out=held_out)
 
 
 def validate(
@@ -75,21 +94,26 @@ def validate(
   return np.array([known[arch] for arch in archs], np.float64)
 
 
-def by_training(context: Context, config: TrainConfig, *, seed: int) -> Callable[[str], float]:
+def by_training(
+  context: Context, config: TrainConfig, *, seed: int, held_out: HeldOut = HALVES
+) -> Callable[[str], float]:
   """Validation accuracy in per cent after a real training; NaN where it diverged.
 
-  The first half of the images is trained on, the second validated on. Below the context's folder, a folder per
-  architecture has the checkpoints and metrics.jsonl; a killed training continues there. After every step it is noted
-  where a training is, such as "epoch 2/12".
+  The first half of the images is trained on and the second validated on, unless `held_out` says otherwise. Below the
+  context's folder, a folder per architecture has the checkpoints and metrics.jsonl; a killed training continues there.
+  After every step it is noted where a training is, such as "epoch 2/12".
 
   Args:
     seed: of all trainings alike.
 
   Raises:
-    ConfigError: the batch is larger than half of the images, or the space has no networks to train.
+    ConfigError: the batch is larger than the images to train on, these are fewer than asked for, there is no
+      `open_split`, the space has no networks to train, or its networks do not read such data.
+    DatasetError: there is no such split.
   """
   space = context.space
-  first, second = context.source.halves()
+  refuse_source(space, context.source)
+  first, second = _sources(context, held_out)
   steps = total_steps(config, first)
   trained_network(space, config, context.source.classes)  # what it refuses, it refuses now
 
@@ -110,6 +134,20 @@ def by_training(context: Context, config: TrainConfig, *, seed: int) -> Callable
     return result.history[-1]["valid_accuracy"] if result.status == "finished" else float("nan")
 
   return evaluate
+
+
+def _sources(context: Context, held_out: HeldOut) -> tuple[Source, Source]:
+  """The images to train on and those to validate on."""
+  split, images = f"--{held_out.flags}_split={held_out.split}", f"--{held_out.flags}_images={held_out.images}"
+  if not held_out.split:
+    first, second = context.source.halves()
+  elif context.open_split is None:
+    raise ConfigError(f"{split} needs the data set's other split; drop it")
+  else:
+    first, second = context.source, context.open_split(held_out.split)
+  if held_out.images > len(first):
+    raise ConfigError(f"{images} is more than the {len(first)} of {first.name!r} that there are")
+  return first.first(held_out.images) if held_out.images else first, second
 
 
 def _short_name(space: Space, arch: Int[np.ndarray, " L"]) -> str:

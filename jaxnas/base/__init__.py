@@ -1,7 +1,7 @@
 """The contracts: what a space, a network, a proxy, an algorithm and their records are. The docstrings are binding."""
 
 from jaxnas.base.algorithm import Advance, Algorithm, Artefact, Column, Context, Note, Outcome, Work
-from jaxnas.base.data import Accuracies, Batch, Records, Source, host_generator
+from jaxnas.base.data import Accuracies, Batch, NamedClasses, Records, Source, host_generator
 from jaxnas.base.network import (
   CellNetwork,
   Collect,
@@ -31,6 +31,7 @@ from jaxnas.base.space import (
   Mixed,
   NetworkConfig,
   Picture,
+  Pretrained,
   Prunable,
   Rankable,
   Sequences,
@@ -64,6 +65,7 @@ __all__ = [
   "Inputs",
   "Mixed",
   "Mode",
+  "NamedClasses",
   "Network",
   "NetworkConfig",
   "Note",
@@ -72,6 +74,7 @@ __all__ = [
   "Output",
   "Parametrised",
   "Picture",
+  "Pretrained",
   "Proxy",
   "Prunable",
   "Rankable",

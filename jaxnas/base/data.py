@@ -82,6 +82,16 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class NamedClasses(Source, Protocol):
+  """A data set that knows what its classes are called."""
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Of the K classes; a label is the place of its name. A field of a frozen dataclass will do."""
+    ...
+
+
+@runtime_checkable
 class Accuracies(Protocol):
   """A table of trained architectures. Ranks count from 1, the best; accuracies are in per cent."""
 

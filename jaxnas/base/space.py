@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -329,6 +329,32 @@ class Sequences(Space, Protocol):
 
 
 @runtime_checkable
+class Pretrained(Space, Protocol):
+  """A space around a pre-trained encoder, whose files are in a user's folder."""
+
+  def opened(self, folder: str) -> "Pretrained":
+    """The space around the encoder in this folder, as of --encoder.
+
+    Raises:
+      DatasetError: a file is missing, damaged, or of another encoder than the others.
+    """
+    ...
+
+  @property
+  def tokenizer(self) -> str:
+    """The path of the tokenizer.json that the encoder was trained with."""
+    ...
+
+  def export(self, folder: pathlib.Path, code: Code, params: PyTree, class_names: Sequence[str]) -> None:
+    """Writes a fine-tuned variant into a folder, which is made, in the form of those that `opened` takes.
+
+    Raises:
+      WorkdirError: a file cannot be written.
+    """
+    ...
+
+
+@runtime_checkable
 class Trainable(Space, Protocol):
   """A space whose architectures can be trained for real."""
 
@@ -377,8 +403,8 @@ def lacking(space: Space, capability: type) -> list[str]:
   """What a space would need beside the members of `Space` to have a capability; empty if it has it.
 
   Args:
-    capability: `Prunable`, `Differentiable`, `Tapped`, `Tabulated`, `Sequences`, `Trainable`, `InfiniteWidth`,
-      `Rankable` or `Indexed`.
+    capability: `Prunable`, `Differentiable`, `Tapped`, `Tabulated`, `Sequences`, `Pretrained`, `Trainable`,
+      `InfiniteWidth`, `Rankable` or `Indexed`.
   """
   known: type = Space
   kinds = [kind for kind in capability.__mro__ if kind not in known.__mro__]

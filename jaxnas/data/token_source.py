@@ -1,7 +1,6 @@
 """Data sets of tokens with random access (`base.Source`), and how text is made into them."""
 
 import dataclasses
-import importlib.util
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -9,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32
 
 from jaxnas.errors import ConfigError, DatasetError
-from jaxnas.files import user_path
+from jaxnas.files import of_distribution, user_path
 
 LENGTH = 128
 LEAST, MOST = 4, 512  # tokens of a sequence
@@ -155,7 +154,7 @@ def _path(given: str | None) -> pathlib.Path:
     if not path.is_file():
       raise DatasetError(f"--tokenizer={given}: there is no file {path}; {_FIX}")
     return path
-  found = importlib.util.find_spec(DEFAULT.replace("-", "_"))  # looked up, not imported: it would ask for torch
-  if found is None or found.origin is None:
+  found = of_distribution(DEFAULT.replace("-", "_"), "model", "tokenizer.json")
+  if found is None:
     raise DatasetError(f"--tokenizer is not given, and {DEFAULT}, whose tokenizer is the default, is not there; {_FIX}")
-  return pathlib.Path(found.origin).parent / "model" / "tokenizer.json"
+  return found

@@ -3,6 +3,8 @@
 - module.msgpack: the variables of the space's readable module (`spaces/<name>/module.py`), {"params", "batch_stats"},
   as flax.serialization writes them;
 - module.json: the module's fields, how its images are normalised, and how well it classifies the held-out ones.
+
+A fine-tuned encoder is a folder `encoder` instead, in the form of pre-trained ones.
 """
 
 import dataclasses
@@ -12,7 +14,7 @@ import jax
 from flax import serialization
 
 from jaxnas import files
-from jaxnas.base import Code, Source, Trainable
+from jaxnas.base import Code, NamedClasses, Pretrained, Source, Trainable
 from jaxnas.train.recipe import TrainConfig
 from jaxnas.train.trainer import Result
 
@@ -20,7 +22,7 @@ from jaxnas.train.trainer import Result
 def export(
   folder: pathlib.Path, space: Trainable, code: Code, config: TrainConfig, result: Result, images: Source
 ) -> None:
-  """Writes both files, each whole or not at all.
+  """Writes both files, each whole or not at all; or the folder of an encoder.
 
   Args:
     folder: exists.
@@ -32,6 +34,10 @@ def export(
   Raises:
     WorkdirError: a file cannot be written.
   """
+  if isinstance(space, Pretrained):
+    names = images.class_names if isinstance(images, NamedClasses) else [str(label) for label in range(images.classes)]
+    space.export(folder / "encoder", code, jax.device_get(result.params), names)
+    return
   module = space.module(code, config.network(images.classes))
   trained = jax.device_get((result.params, result.batch_stats))
   fields = [field.name for field in dataclasses.fields(module) if field.name not in ("parent", "name")]

@@ -5,7 +5,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from jaxnas.base import Code, Space, Trainable, TrainableNetwork, lacking
+from jaxnas.base import Code, Sequences, Source, Space, Trainable, TrainableNetwork, lacking
 from jaxnas.errors import ConfigError
 from jaxnas.train.recipe import TrainConfig
 from jaxnas.train.steps import check_step
@@ -27,6 +27,8 @@ def trained_network(space: Space, config: TrainConfig, classes: int, code: Code 
     raise ConfigError(f"--space={space.name} has no networks to train; take another")
   try:
     network = cast(Trainable, space).trained_network(config.network(classes), code)
+    if config.drop_path and not lacking(space, Sequences):
+      raise ConfigError("networks of sequences have no drop path; drop it")
     if config.drop_path:
       codes = space.sample(jax.random.key(0), 1) if code is None else code[None]
       side = _SIDES[config.train_stem]
@@ -45,3 +47,18 @@ def trained_costs(space: Space, arch: Any, config: TrainConfig, classes: int, im
     ConfigError: an image size that the network's stem cannot take.
   """
   return tuple(space.costs(space.as_codes(arch), config.network(classes), image_size))
+
+
+def refuse_source(space: Space, source: Source) -> None:
+  """Refuses images where a space's networks read sequences, and sequences where they read images.
+
+  Raises:
+    ConfigError: it is so.
+  """
+  kinds, images = ("sequences", "images"), len(source.image_shape) == 3
+  if images == bool(lacking(space, Sequences)):
+    return
+  got, wanted = kinds[images], kinds[not images]
+  raise ConfigError(
+    f"--dataset={source.name} has {got}, and --space={space.name} reads {wanted}; give a set of {wanted}"
+  )

@@ -7,21 +7,26 @@ NATS-Bench (Dong et al., TPAMI 2021); the long one has 200.
 The DARTS space's recipe (Liu et al., ICLR 2019, and the released code: momentum without Nesterov, gradients clipped,
 cutout, drop-path, auxiliary head) is in the presets train_darts_*. There the learning rate changes from epoch to
 epoch; here from step to step, along the same curve.
+
+Fine-tuning of pre-trained encoders (Devlin et al., NAACL 2019, appendix A.3: AdamW, warm-up, linear fall) is in the
+presets train_encoder_*. Departures: no dropout, and an epoch's last, partial batch is dropped.
 """
 
 import dataclasses
 import math
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Float32, Int, PyTree
 
 from jaxnas.base import NetworkConfig
 from jaxnas.errors import ConfigError
 from jaxnas.settings import setting
 
 SHAPES = ("cosine", "linear")
+OPTIMIZERS = ("sgd", "adamw")
 STEMS = ("cifar", "imagenet")
 INITS = ("torch_default", "kaiming_fan_out", "kaiming_fan_in")
 
@@ -35,8 +40,15 @@ class TrainConfig:
   learning_rate: float = setting(0.1, "learning rate at the start; it falls to --final_learning_rate, step by step")
   final_learning_rate: float = setting(0.0, "learning rate at the end")
   learning_rate_shape: Literal["cosine", "linear"] = setting("cosine", "how the learning rate falls")
-  warmup_epochs: int = setting(0, "epochs at the start whose learning rate is scaled from about 0 up to 1, linearly")
-  momentum: float = setting(0.9, "momentum of SGD")
+  warmup_epochs: float = setting(
+    0, "epochs at the start, or parts of one, whose learning rate is scaled from about 0 up to 1, linearly"
+  )
+  optimizer: Literal["sgd", "adamw"] = setting(
+    "sgd",
+    "'sgd' with --momentum, or 'adamw', which scales the decay by the learning rate alone and spares biases and scales",
+    later=True,
+  )
+  momentum: float = setting(0.9, "momentum of SGD, and beta_1 of AdamW (whose beta_2 is 0.999)")
   nesterov: bool = setting(True, "Nesterov's form of the momentum (DARTS trains without)")
   weight_decay: float = setting(5e-4, "coefficient of the L2 penalty's gradient, on all parameters")
   clip_norm: float = setting(
@@ -84,7 +96,8 @@ class TrainConfig:
       self._refuse(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
     for name in ("cutout", "image_size"):
       self._refuse(name, getattr(self, name) >= 0, "at least 0")
-    for name, allowed in (("learning_rate_shape", SHAPES), ("train_init", INITS), ("train_stem", STEMS)):
+    choices = {"learning_rate_shape": SHAPES, "optimizer": OPTIMIZERS, "train_init": INITS, "train_stem": STEMS}
+    for name, allowed in choices.items():
       self._refuse(name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
     fits = 0 <= self.final_learning_rate <= self.learning_rate
     self._refuse("final_learning_rate", fits, f"from 0 to --learning_rate={self.learning_rate}")
@@ -108,7 +121,7 @@ def schedule(config: TrainConfig, steps: int) -> optax.Schedule:
 
   The w steps of the warm-up multiply it by (t + 1) / w.
   """
-  warm = config.warmup_epochs * (steps // config.train_epochs)
+  warm = round(config.warmup_epochs * (steps // config.train_epochs))
   first, last = config.learning_rate, config.final_learning_rate
 
   def rate(step):  # optax's own mixes integers with floats, which JAX's strict promotion refuses
@@ -130,10 +143,35 @@ def drop_probability(config: TrainConfig, steps: int, step: Int[Array, ""]) -> F
 
 
 def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
-  """PyTorch's SGD: g = clip(g) + wd p; v = m v + g, with v = 0 at first; p -= lr (g + m v) (Nesterov) or p -= lr v."""
+  """PyTorch's SGD: g = clip(g) + wd p; v = m v + g, with v = 0 at first; p -= lr (g + m v) (Nesterov) or p -= lr v.
+
+  Or AdamW (Loshchilov & Hutter, ICLR 2019): p -= lr (Adam(clip(g)) + wd p), without wd for biases and scales.
+  """
   clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+  if config.optimizer == "adamw":
+    return optax.chain(
+      *clip,
+      _adam(config.momentum),
+      optax.add_decayed_weights(config.weight_decay, mask=_decays),
+      optax.scale_by_learning_rate(schedule(config, steps)),
+    )
   return optax.chain(
     *clip,
     optax.add_decayed_weights(config.weight_decay),
     optax.sgd(schedule(config, steps), momentum=config.momentum, nesterov=config.nesterov),
   )
+
+
+def _adam(momentum: float) -> optax.GradientTransformation:
+  adam = optax.scale_by_adam(b1=momentum, b2=0.999, eps=1e-8)
+
+  def update(updates, state, params=None):
+    with jax.numpy_dtype_promotion("standard"):  # it raises a float to the power of an integer
+      return adam.update(updates, state, params)
+
+  return optax.GradientTransformation(adam.init, update)
+
+
+def _decays(params: PyTree) -> PyTree:
+  """Whether AdamW's decay is for a parameter: not for biases and scales."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)

@@ -5,7 +5,8 @@ Loss: cross-entropy against (1 - s) one_hot(y) + s / K, with the label smoothing
 
 Where the architecture is data of the network, one compiled step serves all of them. Weights of operations that it does
 not execute have no gradient, and no weight decay here: they keep their values. A step reads its whole batch and folds
-its number into the key, so it may be sharded over devices as it is.
+its number into the key, so it may be sharded over devices as it is. Tokens, int32 [N, T, 3], are neither changed nor
+normalised.
 """
 
 import functools
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Float32, Int, Int32, PyTree, UInt8
+from jaxtyping import Array, Float, Float32, Int, Int32, Integer, PyTree
 
 from jaxnas.base import TrainableNetwork
 from jaxnas.train.augment import cut_out, flip_and_crop, flip_and_resize, jitter_colors, middle, normalise
@@ -55,9 +56,9 @@ class Tally(NamedTuple):
 
 
 def initial_state(
-  network: TrainableNetwork, arch: Array, config: TrainConfig, steps: int, key: Array, images: tuple[int, int, int]
+  network: TrainableNetwork, arch: Array, config: TrainConfig, steps: int, key: Array, images: tuple[int, ...]
 ) -> State:
-  """Fresh parameters, running means 0 and variances 1, momentum 0; `images` is the shape of one.
+  """Fresh parameters, running means 0 and variances 1, momentum 0; `images` is the shape of one, or of tokens.
 
   Raises:
     JaxnasError: images that the network cannot take, or drop path of a network that has none.
@@ -67,8 +68,8 @@ def initial_state(
   return State(params, network.init_stats(), optimizer(config, steps).init(params), jnp.zeros((), jnp.int32))
 
 
-def check_step(network: TrainableNetwork, arch: Array, config: TrainConfig, images: tuple[int, int, int]) -> None:
-  """Refuses what a step of training would refuse, and computes nothing; `images` is the shape of one.
+def check_step(network: TrainableNetwork, arch: Array, config: TrainConfig, images: tuple[int, ...]) -> None:
+  """Refuses what a step of training would refuse, and computes nothing; `images` is the shape of one, or of tokens.
 
   Raises:
     JaxnasError: see `initial_state`.
@@ -78,17 +79,22 @@ def check_step(network: TrainableNetwork, arch: Array, config: TrainConfig, imag
 
 @functools.lru_cache(maxsize=4)
 def _trace_step(
-  network: TrainableNetwork, arch: tuple[tuple[int, ...], str], drops: bool, images: tuple[int, int, int]
+  network: TrainableNetwork, arch: tuple[tuple[int, ...], str], drops: bool, images: tuple[int, ...]
 ) -> None:
   params = jax.eval_shape(network.init, jax.random.key(0))
-  like = [jax.ShapeDtypeStruct((1, *images), jnp.float32), jax.ShapeDtypeStruct(*arch)]
+  dtype = jnp.float32 if len(images) == 3 else jnp.int32
+  like = [jax.ShapeDtypeStruct((1, *images), dtype), jax.ShapeDtypeStruct(*arch)]
   key = jax.random.key(0) if drops else None
-  jax.eval_shape(lambda p, x, a: network.train(p, x, a, jnp.float32(0.5), key).logits, params, *like)
+
+  def logits(p, x, a):
+    return network.train(p, network.embed(p, x), a, jnp.float32(0.5), key).logits
+
+  jax.eval_shape(logits, params, *like)
 
 
 def train_step(
   network: TrainableNetwork, mean: Array, std: Array, config: TrainConfig, steps: int
-) -> Callable[[State, Array, UInt8[Array, "N H W C"], Int[Array, " N"], Array], tuple[State, Tally]]:
+) -> Callable[[State, Array, Integer[Array, "N ..."], Int[Array, " N"], Array], tuple[State, Tally]]:
   """`step(state, arch, images, labels, key) -> (state, tally)`; the tally is of the parameters before the update.
 
   `mean` and `std` [3] are the data set's, in 0..1 units; `steps` are those of the whole training; `key` is the same
@@ -107,12 +113,7 @@ def train_step(
 
   def step(state, arch, images, labels, key):
     key = jax.random.fold_in(key, state.step)
-    images = _changed(key, images, config)
-    if config.color_jitter:
-      images = jitter_colors(jax.random.fold_in(key, _JITTER), images, config.color_jitter)
-    images = normalise(images, mean, std)
-    if config.cutout:
-      images = cut_out(jax.random.fold_in(key, _CUT), images, config.cutout)
+    images = images if images.ndim == 3 else _changed(key, images, mean, std, config)
     drop = 0.0, None
     if config.drop_path:
       drop = drop_probability(config, steps, state.step), jax.random.fold_in(key, _DROP)
@@ -129,19 +130,32 @@ def train_step(
 
 def eval_step(
   network: TrainableNetwork, mean: Array, std: Array, image_size: int = 0
-) -> Callable[[PyTree, PyTree, Array, UInt8[Array, "N H W C"], Int[Array, " N"]], Tally]:
+) -> Callable[[PyTree, PyTree, Array, Integer[Array, "N ..."], Int[Array, " N"]], Tally]:
   """`step(params, batch_stats, arch, images, labels) -> tally`; a label below 0 does not count.
 
   With `image_size` the network sees the images' middle.
   """
+  logits_of = predictor(network, mean, std, image_size)
 
   def step(params, batch_stats, arch, images, labels):
-    images = normalise(middle(images, image_size) if image_size else images, mean, std)
-    logits = network.apply(params, network.embed(params, images), arch, "running", stats=batch_stats).logits
+    logits = logits_of(params, batch_stats, arch, images)
     losses = jnp.where(labels >= 0, cross_entropy(logits, labels, 0.0), 0)
     return Tally(losses.sum(), *right_answers(logits, labels))
 
   return step
+
+
+def predictor(
+  network: TrainableNetwork, mean: Array, std: Array, image_size: int = 0
+) -> Callable[[PyTree, PyTree, Array, Integer[Array, "N ..."]], Float32[Array, "N K"]]:
+  """`logits(params, batch_stats, arch, images)` by running statistics; arguments as of `eval_step`."""
+
+  def logits(params, batch_stats, arch, images):
+    if images.ndim == 4:
+      images = normalise(middle(images, image_size) if image_size else images, mean, std)
+    return network.apply(params, network.embed(params, images), arch, "running", stats=batch_stats).logits
+
+  return logits
 
 
 def right_answers(logits: Float[Array, "N K"], labels: Int[Array, " N"]) -> tuple[Int32[Array, ""], Int32[Array, ""]]:
@@ -163,15 +177,23 @@ def cross_entropy(logits: Float[Array, "N K"], labels: Int[Array, " N"], smoothi
   return -(target * log_p).sum(-1)
 
 
-def _changed(key: Array, images: Array, config: TrainConfig) -> Array:
-  """Images of the size that the network sees, by the augmentation if there is one."""
+def _changed(key: Array, images: Array, mean: Array, std: Array, config: TrainConfig) -> Array:
+  """Normalised images of the size that the network sees, by the augmentation if there is one."""
+  images = _augmented(key, images, config)
+  if config.color_jitter:
+    images = jitter_colors(jax.random.fold_in(key, _JITTER), images, config.color_jitter)
+  images = normalise(images, mean, std)
+  return cut_out(jax.random.fold_in(key, _CUT), images, config.cutout) if config.cutout else images
+
+
+def _augmented(key: Array, images: Array, config: TrainConfig) -> Array:
   if not config.augmentation:
     return middle(images, config.image_size) if config.image_size else images
   return flip_and_resize(key, images, config.image_size) if config.image_size else flip_and_crop(key, images)
 
 
 def _cast(tree: PyTree, dtype: Any) -> PyTree:
-  return jax.tree.map(lambda x: x.astype(dtype), tree)
+  return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def _times(mask: Array, leaf: Array) -> Array:

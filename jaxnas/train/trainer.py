@@ -108,7 +108,7 @@ def train(
     WorkdirError: the folder cannot be written, is in use, or holds a training of other settings or architecture.
     DatasetError: an image cannot be read.
   """
-  arch, steps, mesh = _encoded(network, code), total_steps(config, source_train), mesh_for(config)
+  arch, steps, mesh = encoded(network, code), total_steps(config, source_train), mesh_for(config)
   _check(network, source_train, source_valid, config)
   key = jax.random.key(seed)
   images = seen_shape(config, source_train)
@@ -142,8 +142,8 @@ class _Run:
     self.arch = arch
     self.per_epoch = steps // config.train_epochs
     self.rate = schedule(config, steps)
-    self.step = _train_step(network, *_colours(source_train), _numerics(config), steps, mesh)
-    self.evaluate = _eval_step(network, *_colours(source_valid), config.image_size, mesh)
+    self.step = _train_step(network, *colours_of(source_train), _numerics(config), steps, mesh)
+    self.evaluate = _eval_step(network, *colours_of(source_valid), config.image_size, mesh)
     share = 1 if mesh is None else mesh.size
     self.eval_batch = -(-min(config.eval_batch, len(source_valid)) // share) * share
 
@@ -214,7 +214,8 @@ def _eval_step(
   return compiled(eval_step(network, _array(mean), _array(std), image_size), mesh, "aaass")
 
 
-def _colours(source: Source) -> tuple[Colours, Colours]:
+def colours_of(source: Source) -> tuple[Colours, Colours]:
+  """Mean and standard deviation, which compiled steps are found by."""
   mean, std = (tuple(np.asarray(x, np.float64).tolist()) for x in (source.mean, source.std))
   return mean, std
 
@@ -243,8 +244,8 @@ def evaluate(
     ArchitectureError: as `train`.
     DatasetError: an image cannot be read.
   """
-  trained = params, batch_stats, _encoded(network, code)
-  step = _eval_step(network, *_colours(source), image_size)
+  trained = params, batch_stats, encoded(network, code)
+  step = _eval_step(network, *colours_of(source), image_size)
   return _measured(step, trained, source, min(batch, len(source)))
 
 
@@ -269,7 +270,7 @@ def _means(tallies: list[tuple[float, int, int]], count: int) -> Measured:
   return Measured(loss / count, 100 * right / count, 100 * in_five / count)
 
 
-def _encoded(network: TrainableNetwork, code: Code) -> Array:
+def encoded(network: TrainableNetwork, code: Code) -> Array:
   """What of the architecture enters a program."""
   one = np.asarray(code)
   if one.ndim != 1 or not np.issubdtype(one.dtype, np.integer):
@@ -277,13 +278,16 @@ def _encoded(network: TrainableNetwork, code: Code) -> Array:
   return jnp.asarray(network.encode(one[None])[0])
 
 
-def seen_shape(config: TrainConfig, source: Source) -> tuple[int, int, int]:
-  """(H, W, 3) of what the network gets.
+def seen_shape(config: TrainConfig, source: Source) -> tuple[int, ...]:
+  """(H, W, 3) of what the network gets, or (T, 3) of tokens.
 
-  Raises ConfigError: the recipe does not fit the images.
+  Raises ConfigError: the recipe does not fit the images, or is for images where there are none.
   """
   if len(source.image_shape) != 3:
-    raise ConfigError(f"--dataset={source.name} has sequences where images are needed; give a data set of images")
+    for name in ("color_jitter", "cutout", "image_size"):
+      if value := getattr(config, name):
+        raise ConfigError(f"--{name}={value} is for images, and --dataset={source.name} has none; drop it")
+    return source.image_shape
   height, width, colours = source.image_shape
   if config.image_size > min(height, width):
     raise ConfigError(

@@ -132,7 +132,7 @@ def test_killed_at_any_record_it_ends_the_same(context, candidates):
 
 
 def test_training_takes_the_place_of_the_table(context, monkeypatch):
-  monkeypatch.setattr("jaxnas.algorithms.validation.by_training", lambda context, training, *, seed: accuracy)
+  monkeypatch.setattr("jaxnas.algorithms.validation.by_training", lambda context, training, *, seed, held_out: accuracy)
   settings = config(ranked_fine="train", training=TrainConfig(train_epochs=1))
   found = RankedSearch().search(context(settings, benchmark=None), 5)
   assert found.rows == RankedSearch().search(context(config()), 5).rows

@@ -132,7 +132,7 @@ def check_on(name, some):
 
 
 @pytest.mark.parametrize(
-  "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("nb201", "nlp"))) for n in spaces.names()]
+  "name", tiny.spaces_of(spaces.names(), slow=lambda name: name not in ("nb201", "nlp"))
 )  # the others take minutes to compile; tests/proxies has each proxy of NAS-Bench-101 by hand
 def test_every_space_is_measured(name):
   check_on(name, THREE)
@@ -140,7 +140,7 @@ def test_every_space_is_measured(name):
 
 @pytest.mark.slow
 @usual
-@pytest.mark.parametrize("name", [name for name in spaces.names() if not stood_for(name)])
+@pytest.mark.parametrize("name", tiny.spaces_of([name for name in spaces.names() if not stood_for(name)]))
 def test_every_proxy_on_every_space(name, proxy):
   check_on(name, (proxy,))
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import needs_encoder
 
 from jaxnas import base, data, registry
 
@@ -48,9 +49,10 @@ def stood_for(name):
   return any(name.startswith(family) and name not in few for family, few in FAMILIES.items())
 
 
-def spaces_of(names):
-  """The names as parameters of a test; those that others stand for are slow."""
-  return [pytest.param(name, id=name, marks=[pytest.mark.slow] * stood_for(name)) for name in names]
+def spaces_of(names, slow=stood_for):
+  """The names as parameters of a test; by default those that others stand for are slow."""
+  marks = {name: [pytest.mark.slow] * slow(name) + [needs_encoder] * (name == "encoder") for name in names}
+  return [pytest.param(name, id=name, marks=own) for name, own in marks.items()]
 
 
 @functools.cache

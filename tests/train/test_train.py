@@ -199,7 +199,7 @@ def stepped(request):
   state = state._replace(batch_stats=jax.tree.map(lambda x: x + 0.5, state.batch_stats))
   images, labels = TRAIN.examples(np.arange(8))
   old = jax.tree.map(np.array, state)  # the step takes the state's memory
-  step = trainer._train_step(NETWORK, *trainer._colours(TRAIN), trainer._numerics(config), 15)
+  step = trainer._train_step(NETWORK, *trainer.colours_of(TRAIN), trainer._numerics(config), 15)
   new, tally = step(state, encoded(arch), images, labels, jax.random.key(1))
   return arch, config, old, new, tally, *seen_by_step()
 
@@ -302,7 +302,7 @@ def test_evaluation_counts_every_image_once():
   expected = -log_p[np.arange(21), labels].mean(), 100 * (logits.argmax(1) == labels).mean(), 100
   for batch in (8, 500):  # a partial last batch; one that is larger than the data
     assert evaluate(network, ARCH, state.params, stats, VALID, batch) == pytest.approx(expected, rel=1e-5)
-  count_nothing = trainer._eval_step(network, *trainer._colours(VALID))
+  count_nothing = trainer._eval_step(network, *trainer.colours_of(VALID))
   tally = count_nothing(state.params, stats, alphas, images, np.full(21, -1))
   assert (float(tally.loss), int(tally.right), int(tally.in_five)) == (0, 0, 0)
 

@@ -219,7 +219,7 @@ def test_a_step_by_hand(step_number):
   state = state._replace(step=jnp.int32(step_number))
   params = jax.tree.map(np.array, state.params)
   images, labels = TRAIN.examples(np.arange(8))
-  step = trainer._train_step(NETWORK, *trainer._colours(TRAIN), trainer._numerics(DARTS), steps)
+  step = trainer._train_step(NETWORK, *trainer.colours_of(TRAIN), trainer._numerics(DARTS), steps)
   new, tally = step(state, jnp.asarray(ALPHAS), images, labels, key)
 
   @jax.jit

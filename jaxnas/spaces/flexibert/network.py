@@ -25,11 +25,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Int32, PyTree
 
 from jaxnas.base import Collect, Costs, Mode, NetworkConfig, Observation, Output, Selections
-from jaxnas.errors import ArchitectureError, ConfigError, DatasetError
+from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.nets.choose import choose
 from jaxnas.nets.grams import SampleGrams
 from jaxnas.nets.one_network import OneNetwork, parameter_shapes
 from jaxnas.nets.passes import begin, linear, with_gates
+from jaxnas.spaces import transformer
 from jaxnas.spaces.flexibert import costs, encoding, operations, parameters
 from jaxnas.spaces.flexibert.encoding import DEPTHS, HEADS
 from jaxnas.spaces.flexibert.parameters import OPERATIONS
@@ -120,25 +121,8 @@ class FlexiBERTNetwork(OneNetwork, SampleGrams):
   # Outputs
 
   def embed(self, params: PyTree, inputs: Int32[Array, "N T 3"]) -> Float[Array, "N T C"]:
-    """The sum of the embeddings of tokens, positions and segments; zeros where there is padding.
-
-    A token or segment that there is not gives NaN.
-
-    Raises:
-      DatasetError: other inputs, or more than 512 positions.
-    """
-    shape = inputs.shape
-    if len(shape) != 3 or shape[-1] != 3 or not 1 <= shape[1] <= parameters.POSITIONS:
-      raise DatasetError(
-        f"inputs of shape {shape}: flexibert reads tokens, expected (N, T, 3) with T of 1 to {parameters.POSITIONS}; "
-        "give a --dataset of text, such as tokens, rte or sst2"
-      )
-    if inputs.dtype != jnp.int32:
-      raise DatasetError(f"inputs of type {inputs.dtype}: flexibert reads tokens, expected int32")
-    token, segment, there = jnp.moveaxis(inputs, -1, 0)
-    x = _rows(params["word"], token) + _rows(params["segment"], segment)
-    x = x + params["position"]["embedding"][None, : shape[1]]
-    return jnp.where(there[..., None] > 0, x, jnp.zeros((), x.dtype))
+    """See `transformer.embed`."""
+    return transformer.embed(params, inputs, "flexibert")
 
   def apply(
     self,
@@ -163,13 +147,9 @@ class FlexiBERTNetwork(OneNetwork, SampleGrams):
     run = begin(mode, collect, stats, able=ABLE, rows=rows)
     arch = self._checked(arch)
     channels, _ = self.config.size
-    if inputs.ndim != 3 or inputs.shape[-1] != channels:
-      raise DatasetError(f"inputs of shape {inputs.shape}: expected (N, T, {channels}), which embed makes of tokens")
-    if inputs.dtype not in (jnp.float32, jnp.float64):
-      raise DatasetError(f"inputs of type {inputs.dtype}: expected float32, which embed makes of tokens")
-    own, mask = with_gates(params, gates), (inputs != 0).any(-1).astype(inputs.dtype)
-    x = operations.normalise(inputs, own["embedding_norm"], mode)
-    x = operations.dense(x, own["project"]) if "project" in own else x
+    mask, own = transformer.tokens_of(inputs, channels), with_gates(params, gates)
+    x = transformer.normalise(inputs, own["embedding_norm"], mode)
+    x = transformer.dense(x, own["project"]) if "project" in own else x
 
     def layer(x, layer):
       params, chosen = layer
@@ -191,8 +171,3 @@ class FlexiBERTNetwork(OneNetwork, SampleGrams):
     if arch.shape != (self._shape[1], 2):
       raise ConfigError(f"arch of shape {arch.shape}: expected {(self._shape[1], 2)}, a row of what encode() returned")
     return arch
-
-
-def _rows(table: PyTree, numbers: Int32[Array, "N T"]) -> Float[Array, "N T C"]:
-  """Rows of an embedding, NaN where there is none."""
-  return jnp.take(table["embedding"], numbers, axis=0, mode="fill", fill_value=jnp.nan)

@@ -1,8 +1,7 @@
-"""The operations of an encoder layer and its feed-forward part, as pure functions of states [N, T, H].
+"""The operations of an encoder layer and its feed-forward part, as pure functions of states, see `spaces.transformer`.
 
-T positions, of which `mask` says with 1 and 0 which are tokens and which padding. Attention does not look at padding,
-and convolutions see zeros there, as they do beyond the ends, so the length of the padding changes nothing; the two
-transforms see zeros too, but their frequencies depend on T.
+Attention does not look at padding, and convolutions see zeros there, as they do beyond the ends, so the length of the
+padding changes nothing; the two transforms see zeros too, but their frequencies depend on T.
 
 The released PyTorch model has no masks, its training code in attention only; without padding all three agree.
 """
@@ -13,7 +12,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from jaxnas.base import Mode
@@ -21,11 +19,18 @@ from jaxnas.nets import grams
 from jaxnas.nets.products import einsum
 from jaxnas.spaces.flexibert import parameters
 from jaxnas.spaces.flexibert.encoding import DCT, DFT, SDP, WMA
-
-States = Float[Array, "N T H"]
-Mask = Float[Array, "N T"]
-
-EPSILON = 1e-12  # of layer normalisation
+from jaxnas.spaces.transformer import (
+  Mask,
+  States,
+  activate,
+  agreement,
+  attention,
+  dense,
+  gated,
+  joined,
+  normalise,
+  split,
+)
 
 
 def operation(op: int, heads: int, mode: Mode) -> Callable[[States, Mask, PyTree], States]:
@@ -37,7 +42,7 @@ def operation(op: int, heads: int, mode: Mode) -> Callable[[States, Mask, PyTree
     real = _cosines if op == DCT else _fourier
 
     def transform(x: States, mask: Mask, own: PyTree) -> States:
-      return _joined(real(_heads(dense(x, own["transform"]) * mask[..., None], heads)))
+      return joined(real(split(dense(x, own["transform"]) * mask[..., None], heads)))
 
     return transform
   inner = (
@@ -56,44 +61,13 @@ def feed_forward(
   x: States, mask: Mask, own: PyTree, *, depth: int, mode: Mode, observes: bool
 ) -> tuple[States, Float[Array, "A A"]]:
   """A feed-forward part, and in how many units two samples agree; of its [1, 1] zeros unless it `observes`."""
-  h, agreement = x, jnp.zeros((1, 1), jnp.float32)
+  h, agreed = x, jnp.zeros((1, 1), jnp.float32)
   for name in ("feed_in", *(f"feed_{i}" for i in range(1, depth))):
     z = dense(h, own[name])
     if observes:
-      agreement = agreement + _agreement(z, mask)
-    h = jax.nn.relu(z) if mode == "identity" else jax.nn.gelu(z, approximate=False)
-  return normalise(dense(h, own["feed_out"]) + x, own["feed_norm"], mode), agreement
-
-
-def dense(x: States, own: PyTree) -> Float[Array, "N T D"]:
-  """A linear layer, and its factors for each sample and output where it has a `gate`."""
-
-  def affine(x, own):
-    z = einsum("nti,io->nto", x, own["kernel"])
-    return z + own["bias"][None, None] if "bias" in own else z
-
-  return _gated(grams.layer(affine, x, own), own)
-
-
-def normalise(x: States, own: PyTree, mode: Mode = "batch") -> States:
-  """Layer normalisation; in mode `identity` its scale and bias only."""
-  if mode != "identity":
-    centred = x - x.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    x = centred * lax.rsqrt(variance + jnp.asarray(EPSILON, x.dtype))
-  return grams.layer(lambda x, own: x * own["scale"][None, None] + own["bias"][None, None], x, own)
-
-
-def _gated(z: Array, own: PyTree) -> Array:
-  return z * own["gate"][:, None] if "gate" in own else z
-
-
-def _heads(x: States, heads: int) -> Float[Array, "N T heads D"]:
-  return x.reshape(*x.shape[:2], heads, -1)
-
-
-def _joined(x: Float[Array, "N T heads D"]) -> States:
-  return x.reshape(*x.shape[:2], -1)
+      agreed = agreed + agreement(z, mask)
+    h = activate(z, mode)
+  return normalise(dense(h, own["feed_out"]) + x, own["feed_norm"], mode), agreed
 
 
 def _attended(x: States, mask: Mask, own: PyTree, heads: int, weighted: bool) -> States:
@@ -101,14 +75,7 @@ def _attended(x: States, mask: Mask, own: PyTree, heads: int, weighted: bool) ->
   query = dense(x, own["query"])
   if weighted:
     query = dense(query, own["weight"])
-  return _joined(_attention(query, dense(x, own["key"]), dense(x, own["value"]), mask, heads))
-
-
-def _attention(query: States, key: States, value: States, mask: Mask, heads: int) -> Float[Array, "N T heads D"]:
-  query, key, value = (_heads(part, heads) for part in (query, key, value))
-  scores = einsum("nqhd,nkhd->nhqk", query, key) * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
-  scores = jnp.where(mask[:, None, None] > 0, scores, jnp.finfo(scores.dtype).min)
-  return einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores), value)
+  return joined(attention(query, dense(x, own["key"]), dense(x, own["value"]), mask, heads))
 
 
 def _convolved(x: States, mask: Mask, own: PyTree, heads: int, span: int) -> States:
@@ -118,13 +85,13 @@ def _convolved(x: States, mask: Mask, own: PyTree, heads: int, span: int) -> Sta
   """
   few = parameters.conv_heads(heads)
   query = dense(x, own["short_query"])
-  attended = _attention(query, dense(x, own["short_key"]), dense(x, own["short_value"]), mask, few)
+  attended = attention(query, dense(x, own["short_key"]), dense(x, own["short_value"]), mask, few)
   spanned = dense(_depthwise(x * mask[..., None], own[f"depthwise_{span}"], span), own["pointwise"])
   taps = dense(spanned * query, own[f"taps_{heads}x{span}"])
   taps = jax.nn.softmax(taps.reshape(*taps.shape[:2], few, span))
-  points = _heads(dense(x, own["point"]) * mask[..., None], few)
+  points = split(dense(x, own["point"]) * mask[..., None], few)
   convolved = sum(taps[..., i, None] * part for i, part in enumerate(_shifted(points, span)))
-  return _joined(jnp.concatenate([attended, convolved], 2))
+  return joined(jnp.concatenate([attended, convolved], 2))
 
 
 def _depthwise(x: States, own: PyTree, span: int) -> States:
@@ -134,7 +101,7 @@ def _depthwise(x: States, own: PyTree, span: int) -> States:
     parts = [part * own["kernel"][i][None] for i, part in enumerate(_shifted(x, span))]
     return sum(parts[1:], parts[0])
 
-  return _gated(grams.layer(convolve, x, own), own)
+  return gated(grams.layer(convolve, x, own), own)
 
 
 def _shifted(x: Float[Array, "N T *D"], span: int) -> list[Array]:
@@ -169,10 +136,3 @@ def _waves(size: int) -> tuple[np.ndarray, np.ndarray]:
 def _cosine_matrix(size: int) -> np.ndarray:
   steps = np.outer(np.arange(size), 2 * np.arange(size) + 1) % (4 * size)
   return 2 * np.cos(np.pi * steps / (2 * size))
-
-
-def _agreement(z: States, mask: Mask) -> Float[Array, "N N"]:
-  """In how many units two samples are both positive or both not, at positions where both have tokens."""
-  code = (jnp.where(z > 0, 1.0, -1.0) * mask[..., None]).astype(jnp.float32).reshape(len(z), -1)
-  both = z.shape[-1] * jnp.matmul(mask, mask.T).astype(jnp.float32)
-  return 0.5 * (both + code @ code.T)
