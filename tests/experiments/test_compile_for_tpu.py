@@ -33,4 +33,4 @@ def test_a_small_program_is_compiled_for_four_chips(tmp_path):
   *figures, collectives = row.group(1).split("|")
   trace, compilation, code, temporary = map(float, figures)
   assert min(trace, compilation, temporary) > 0 and 0 < code < 150
-  assert re.fullmatch(r" +\d+ all-gather +", collectives), collectives
+  assert re.fullmatch(r" +\d+ all-(gather|reduce) +", collectives), collectives
