@@ -183,9 +183,11 @@ def adds(values: np.ndarray, params: np.ndarray, accuracy: np.ndarray) -> tuple[
   generator, n = np.random.default_rng(0), len(values)
   with np.errstate(invalid="ignore"):
     drawn = np.array([once(generator.integers(0, n, n)) for _ in range(RESAMPLES)])
-  errors = np.nanstd(drawn, 0, ddof=1)
+  errors = [
+    column[np.isfinite(column)].std(ddof=1) if np.isfinite(column).sum() > 1 else math.nan for column in drawn.T
+  ]
   difference, partial = once(np.arange(n))
-  return difference, float(errors[0]), partial, float(errors[1])
+  return difference, errors[0], partial, errors[1]
 
 
 def lines_of(space: str, out: pathlib.Path) -> list[dict[str, Any]]:
