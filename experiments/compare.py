@@ -202,7 +202,8 @@ def write_scores(scores: list[Score], benchmark: Accuracies, published: list[lis
   comparison.write_markdown(lines, out / "proxies.md")
   comparison.write_csv(lines, out / "proxies.csv")
   known, names = registry.names("proxy"), [line["proxy"] for line in lines]
-  controls = [name for name in names if name in known and registry.make("proxy", name).control]
+  counts = {name for name in known if registry.make("proxy", name).control}
+  controls = [name for name in names if counts.issuperset(name.split(" + "))]
   plot_ranks(comparison.spearman_by_dataset(lines), out / "spearman.png", controls=controls)
   plot_scatter(comparison.panels(rows, lines, benchmark), out / "scatter.png", dataset=benchmark.datasets[0])
   plot_correlations(*comparison.correlations(rows, lines, benchmark), out / "correlations.png")
@@ -214,7 +215,7 @@ def write_scores(scores: list[Score], benchmark: Accuracies, published: list[lis
     for line in lines
     if line["proxy"] in seconds
   }
-  together = [name for name in points if name not in known]
+  together = [name for name in points if name not in (*known, *controls)]
   which = {"seconds": "CPU, each proxy alone"} if FLAGS.costs else {}
   plot_cost(points, out / "cost.png", dataset=first, controls=controls, combinations=together, **which)
   header = ["proxy", "architectures", "Spearman", "Kendall", "seeds", "standard deviation over seeds"]

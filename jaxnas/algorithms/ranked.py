@@ -77,7 +77,9 @@ class RankedConfig:
     "validation: 'table' reads the 12-epoch CIFAR-10 validation accuracy of --benchmark, 'train' trains for "
     "--train_epochs on one half of the images and validates on the other",
   )
-  ranked_controls: bool = setting(True, "rank by parameters and at random too, in the same table")
+  ranked_controls: bool = setting(
+    True, "rank by parameters, by what of the combination is a mere count, and at random too, in the same table"
+  )
 
   def __post_init__(self):
     if self.ranked_fine not in WAYS:

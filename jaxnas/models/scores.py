@@ -91,6 +91,10 @@ def measure(
     found["naswot"].value
   """
   chosen, named = _chosen(proxies)
+  if isinstance(activations, str):
+    raise ConfigError(f"activations={activations!r}: expected a sequence of names, such as ({activations!r},)")
+  if isinstance(batch_norms, type):
+    raise ConfigError(f"batch_norms={batch_norms.__name__}: expected a sequence of types, ({batch_norms.__name__},)")
   batch = _batch(batch)
   init_key, own_key = jax.random.split(jax.random.key(0) if key is None else key)
   network, params = as_network(

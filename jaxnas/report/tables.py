@@ -4,6 +4,7 @@ import itertools
 import math
 import numbers
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -34,7 +35,8 @@ def text_table(header: Sequence[str], rows: Iterable[Row], width: int | None = N
   """A plain-text table for the terminal, columns of numbers to the right.
 
   Args:
-    width: characters that a line should have at most: for it titles are broken into lines, and columns moved together.
+    width: characters that a line should have at most: for it titles are broken into lines, columns moved together, and
+      if that is enough the cells of the widest column of words broken into lines.
 
   Raises:
     ValueError: a row is not as long as the header.
@@ -47,9 +49,31 @@ def text_table(header: Sequence[str], rows: Iterable[Row], width: int | None = N
   text = ""
   for titles, gap in ((whole, "  "), (broken, "  "), (broken, " ")):
     text = _text(titles, cells[1:], right, gap)
-    if width is None or max(map(len, text.splitlines())) <= width:
-      break
-  return text
+    if width is None or _length(text) <= width:
+      return text
+  words = [i for i, r in enumerate(right) if not r and needed[i] > len(max(broken[i], key=len))]
+  if not words:
+    return text
+  widest = max(words, key=lambda i: needed[i])
+  folded = _folded(cells[1:], widest, needed[widest] - (_length(text) - width))
+  broken[widest] = _broken(header[widest], max(len(row[widest]) for row in folded))
+  shorter = _text(broken, folded, right, " ")
+  return shorter if _length(shorter) <= width else text
+
+
+def _length(text: str) -> int:
+  return max(map(len, text.splitlines()))
+
+
+def _folded(body: list[list[str]], column: int, width: int) -> list[list[str]]:
+  """Rows with the cells of a column in lines of at most that many characters, or of its longest word."""
+  width = max(width, *(len(word) for row in body for word in row[column].split()))
+  found = []
+  for row in body:
+    for place, line in enumerate(textwrap.wrap(row[column], width) or [""]):
+      cells = row if place == 0 else [""] * len(row)
+      found.append([*cells[:column], line, *cells[column + 1 :]])
+  return found
 
 
 def _text(titles: list[list[str]], body: list[list[str]], right: Sequence[bool], gap: str) -> str:

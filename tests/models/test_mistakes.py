@@ -78,6 +78,8 @@ CALL = {"apply_kwargs": {"train": False}}
     (Model(), X, {"proxies": ("params", "params")}, "each name once"),
     (Model(), X, {"proxies": "params"}, "a sequence of names"),
     (Model(), X, {"proxies": ("parms",)}, "params"),
+    (Model(), X, {"activations": "relu"}, r"activations='relu': expected a sequence of names, such as \('relu',\)"),
+    (Model(), X, {"batch_norms": nn.BatchNorm}, r"batch_norms=BatchNorm: expected a sequence of types"),
   ],
 )
 def test_is_refused(model, batch, settings, words, unchecked):

@@ -93,6 +93,27 @@ def test_the_table_fits_the_terminal(monkeypatch):
   assert notes.splitlines()[:2] == [f"[1] index 40: {'a' * 40}", f"[2] index 41: {'a' * 41}"]
 
 
+def test_the_table_of_several_rules_fits_the_terminal(monkeypatch):
+  """Long names of rules are broken into lines; one seed shows what it picked, several have means."""
+  rule = "control: three + four + five"
+
+  def picked(*archs):
+    rows = [{"rule": name, "k": 3, "arch": arch} for name, arch in zip(("one", rule), archs, strict=True)]
+    return Outcome(rows, columns=[Column("rule", "ranked by"), Column("k", "queries")], groups=("rule", "k"))
+
+  monkeypatch.setenv("COLUMNS", "54")
+  text = finished(picked("abc", "a" * 40), benchmark=Table()).text()
+  lines = text.split("\n\n")[0].splitlines()
+  assert max(map(len, lines)) <= 54 and "[1] index 40" in text
+  assert [line.split() for line in lines[-3:]] == [
+    ["abc", "one", "3", "93.00", "(97)", "93.50", "(97)"],
+    ["[1]", "control:", "three", "+", "3", "130.00", "(60)", "130.50", "(60)"],
+    ["four", "+", "five"],
+  ]
+  several = finished(picked("a", "aa"), picked("aa", "aaa"), benchmark=Table()).text().split("\n\n")[0].splitlines()
+  assert max(map(len, several)) <= 54 and several[-2].split()[-6:] == ["92.50", "±", "0.71", "93.00", "±", "0.71"]
+
+
 def test_an_architecture_that_the_benchmark_lacks():
   assert "not in this benchmark" in finished(outcome("abcde"), benchmark=Table(4)).text()
 
