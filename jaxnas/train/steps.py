@@ -193,7 +193,8 @@ def _augmented(key: Array, images: Array, config: TrainConfig) -> Array:
 
 
 def _cast(tree: PyTree, dtype: Any) -> PyTree:
-  return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+  """Numbers of another type; whole ones, such as tokens, stay."""
+  return jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x, tree)
 
 
 def _times(mask: Array, leaf: Array) -> Array:
