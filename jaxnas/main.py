@@ -7,7 +7,7 @@ Without flags: TE-NAS on NAS-Bench-201 and generated images, some minutes.
   --space=darts                             searches the DARTS space instead
   --algorithm=random_search --samples=100   the control
   --algorithm=knas | nasi | gennas          the other searches
-  --algorithm=ranked --rank_by=jaxnas       the best of 1,000 by a combination of proxies
+  --algorithm=ranked --rank_by=jaxnas       the best of 1,000 by several proxies
   --algorithm=score --archs=6111,9930       scores of architectures
   --algorithm=score --archs=random:1000     how well the proxies rank them
   --algorithm=train --genotype=TEXT         trains an architecture
