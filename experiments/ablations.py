@@ -9,7 +9,7 @@ settings as far as they let it. Then it writes
                      the default on the same seeds, with the standard deviation of that difference over bootstrap
                      samples of architectures (the same for both) and its standard error over seeds; CPU seconds an
                      architecture and batch; the cheapest setting within --tolerance of the best
-Rows of several batches average each proxy's ranks over the default's seeds before they are combined.
+Rows of several batches average each proxy's ranks over the seeds of the row above before they are combined.
 CPU seconds are measured in this process, see proxy_costs.py, and kept in OUT/costs.json.
 """
 
@@ -35,7 +35,7 @@ flags.DEFINE_string("data_dir", None, "TFDS folder")
 flags.DEFINE_string("out", "out_ablations", "folder for the work directories and the table")
 flags.DEFINE_list("proxies", ["jacob_cov", "effective_params"], "what is combined; the first is shown alone too")
 flags.DEFINE_integer("architectures", 300, "random ones", lower_bound=3)
-flags.DEFINE_integer("batches", 5, "seeds of the default", lower_bound=1)
+flags.DEFINE_integer("batches", 5, "seeds of the default and of small images", lower_bound=1)
 flags.DEFINE_integer(
   "seeds", 3, "seeds of settings that cost less than the default; the others have one", lower_bound=1
 )
@@ -59,11 +59,12 @@ JOBS = {  # job -> (title, flags that depart from the default)
   "kaiming_fan_out": ("Kaiming normal, fan out", {"score_init": "kaiming_fan_out"}),
   "synthetic": ("synthetic images", {"dataset": "synthetic"}),
   "imagenet16_120": ("ImageNet16-like images, 16 x 16", {"dataset": "imagenet16_120"}),
-  "small_batch16": ("the same, N=16", {"score_batch": "16", "dataset": "imagenet16_120"}),
-  "small_batch64": ("the same, N=64", {"score_batch": "64", "dataset": "imagenet16_120"}),
-  "small_batch128": ("the same, N=128", {"score_batch": "128", "dataset": "imagenet16_120"}),
-  "small_cells2": ("the same, 2 cells a stage", {"score_cells": "2", "dataset": "imagenet16_120"}),
+  "small_batch16": ("16 x 16, N=16", {"score_batch": "16", "dataset": "imagenet16_120"}),
+  "small_batch64": ("16 x 16, N=64", {"score_batch": "64", "dataset": "imagenet16_120"}),
+  "small_batch128": ("16 x 16, N=128", {"score_batch": "128", "dataset": "imagenet16_120"}),
+  "small_cells2": ("16 x 16, 2 cells a stage", {"score_cells": "2", "dataset": "imagenet16_120"}),
 }
+SEVERAL = (DEFAULT, "imagenet16_120")  # whose seeds are averaged too
 ONE_SEED = ("batch64", "batch128", "kaiming_fan_in", "kaiming_fan_out", "synthetic", "small_batch128")
 
 
@@ -74,7 +75,7 @@ def run_job(name: str, out: pathlib.Path) -> None:
   settings |= {flag: FLAGS[flag].value for flag in ("benchmark", "data_dir") if FLAGS[flag].value}
   if settings["dataset"] == "synthetic":
     settings.pop("data_dir", None)
-  seeds = FLAGS.batches if name == DEFAULT else 1 if name in ONE_SEED else FLAGS.seeds
+  seeds = FLAGS.batches if name in SEVERAL else 1 if name in ONE_SEED else FLAGS.seeds
   settings["seeds"] = ",".join(map(str, range(seeds)))
   command = [sys.executable, "-m", "jaxnas.main", "--algorithm=score"]
   print(f"\n== {name}", flush=True)
@@ -106,12 +107,20 @@ def main(argv: list[str]) -> None:
   out, names = pathlib.Path(FLAGS.out), [DEFAULT, *(name for name in FLAGS.only or JOBS if name != DEFAULT)]
   for name in names if FLAGS.run else ():
     run_job(name, out)
-  kept = {name: {seed: one for (seed, _), one in sorted(passes([out / name]).items())} for name in names}
+  kept: dict[str, dict[int, Pass]] = {}
+  for name in names:
+    found = {seed: one for (seed, _), one in sorted(passes([out / name]).items())}
+    kept[name] = {seed: one for seed, one in found.items() if least(one) >= FLAGS.architectures}
   archs = common([one for several in kept.values() for one in several.values()], FLAGS.proxies)
   seconds = {name: cost(name, out / "costs.json") for name in names}
   text = table(kept, seconds, archs)
   print(text)
   write_atomically(out / "ablations.md", text.encode())
+
+
+def least(one: Pass) -> int:
+  """Architectures that every proxy has scored in a pass, fewer where it was interrupted."""
+  return min(len(one.get(proxy, {})) for proxy in FLAGS.proxies)
 
 
 def table(kept: dict[str, dict[int, Pass]], seconds: dict[str, float], archs: list[str]) -> str:
@@ -158,12 +167,11 @@ def table(kept: dict[str, dict[int, Pass]], seconds: dict[str, float], archs: li
       [combined([own[seed]], some, archs) for seed in shared] for some in (FLAGS.proxies, FLAGS.proxies[:1])
     )
     row(JOBS[name][0], rankings, [default[seed] for seed in shared], alone, seconds[name])
-    if name == DEFAULT:
-      for count in range(2, len(own) + 1):
+    if name in SEVERAL:
+      for count in range(2, min(len(own), FLAGS.batches) + 1):
         first = list(own.values())[:count]
         ranking, alone = (combined(first, some, archs) for some in (FLAGS.proxies, FLAGS.proxies[:1]))
-        title = f"{count} batches, mean ranks"
-        row(title, [ranking], list(default.values())[:count], [alone], count * seconds[DEFAULT])
+        row(f"{count} batches, mean ranks", [ranking], list(default.values())[:count], [alone], count * seconds[name])
   header = ["setting", "seeds", *benchmark.datasets, "difference", f"{FLAGS.proxies[0]} alone", "CPU s"]
   best = int(np.argmax(means))
   cheap = min((i for i, mean in enumerate(means) if mean >= means[best] - FLAGS.tolerance), key=lambda i: costs[i])
