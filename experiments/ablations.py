@@ -14,6 +14,7 @@ CPU seconds are measured in this process, see proxy_costs.py, and kept in OUT/co
 """
 
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -39,7 +40,7 @@ flags.DEFINE_integer("batches", 5, "seeds of the default and of small images", l
 flags.DEFINE_integer(
   "seeds", 3, "seeds of settings that cost less than the default; the others have one", lower_bound=1
 )
-flags.DEFINE_integer("timed", 20, "architectures that CPU seconds are measured on", lower_bound=1)
+flags.DEFINE_integer("timed", 20, "architectures that CPU seconds are measured on; 0: none anew", lower_bound=0)
 flags.DEFINE_integer("resamples", 2000, "bootstrap samples", lower_bound=2)
 flags.DEFINE_float("tolerance", 0.005, "mean Spearman that a cheaper setting may lose to the best")
 flags.DEFINE_bool("run", True, "run the jobs first; off: tabulate what the work directories hold")
@@ -83,8 +84,10 @@ def run_job(name: str, out: pathlib.Path) -> None:
 
 
 def cost(name: str, path: pathlib.Path) -> float:
-  """CPU seconds an architecture of one pass, measured once."""
+  """CPU seconds an architecture of one pass, measured once; nan if they were not."""
   known = json.loads(path.read_text()) if path.exists() else {}
+  if name not in known and not FLAGS.timed:
+    return math.nan
   if name not in known:
     own = JOBS[name][1]
     dataset = own.get("dataset", "cifar10")
@@ -159,7 +162,16 @@ def table(kept: dict[str, dict[int, Pass]], seconds: dict[str, float], archs: li
     costs.append(cost)
     first = " / ".join(f"{rho:.3f}" for rho in rhos(alone).mean(0))
     difference = " / ".join(departs) if body else ""
-    body.append([title, len(rankings), *(f"{rho:.3f}" for rho in found.mean(0)), difference, first, f"{cost:.3f}"])
+    body.append(
+      [
+        title,
+        len(rankings),
+        *(f"{rho:.3f}" for rho in found.mean(0)),
+        difference,
+        first,
+        f"{cost:.3f}" if cost > 0 else "-",
+      ]
+    )
 
   for name, own in kept.items():
     shared = [seed for seed in own if seed in default]
@@ -174,7 +186,8 @@ def table(kept: dict[str, dict[int, Pass]], seconds: dict[str, float], archs: li
         row(f"{count} batches, mean ranks", [ranking], list(default.values())[:count], [alone], count * seconds[name])
   header = ["setting", "seeds", *benchmark.datasets, "difference", f"{FLAGS.proxies[0]} alone", "CPU s"]
   best = int(np.argmax(means))
-  cheap = min((i for i, mean in enumerate(means) if mean >= means[best] - FLAGS.tolerance), key=lambda i: costs[i])
+  close = [i for i, mean in enumerate(means) if mean >= means[best] - FLAGS.tolerance]
+  cheap = min((i for i in close if costs[i] > 0), key=lambda i: costs[i], default=best)
   singly = rhos(list(default.values()))
   spread = singly.std(0, ddof=1) if len(singly) > 1 else np.full(len(truths), np.nan)
   notes = [
