@@ -59,7 +59,7 @@ JOBS = {  # job -> (title, flags that depart from the default)
   "kaiming_fan_in": ("Kaiming normal, fan in", {"score_init": "kaiming_fan_in"}),
   "kaiming_fan_out": ("Kaiming normal, fan out", {"score_init": "kaiming_fan_out"}),
   "synthetic": ("synthetic images", {"dataset": "synthetic"}),
-  "imagenet16_120": ("ImageNet16-like images, 16 x 16", {"dataset": "imagenet16_120"}),
+  "imagenet16_120": ("16 x 16: ImageNet16-like images", {"dataset": "imagenet16_120"}),
   "small_batch16": ("16 x 16, N=16", {"score_batch": "16", "dataset": "imagenet16_120"}),
   "small_batch64": ("16 x 16, N=64", {"score_batch": "64", "dataset": "imagenet16_120"}),
   "small_batch128": ("16 x 16, N=128", {"score_batch": "128", "dataset": "imagenet16_120"}),
@@ -180,10 +180,11 @@ def table(kept: dict[str, dict[int, Pass]], seconds: dict[str, float], archs: li
     )
     row(JOBS[name][0], rankings, [default[seed] for seed in shared], alone, seconds[name])
     if name in SEVERAL:
+      short = JOBS[name][0].split(":")[0]
       for count in range(2, min(len(own), FLAGS.batches) + 1):
         first = list(own.values())[:count]
         ranking, alone = (combined(first, some, archs) for some in (FLAGS.proxies, FLAGS.proxies[:1]))
-        row(f"{count} batches, mean ranks", [ranking], list(default.values())[:count], [alone], count * seconds[name])
+        row(f"{short}, {count} batches", [ranking], list(default.values())[:count], [alone], count * seconds[name])
   header = ["setting", "seeds", *benchmark.datasets, "difference", f"{FLAGS.proxies[0]} alone", "CPU s"]
   best = int(np.argmax(means))
   close = [i for i, mean in enumerate(means) if mean >= means[best] - FLAGS.tolerance]
