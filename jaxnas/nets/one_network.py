@@ -5,7 +5,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Int, Num, PyTree
 
 from jaxnas.nets import parameters
 
@@ -52,6 +53,10 @@ class OneNetwork:
   def gates(self: _Layered, samples: int) -> PyTree:
     """Ones for each convolution, [N, Cout] or [layers, N, Cout]: the parameters' tree down to what holds a kernel."""
     return parameters.gates(parameter_shapes(self), samples, self.is_stacked)
+
+  def by_program(self, archs: Num[np.ndarray, "A ..."]) -> list[tuple[Any, Int[np.ndarray, " A"]]]:
+    """As `base.Dispatched`, of a network that has `choices`: one program serves all."""
+    return [(self, np.arange(len(archs)))]
 
   def variants(self) -> tuple[Any, ...]:
     """Itself."""

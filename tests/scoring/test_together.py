@@ -286,6 +286,15 @@ def test_cells_of_darts_equal_the_loop(x64, names):
   check_equal_to_the_loop(space, NetworkConfig(2, 3, 5), space.sample(jax.random.key(0), 8), names)
 
 
+@pytest.mark.slow
+def test_cells_of_network_design_spaces_equal_the_loop(x64):
+  space = spaces.get("nds_enas")
+  codes = space.sample(jax.random.key(0), 6)
+  codes[:, :2] = codes[0, :2]  # of one width and depth
+  config = NetworkConfig(4, 3, 5, shape=space.shape(codes[0]))
+  check_equal_to_the_loop(space, config, codes, ("naswot", "grad_norm"))
+
+
 def test_cells_of_nb101_are_apart_by_how_many_vertices_feed_the_output():
   space = spaces.get("nb101")
   network = space.network(SMALL)

@@ -87,10 +87,6 @@ class DARTSNetwork(OneNetwork, SampleGrams):
       Selections(reduction, 2 * encoding.NUM_OPS, (*free, encoding.NUM_OPS + encoding.NONE)),
     ]
 
-  def by_program(self, archs: Int32[np.ndarray, "A 32"]) -> list[tuple["DARTSNetwork", Int[np.ndarray, " A"]]]:
-    """As `base.Dispatched`: one program serves all."""
-    return [(self, np.arange(len(archs)))]
-
   def init(self, key: Array) -> PyTree:
     """Fresh float32 parameters (`parameters.draw`); those of a stage's cells are stacked, see `layout`."""
     shapes = layout.shapes(layout.evaluation(self.config), self.genotype, self.config.auxiliary)

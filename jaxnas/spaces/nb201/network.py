@@ -70,10 +70,6 @@ class NB201Network(OneNetwork):
     """As `base.Dispatched`; edges that reach no output may choose `none` instead, which is free."""
     return [Selections(archs, NUM_OPS, (NONE,))]
 
-  def by_program(self, archs: Int[np.ndarray, "A 6"]) -> list[tuple["NB201Network", Int[np.ndarray, " A"]]]:
-    """As `base.Dispatched`: one program serves all."""
-    return [(self, np.arange(len(archs)))]
-
   def apply(
     self,
     params: PyTree,
