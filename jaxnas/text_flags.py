@@ -51,12 +51,12 @@ def tokens(values: flags.FlagValues, space: Space) -> TokenConfig | None:
 
   Raises:
     ConfigError: a tokenizer for an encoder, which has its own; a length that is none.
-    DatasetError: as `base.Pretrained.tokenizer`.
+    DatasetError: as `base.Pretrained.tokenizer_file`.
   """
   given: dict[str, Any] = {"tokenizer": values.tokenizer, "length": values.tokens}
   if not lacking(space, Pretrained):
     if values.tokenizer is not None:
       raise ConfigError(f"--tokenizer={values.tokenizer}: --space={space.name} takes its encoder's own; drop it")
-    given["tokenizer"] = cast(Pretrained, space).tokenizer
+    given["tokenizer"] = cast(Pretrained, space).tokenizer_file()
   given = {name: value for name, value in given.items() if value is not None}
   return TokenConfig(**given) if given else None

@@ -340,9 +340,12 @@ class Pretrained(Space, Protocol):
     """
     ...
 
-  @property
-  def tokenizer(self) -> str:
-    """The path of the tokenizer.json that the encoder was trained with."""
+  def tokenizer_file(self) -> str:
+    """The path of the tokenizer.json that the encoder was trained with.
+
+    Raises:
+      DatasetError: as `opened`, of the encoder that is there where none is given.
+    """
     ...
 
   def export(self, folder: pathlib.Path, code: Code, params: PyTree, class_names: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from jaxnas.scoring import Engine
 from jaxnas.tabular.combination import log_rank_sum
 from jaxnas.train import TrainConfig
 
-SPACE = spaces.get("nb201")
+SPACE, SOURCE = spaces.get("nb201"), data.load("synthetic")
 ENGINE = Engine(block=16)
 PAIR = ("effective_params", "skip_length")
 
@@ -161,7 +161,7 @@ def test_several_seeds_have_a_mean_a_rule_and_number_of_queries():
 
   table = Table(accuracy)
   rows = [
-    summary.look_up(SPACE, table, {"seed": seed, "rule": rule, "k": 0, "arch": table.archs[place]})
+    summary.look_up(SPACE, SOURCE, table, {"seed": seed, "rule": rule, "k": 0, "arch": table.archs[place]})
     for seed, rule, place in ((0, "a", 1), (0, "b", 2), (1, "a", 3), (1, "b", 2))
   ]
   columns = [

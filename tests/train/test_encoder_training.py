@@ -47,7 +47,7 @@ def table(tmp_path_factory):
 
 
 def sources(table, folder, length=8):
-  tokens = data.TokenConfig(spaces.get("encoder").opened(folder).tokenizer, length)
+  tokens = data.TokenConfig(spaces.get("encoder").opened(folder).tokenizer_file(), length)
   return [data.load(table, split=split, tokens=tokens) for split in ("train", "dev")]
 
 

@@ -26,6 +26,8 @@ __all__ = ["Encoder", "EncoderNetwork", "encoding"]
 
 Codes = Int8[np.ndarray, "*A L"]
 
+_DEFAULT = NetworkConfig(384, 1, 2)  # any encoder has its own width, whatever this says
+
 
 @functools.lru_cache(maxsize=8)
 def _read(folder: str | None) -> tuple[pathlib.Path, folders.Sizes]:
@@ -52,6 +54,7 @@ class Encoder:
   name: str = "encoder"
   ops: tuple[str, ...] = encoding.OPS
   dataset: str = "tokens"
+  default_config: NetworkConfig = _DEFAULT
 
   def opened(self, folder: str) -> "Encoder":
     """See `base.Pretrained`."""
@@ -63,15 +66,9 @@ class Encoder:
     """Of the encoder."""
     return _read(self.folder)[1]
 
-  @property
-  def tokenizer(self) -> str:
+  def tokenizer_file(self) -> str:
     """See `base.Pretrained`."""
     return str(_read(self.folder)[0] / folders.TOKENIZER)
-
-  @property
-  def default_config(self) -> NetworkConfig:
-    """The encoder's width; an architecture says itself how many layers it has."""
-    return NetworkConfig(self.sizes.hidden, 1, 2)
 
   def __len__(self) -> int:
     return encoding.number(self.sizes.layers)
