@@ -1,6 +1,20 @@
 """The contracts: what a space, a network, a proxy, an algorithm and their records are. The docstrings are binding."""
 
 from jaxnas.base.algorithm import Advance, Algorithm, Artefact, Column, Context, Note, Outcome, Work
+from jaxnas.base.capability import (
+  Differentiable,
+  Indexed,
+  InfiniteWidth,
+  Mixed,
+  Pretrained,
+  Prunable,
+  Rankable,
+  Sequences,
+  Tabulated,
+  Tapped,
+  Trainable,
+  lacking,
+)
 from jaxnas.base.data import Accuracies, Batch, NamedClasses, Records, Source, host_generator
 from jaxnas.base.network import (
   CellNetwork,
@@ -23,25 +37,7 @@ from jaxnas.base.network import (
 )
 from jaxnas.base.proxy import Evaluated, Inputs, Proxy, Reading, Status
 from jaxnas.base.records import RecordKind
-from jaxnas.base.space import (
-  Code,
-  Differentiable,
-  Indexed,
-  InfiniteWidth,
-  Mixed,
-  NetworkConfig,
-  Picture,
-  Pretrained,
-  Prunable,
-  Rankable,
-  Sequences,
-  Space,
-  Tabulated,
-  Tapped,
-  Trainable,
-  Weights,
-  lacking,
-)
+from jaxnas.base.space import Code, NetworkConfig, Picture, Space, Weights
 
 __all__ = [
   "Accuracies",
