@@ -10,7 +10,7 @@ scores as dictionary keys (equal ones collapse), and a fine stage that differs f
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import jax
 import numpy as np
@@ -36,10 +36,10 @@ from jaxnas.errors import ConfigError
 from jaxnas.settings import setting
 from jaxnas.train import TrainConfig
 
-COARSE = (
+Coarse = Literal[
   "mgm", "mgm_output", "mgm_layer_mean", "mgm_batch1", "mgm_code", "mgm_truncated", "params",
   "ntk_condition_number_frozen", "naswot", "synflow", "grad_norm",
-)  # fmt: skip
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,19 +49,9 @@ class KNASConfig:
   training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   knas_candidates: int = setting(300, "architectures that KNAS draws, without replacement, and scores")
   knas_shortlist: int = setting(20, "k, how many of them go into the fine stage (the paper: 20 and 40)")
-  knas_score: Literal[
-    "mgm",
-    "mgm_output",
-    "mgm_layer_mean",
-    "mgm_batch1",
-    "mgm_code",
-    "mgm_truncated",
-    "params",
-    "ntk_condition_number_frozen",
-    "naswot",
-    "synflow",
-    "grad_norm",
-  ] = setting("mgm", "what the shortlist is made by; 'mgm_code' is the released code's score, 'params' a control")
+  knas_score: Coarse = setting(
+    "mgm", "what the shortlist is made by; 'mgm_code' is the released code's score, 'params' a control"
+  )
   knas_fine: Literal["table", "train"] = setting(
     "table",
     "fine stage: 'table' reads the 12-epoch CIFAR-10 validation accuracy of --benchmark, 'train' trains every "
@@ -81,7 +71,7 @@ class KNASConfig:
   )
 
   def __post_init__(self):
-    for name, allowed in (("knas_score", COARSE), ("knas_fine", WAYS)):
+    for name, allowed in (("knas_score", get_args(Coarse)), ("knas_fine", WAYS)):
       if getattr(self, name) not in allowed:
         raise ConfigError(f"--{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
     for name in ("knas_candidates", "knas_shortlist", "knas_channels", "knas_cells"):

@@ -17,6 +17,7 @@ from typing import ClassVar, cast
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from jaxnas import registry, scoring
 from jaxnas.algorithms.naming import refuse_too_many
@@ -171,13 +172,14 @@ def evolution_plot(log: Sequence[Individual], evolution: EvolutionConfig, ylabel
   return Artefact("evolution.png", f"{ylabel} of everyone that lived, in order of birth.", draw)
 
 
-def table_of(context: Context[GenNASConfig]) -> list[Code] | None:
+def table_of(context: Context[GenNASConfig]) -> Int[np.ndarray, "A L"] | None:
   """The architectures that are searched, where they are those of the benchmark (below --gennas_max_macs)."""
   benchmark, space = context.benchmark, context.space
   if benchmark is None or not context.settings.gennas_within or lacking(space, Tabulated):
     return None
   budget = Budget(cast(Tapped, space), context.source, context.settings.gennas_max_macs)
-  return [code for arch in benchmark.archs if budget.fits(code := space.parse(arch))]
+  fitting = [code for arch in benchmark.archs if budget.fits(code := space.parse(arch))]
+  return np.stack(fitting) if fitting else np.zeros((0, 0), np.int16)
 
 
 def evolve_architectures(context: Context[GenNASConfig], seed: int) -> Evolved:
@@ -214,7 +216,7 @@ def evolve_architectures(context: Context[GenNASConfig], seed: int) -> Evolved:
     first = budget.sample(draw_key, evolution.evolution_population)
   else:
     drawn = host_generator(draw_key).permutation(len(among))[: evolution.evolution_population]
-    first = np.stack([among[i] for i in drawn])
+    first = among[drawn]
   evaluate(first)
   beginners, births = iter(first), iter(range(evolution.evolution_children))
 
@@ -222,7 +224,7 @@ def evolve_architectures(context: Context[GenNASConfig], seed: int) -> Evolved:
     key = jax.random.fold_in(mutate_key, next(births))
     code = space.parse(parent)
     if among is not None:
-      return space.format(cast(Tabulated, space).nearest(key, code, np.stack(among)))
+      return space.format(cast(Tabulated, space).nearest(key, code, among))
     return space.format(budget.resample(key, code, settings.gennas_mutation))
 
   def child_loss(arch: str) -> float:

@@ -9,7 +9,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -362,7 +362,7 @@ def test_bad_settings(unchecked, given, word):
 
 
 def test_every_coarse_score_is_a_proxy():
-  for name in knas.COARSE:
+  for name in get_args(knas.Coarse):
     assert proxies.get(name).name == name
     assert KNAS().proxies(KNASConfig(knas_score=name), SPACE) == (proxies.get(name),)
   assert jax.tree.leaves(proxies.get("mgm").higher_is_better) == [True]
