@@ -20,7 +20,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast, get_args
 
 from jaxnas import stopping
@@ -39,11 +39,12 @@ from jaxnas.files import user_path
 from jaxnas.nets.products import Precision
 from jaxnas.scoring import Batching
 from jaxnas.setting_flags import SettingFlags
-from jaxnas.settings import filled, recorded
+from jaxnas.settings import completed, filled, recorded
 from jaxnas.terminal import complain, say
 
 FLAGS = flags.FLAGS
 SETTINGS = SettingFlags(FLAGS)
+_LATER = ("precision", *text_flags.NAMES)  # at their defaults in the runs that began before there were any
 
 flags.DEFINE_string("algorithm", "tenas", "what to run")
 flags.DEFINE_string("space", "nb201", "search space")
@@ -279,16 +280,21 @@ def _cache_home() -> pathlib.Path:
   return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 
 
-def _config_record(settings: object, proxy_settings: Mapping[type, Any], seeds: Sequence[int]) -> dict[str, Any]:
+def _config_record(settings: Sequence[Any], seeds: Sequence[int]) -> dict[str, Any]:
   """Every setting, for config.json; `run.MAY_DIFFER` are those that do not make it another run."""
-  found = {name: FLAGS[name].value for name in ("algorithm", "space", "dataset", *run.MAY_DIFFER)}
-  found |= {name: FLAGS[name].value for name in text_flags.NAMES if FLAGS[name].value is not None}
+  found = {name: FLAGS[name].value for name in ("algorithm", "space", "dataset", *run.MAY_DIFFER, *_LATER)}
   found["seeds"] = list(seeds)
-  if FLAGS.precision != "highest":  # came later, see `setting`
-    found["precision"] = FLAGS.precision
-  for part in (*proxy_settings.values(), settings):
+  for part in settings:
     found |= {name: list(value) if isinstance(value, tuple) else value for name, value in recorded(part).items()}
   return found
+
+
+def _completed(record: dict[str, Any], settings: Sequence[Any]) -> dict[str, Any]:
+  """The settings of an older run, with those that came later at their defaults."""
+  record = {name: FLAGS[name].default for name in _LATER} | record
+  for part in settings:
+    record = completed(record, type(part))
+  return record
 
 
 def main(argv: Sequence[str]) -> int:
@@ -320,13 +326,15 @@ def main(argv: Sequence[str]) -> int:
     proxy_settings=proxy_settings,
     open_split=load,
   )
+  every = (*proxy_settings.values(), settings)
   with jax.default_matmul_precision(FLAGS.precision):
     run.run(
       algorithm,
       context,
       seeds=seeds,
       workdir=FLAGS.workdir,
-      config=_config_record(settings, proxy_settings, seeds),
+      config=_config_record(every, seeds),
+      complete=lambda record: _completed(record, every),
       progress=FLAGS.progress,
       memory=_memory(),
       batching=FLAGS.batching,

@@ -13,7 +13,7 @@ from jaxnas.errors import ConfigError, JaxnasError
 from jaxnas.report import page, summary
 from jaxnas.scoring import Batching, Engine
 from jaxnas.terminal import complain, say
-from jaxnas.workdir import Workdir
+from jaxnas.workdir import Complete, Workdir
 
 # Settings that say where things lie or how a run shows itself: it may continue with others.
 MAY_DIFFER = (
@@ -32,6 +32,7 @@ def run(
   seeds: Sequence[int],
   workdir: str | None,
   config: dict[str, Any],
+  complete: Complete = dict,
   progress: bool,
   memory: int | None = None,
   batching: Batching = "auto",
@@ -43,6 +44,7 @@ def run(
   Args:
     context: space, source, settings, benchmark and what else is known before the run; the run adds the rest.
     config: every setting, for config.json; only those in `MAY_DIFFER` may change when a run continues.
+    complete: adds to the settings of an older run what it could not record yet, see `settings.completed`.
     workdir: folder to keep everything in; None keeps nothing.
     memory, batching: see `Engine`.
 
@@ -64,7 +66,7 @@ def run(
         return []
       extends = algorithm.extends
       folder = stack.enter_context(
-        Workdir.open(workdir, config, ignore=(*MAY_DIFFER, *extends), may_lack="proxies" in extends)
+        Workdir.open(workdir, config, ignore=(*MAY_DIFFER, *extends), may_lack="proxies" in extends, complete=complete)
       )
       stack.enter_context(stopping.last_words(lambda: f"the same command continues in {workdir}"))
       _log_to(folder.log, stack)

@@ -11,7 +11,8 @@ C = TypeVar("C")  # a configuration
 def setting(default: Any, text: str | Callable[[], str], *, later: bool = False) -> Any:
   """A dataclass field whose `text` is also the help of its flag; a function where that is not known before imports end.
 
-  With `later` the setting is not recorded at its default, so that runs continue that began before there was one.
+  With `later` the setting is taken at its default where a run's record lacks it (`completed`), so that runs continue
+  that began before there was one.
   """
   return dataclasses.field(default=default, metadata={"help": text, "later": later})
 
@@ -34,8 +35,18 @@ def recorded(config: Any) -> dict[str, Any]:
   found: dict[str, Any] = {}
   for name in inside:
     found |= recorded(getattr(config, name))
-  own = {field: getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in inside}
-  return found | {f.name: v for f, v in own.items() if not (f.metadata.get("later") and v == f.default)}
+  return found | {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in inside}
+
+
+def completed(record: Mapping[str, Any], config: type) -> dict[str, Any]:
+  """A run's record with the defaults of those settings of `config` that came later than the run did.
+
+  A record without any setting of `config` is not of a run that had one, and stays as it is.
+  """
+  fields = [f for part in parts(config) for f in dataclasses.fields(part) if f.name not in inner(part)]
+  if not any(f.name in record for f in fields):
+    return dict(record)
+  return {f.name: f.default for f in fields if f.metadata.get("later")} | dict(record)
 
 
 def filled(config: C, published: Mapping[str, Any]) -> C:

@@ -15,7 +15,7 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -38,6 +38,8 @@ try:
   import fcntl
 except ImportError:  # Windows has no flock: two runs in one folder go unnoticed there.
   fcntl = None
+
+Complete = Callable[[dict[str, Any]], dict[str, Any]]  # adds what an older run could not record yet
 
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -76,6 +78,7 @@ class Workdir:
     *,
     ignore: Sequence[str] = ("workdir",),
     may_lack: bool = False,
+    complete: Complete = dict,
   ) -> "Workdir":
     """Creates the folder or continues in it.
 
@@ -85,6 +88,7 @@ class Workdir:
       ignore: keys of `config` that may differ between a run and its continuation.
       may_lack: whether either may also lack keys of the other, such as the settings of proxies that it does not
         measure; config.json keeps them, so that they bind a later continuation.
+      complete: adds to the settings of an older run what it could not record yet, see `settings.completed`.
 
     Raises:
       WorkdirError: the folder cannot be written, is in use by another process, holds a run with
@@ -97,7 +101,7 @@ class Workdir:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
         remove_parts(self.path)
-        self.resumed = _claim(self.path, config, ignore, may_lack)
+        self.resumed = _claim(self.path, config, ignore, may_lack, complete)
         self._scores = open_here(self.path / "scores.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT)
         self.log = _LogHandler(self.path / "log", encoding="utf-8")
       self.log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -214,7 +218,13 @@ def _record(line: bytes) -> dict[str, Any] | None:
   return value if isinstance(value, dict) else None
 
 
-def _claim(path: pathlib.Path, config: dict[str, Any], ignore: Sequence[str], may_lack: bool) -> bool:
+def _claim(
+  path: pathlib.Path,
+  config: dict[str, Any],
+  ignore: Sequence[str],
+  may_lack: bool,
+  complete: Complete,
+) -> bool:
   """Writes config.json, or compares with it; returns whether a run had begun here.
 
   The settings of a run that has computed nothing yet, refused or stopped before, bind nobody.
@@ -232,10 +242,11 @@ def _claim(path: pathlib.Path, config: dict[str, Any], ignore: Sequence[str], ma
   if not _has_begun(path):
     write_atomically(path / "config.json", _config(config))
     return False
+  before = complete(saved["config"])
   if may_lack:
-    config = {**saved["config"], **config}
-    saved["config"] = {**config, **saved["config"]}
-  differing = list(_differences(saved["config"], config))
+    config = {**before, **config}
+    before = {**config, **before}
+  differing = list(_differences(before, config))
   refused = "; ".join(
     f"--{key}: was {was}, now {now}" for key, was, now in differing if key.split(".")[0] not in ignore
   )

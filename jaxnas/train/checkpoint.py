@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 
 from jaxnas.errors import WorkdirError
 from jaxnas.files import decode, encode, write_atomically
-from jaxnas.workdir import Workdir
+from jaxnas.workdir import Complete, Workdir
 
 MAY_DIFFER = ("checkpoint_every",)
 _KEPT = 2  # the newest, and one to fall back to should a power cut have spoilt it
@@ -28,8 +28,8 @@ _log = logging.getLogger(__name__)
 class Store:
   """Checkpoints and metrics in a folder that is locked against a second run; see `opened`."""
 
-  def __init__(self, path: pathlib.Path, manager: Any, identity: dict[str, Any]):
-    self.path, self._manager, self._identity = path, manager, identity
+  def __init__(self, path: pathlib.Path, manager: Any, identity: dict[str, Any], complete: Complete):
+    self.path, self._manager, self._identity, self._complete = path, manager, identity, complete
 
   def restore(self, state: PyTree) -> tuple[PyTree, list[dict[str, Any]]]:
     """The newest readable checkpoint as (state, history), shaped and placed like `state`; (`state`, []) without one.
@@ -85,7 +85,7 @@ class Store:
       self._manager.save(epoch, args=args, force=True)
 
   def _check(self, found: dict[str, Any]) -> None:
-    wanted = decode(encode(self._identity))
+    wanted, found = decode(encode(self._identity)), decode(encode(self._complete(found)))
     differing = [
       f"{key}: was {found.get(key)}, now {wanted.get(key)}"
       for key in sorted(found.keys() | wanted.keys())
@@ -103,8 +103,8 @@ def _why(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def opened(workdir: str | os.PathLike[str], identity: dict[str, Any]) -> Iterator[Store]:
-  """Creates or continues the folder of the training that `identity` (JSON-able) describes.
+def opened(workdir: str | os.PathLike[str], identity: dict[str, Any], *, complete: Complete = dict) -> Iterator[Store]:
+  """Creates or continues the folder of the training that `identity` (JSON-able) describes; `complete` as of `Workdir`.
 
   Raises:
     WorkdirError: the folder cannot be written, is in use, or holds another training; what differs is named.
@@ -112,12 +112,12 @@ def opened(workdir: str | os.PathLike[str], identity: dict[str, Any]) -> Iterato
   import orbax.checkpoint as ocp
 
   options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
-  with Workdir.open(workdir, identity, ignore=MAY_DIFFER) as folder:
+  with Workdir.open(workdir, identity, ignore=MAY_DIFFER, complete=complete) as folder:
     path = folder.path.resolve()
     with _refusing(path / "checkpoints"):
       manager = ocp.CheckpointManager(path / "checkpoints", options=options)
     with manager:
-      yield Store(path, manager, identity)
+      yield Store(path, manager, identity, complete)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from jaxtyping import Array, PyTree
 
 from jaxnas.base import Code, Source, TrainableNetwork
 from jaxnas.errors import ArchitectureError, ConfigError
-from jaxnas.settings import recorded
+from jaxnas.settings import completed, recorded
 from jaxnas.train import checkpoint
 from jaxnas.train.parallel import compiled, mesh_for, replicated
 from jaxnas.train.recipe import TrainConfig, schedule
@@ -117,7 +117,11 @@ def train(
   run = _Run(network, arch, source_train, source_valid, config, steps, key, mesh)
   named = architecture or np.asarray(code).tolist()
   identity = _identity(network, state, named, source_train, source_valid, config, seed)
-  with checkpoint.opened(workdir, identity) if workdir is not None else contextlib.nullcontext() as store:
+  with contextlib.ExitStack() as stack:
+    store = None
+    if workdir is not None:
+      complete = functools.partial(completed, config=type(config))
+      store = stack.enter_context(checkpoint.opened(workdir, identity, complete=complete))
     state, history = store.restore(state) if store else (state, [])
     if history:
       advance(history[-1]["step"], earlier=True)

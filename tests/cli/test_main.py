@@ -122,9 +122,27 @@ def test_a_precision_is_of_the_scores_and_of_the_workdir(cache, tmp_path):
   jaxnas(*flags, f"--workdir={tmp_path / 'b'}", "--precision=bfloat16", cache=cache)
   a, b = (json.loads((tmp_path / name / "scores.jsonl").read_text())["value"] for name in "ab")
   assert 1e-5 < abs(b / a - 1) < 0.2
-  assert "precision" not in json.loads((tmp_path / "a" / "config.json").read_text())
+  assert json.loads((tmp_path / "a" / "config.json").read_text())["config"]["precision"] == "highest"
   done = jaxnas(*flags, f"--workdir={tmp_path / 'b'}", "--precision=high", cache=cache, check=False)
   refused(done, "precision", "bfloat16", "high")
+  done = jaxnas(*flags, f"--workdir={tmp_path / 'b'}", cache=cache, check=False)
+  refused(done, "precision", "bfloat16", "highest")
+  done = jaxnas(*flags, f"--workdir={tmp_path / 'a'}", "--precision=high", cache=cache, check=False)
+  refused(done, "precision", "highest", "high")
+  done = jaxnas(*flags, f"--workdir={tmp_path / 'a'}", "--score_side=16", cache=cache, check=False)
+  refused(done, "--score_side: was null, now 16")
+
+
+def test_scores_of_a_run_before_there_was_a_setting_are_continued_at_its_default(cache, tmp_path):
+  flags = [*TINY_SCORE, "--archs=9930", "--proxies=trace_norm", f"--workdir={tmp_path}"]
+  jaxnas(*flags, cache=cache)
+  kept = json.loads((tmp_path / "config.json").read_text())
+  for name in ("precision", "encoder", "tokenizer", "tokens", "score_side"):
+    del kept["config"][name]
+  (tmp_path / "config.json").write_text(json.dumps(kept))
+  jaxnas(*flags, cache=cache)
+  assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 1
+  refused(jaxnas(*flags, "--score_side=16", cache=cache, check=False), "--score_side: was null, now 16")
 
 
 def test_proxies_are_compared_on_many_architectures(cache, shared, tmp_path):
