@@ -32,6 +32,9 @@ _SECONDS = flags.DEFINE_float("seconds", 420, "for all cases together", lower_bo
 _CASES = flags.DEFINE_list("cases", None, "which; default all")
 _REFERENCE = flags.DEFINE_bool("reference", False, "write accelerator_values.json and do nothing else")
 _OUT = flags.DEFINE_string("out", None, "Markdown file to write, beside printing; rewritten after every case")
+flags.register_validator(
+  "out", lambda out: out is None or pathlib.Path(out).parent.is_dir(), "--out: a file in a folder that exists"
+)
 _TOY = flags.DEFINE_bool("toy", False, "a few small arrays and architectures, to see that everything runs")
 _CHILD = flags.DEFINE_string(
   "child", None, "measure this case in this process and print JSON lines; used by the script"

@@ -35,6 +35,15 @@ flags.DEFINE_float("seconds", 1800, "for a program", lower_bound=1)
 flags.DEFINE_string("out", None, "Markdown file for the table, rewritten after every program")
 flags.DEFINE_string("child", None, "compile this program in this process and print a JSON line; used by the script")
 
+flags.register_validator(
+  "topology",
+  lambda names: names and all(re.fullmatch(r"v\w+:\d+x\d+(x\d+)?", name) for name in names),
+  "--topology: chips as v5e:2x2",
+)
+flags.register_validator(
+  "batching", lambda ways: ways and set(ways) <= {"loop", "dispatch"}, "--batching: loop, dispatch or both"
+)
+
 TITLE = ["program", "way", "chips", "trace s", "compile s", "code MB", "temporary GiB a chip", "collectives"]
 _COLLECTIVE = re.compile(r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
@@ -131,41 +140,48 @@ def compiled(proxy: str, batching: str, topology: str) -> dict[str, Any]:
   }
 
 
-def row(proxy: str, batching: str, topology: str) -> list[str]:
-  """A line of the table, by a process of its own."""
+def row(proxy: str, batching: str, topology: str) -> tuple[list[str], bool]:
+  """A line of the table, by a process of its own, and whether the program was compiled."""
   child = [sys.executable, __file__, *sys.argv[1:], f"--child={proxy};{batching};{topology}"]
   env = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
   try:
     ran = subprocess.run(child, capture_output=True, text=True, timeout=FLAGS.seconds, env=env, check=False)
   except subprocess.TimeoutExpired:
-    return [proxy, batching, topology, "", f"more than {FLAGS.seconds:.0f}", "", "", ""]
+    return [proxy, batching, topology, "", f"more than {FLAGS.seconds:.0f}", "", "", ""], False
   if ran.returncode:
-    return [proxy, batching, topology, "", (ran.stderr.strip().splitlines() or ["failed"])[-1][:200], "", "", ""]
+    why = (ran.stderr.strip().splitlines() or ["failed"])[-1][:200]
+    return [proxy, batching, topology, "", why, "", "", ""], False
   own = json.loads(ran.stdout.splitlines()[-1])
   figures = [f"{own[name]:.3g}" for name in ("trace", "compile", "code", "temporary")]
-  return [proxy, batching, f"{own['chips']} ({topology})", *figures, own["collectives"]]
+  return [proxy, batching, f"{own['chips']} ({topology})", *figures, own["collectives"]], True
 
 
-def main(argv: list[str]) -> None:
-  """Prints the table."""
+def main(argv: list[str]) -> int:
+  """Prints the table; the exit code is 1 if a program was not compiled."""
   del argv
   if FLAGS.child:
     print(json.dumps(compiled(*FLAGS.child.split(";"))))
-    return
+    return 0
   import jax
 
-  from jaxnas import report
+  from jaxnas import proxies, report
 
-  rows, text = [], ""
+  unknown = sorted(set(FLAGS.proxies) - set(proxies.names()))
+  if unknown:
+    raise app.UsageError(f"--proxies={','.join(unknown)}: there are {', '.join(proxies.names())}")
+  rows, text, whole = [], "", True
   for topology in FLAGS.topology:
     for proxy in [LAYER] if FLAGS.layers else FLAGS.proxies:
       for batching in FORMS if FLAGS.layers else FLAGS.batching:
-        rows.append(row(proxy, batching, topology))
+        line, done = row(proxy, batching, topology)
+        rows.append(line)
+        whole &= done
         size = f"C={FLAGS.channels}, N={FLAGS.cells}, {FLAGS.batch} images of {FLAGS.side}, {FLAGS.block} at once"
         text = f"jax {jax.__version__}; {size}\n\n" + report.markdown_table(TITLE, rows)
         if FLAGS.out:
           pathlib.Path(FLAGS.out).write_text(text + "\n")
   print(text)
+  return 0 if whole else 1
 
 
 if __name__ == "__main__":

@@ -51,9 +51,15 @@ flags.DEFINE_integer("block", 5, "architectures in a program, a multiple of 5", 
 flags.DEFINE_integer("batch", 32, "images N, of 32 x 32", lower_bound=2)
 flags.DEFINE_integer("channels", 16, "channels C of the first stage", lower_bound=1)
 flags.DEFINE_integer("cells", 5, "cells per stage", lower_bound=1)
-flags.DEFINE_float("tflops", 67, "the card's 1e12 operations of float32 a second; 67: H100 SXM, not its tensor cores")
-flags.DEFINE_float("gbytes", 3350, "the card's 1e9 bytes of memory a second; 3350: H100 SXM")
+flags.DEFINE_float(
+  "tflops", 67, "the card's 1e12 operations of float32 a second; 67: H100 SXM, not its tensor cores", lower_bound=1e-3
+)
+flags.DEFINE_float("gbytes", 3350, "the card's 1e9 bytes of memory a second; 3350: H100 SXM", lower_bound=1e-3)
 flags.DEFINE_string("out", None, "Markdown file for the table, rewritten after every program")
+flags.register_validator(
+  "proxies", lambda names: names and set(names) <= set(PASSES), f"--proxies: of {', '.join(PASSES)}"
+)
+flags.register_validator("block", lambda block: block % 5 == 0, "--block: a multiple of 5")
 
 ARCHITECTURES = 15625  # of the whole space
 TITLE = ["proxy", "GFLOP each", "by hand", "GB each", "15,625: FLOP s", "bytes s", "at least, min", "at 30 %, min"]

@@ -179,8 +179,12 @@ class Engine:
 
   def _dispatches(self, which: Which, archs: Num[np.ndarray, "A ..."]) -> bool:
     proxies, network, _ = which
-    if self.batching == "loop" or which in self._looped or not np.issubdtype(archs.dtype, np.integer):
-      return False  # mixtures choose nothing
+    if self.batching == "loop" or which in self._looped:
+      return False
+    if not np.issubdtype(archs.dtype, np.integer):
+      if self.batching == "dispatch":
+        self._only_loops(which, "mixtures choose nothing")
+      return False
     able = isinstance(network, Dispatched)
     if able or self.batching == "auto":
       return able and (self.batching == "dispatch" or jax.default_backend() != "cpu")

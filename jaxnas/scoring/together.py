@@ -66,7 +66,7 @@ class Together:
         if size == 1:
           raise TooLarge from None
         size = max(1, min(size // 2, int(size * error.share)))
-        log.warning("little memory: %d architectures at a time", size)
+        log.warning("little memory: blocks of %d architectures now", size)
 
   def _blocks(self, network, archs, left, weights, batch, key, size):
     packed = pack(network.choices(archs[left]), size, self.slots.get(size, {}))

@@ -127,7 +127,7 @@ def test_little_memory_halves_the_block(caplog):
   (needed,) = (needed for _, needed in own._programs.values())
   poor = Engine(memory=needed // 2, batching="dispatch")
   assert_same(measured(poor), measured(own))
-  halved = [r.args[0] for r in caplog.records if "architectures at a time" in r.getMessage()]
+  halved = [r.args[0] for r in caplog.records if "little memory: blocks of" in r.getMessage()]
   assert halved and halved == [12, 6, 3, 1][: len(halved)]
 
 
@@ -333,7 +333,7 @@ def test_regressions_of_architectures_with_weights_of_their_own_equal_the_loop(x
     engine.measure([SignalRegression()], network, None, space.sample(jax.random.key(1), 6), batch, init_keys=keys)
     for engine in (Engine(6, batching="loop", streams=1), Engine(5, batching="dispatch"))
   )
-  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9), one, other)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8), one, other)  # three steps enlarge what differs
 
 
 def check_equal_to_the_loop(space, config, codes, names, side=8):
