@@ -3,14 +3,15 @@
     candidates = N architectures drawn uniformly
     shortlist  = the k of them with the largest MGM          coarse: nothing is trained
     result     = the best of the shortlist by validation     fine: a short training, or its entry in a table
+    controls   = the best of the k largest, of k at random, of named ones, by the same validation, if asked for
 
 Source: Xu et al., "KNAS: Green Neural Architecture Search", ICML 2021, algorithm 1. Not copied from the released code:
 scores as dictionary keys (equal ones collapse), and a fine stage that differs from data set to data set.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import numpy as np
@@ -32,7 +33,7 @@ from jaxnas.base import (
   Work,
 )
 from jaxnas.data.batches import plain_batch
-from jaxnas.errors import ConfigError
+from jaxnas.errors import ArchitectureError, ConfigError
 from jaxnas.settings import setting
 from jaxnas.train import TrainConfig
 
@@ -64,6 +65,12 @@ class KNASConfig:
     later=True,
   )
   knas_images: int = setting(0, "with --knas_fine=train: train on the first so many images only; 0: on all", later=True)
+  knas_controls: tuple[str, ...] = setting(
+    (),
+    "comma-separated, a row of the table each: 'params', the best by the fine stage of the k candidates with most "
+    "parameters; 'random', of k candidates at random; or an architecture by a name of its space, such as 'unchanged'",
+    later=True,
+  )
   knas_batch: int = setting(32, "images n of the Gram matrix (the released code's variants use 50)")
   knas_channels: int = setting(16, "channels C of the scored networks in their first stage")
   knas_cells: int | None = setting(
@@ -83,6 +90,8 @@ class KNASConfig:
     for name in ("knas_split", "knas_images"):
       if getattr(self, name) and self.knas_fine != "train":
         raise ConfigError(f"--{name}={getattr(self, name)} is of trainings; give --knas_fine=train, or drop it")
+    if len({*self.knas_controls, self.knas_score}) <= len(self.knas_controls):
+      raise ConfigError(f"--knas_controls={','.join(self.knas_controls)}: name each once, and not --knas_score itself")
     if self.knas_batch < 2:
       raise ConfigError(f"--knas_batch={self.knas_batch} must be at least 2: the Gram matrix compares samples")
     if self.knas_shortlist > self.knas_candidates:
@@ -134,7 +143,10 @@ class KNAS(Algorithm[KNASConfig]):
     settings = context.settings
     refuse_too_many(context.space, settings.knas_candidates, "--knas_candidates")
     _evaluation(context, seed=0)
-    return Work(settings.knas_candidates + settings.knas_shortlist, "architectures")
+    validated = settings.knas_shortlist
+    for name in settings.knas_controls:
+      validated += settings.knas_shortlist if name in _DRAWN else len(_named(context.space, name))
+    return Work(settings.knas_candidates + validated, "architectures")
 
   def search(self, context: Context[KNASConfig], seed: int) -> Outcome:
     """Runs one search. The fine stage notes which of the shortlist it is at, such as "training 3/20"."""
@@ -155,15 +167,53 @@ class KNAS(Algorithm[KNASConfig]):
       advance=context.advance,
     )
     shortlist = select(np.array([line.rank_by for line in lines]), settings.knas_shortlist)
-    archs = [lines[position].arch for position in shortlist]
-    accuracy = validate(context, archs, evaluate, RECORD, seed, WAYS[settings.knas_fine])
-    if np.isnan(accuracy).all():
-      raise ConfigError(
-        f"--knas_fine={settings.knas_fine}: none of the {len(accuracy)} shortlisted architectures has a value"
-      )
-    best = shortlist[int(np.nanargmax(accuracy))]
-    scores = np.array([line.value for line in lines], np.float64)
-    return _outcome(context, Shortlisted(candidates[best], candidates, scores, shortlist, accuracy))
+    rules = {settings.knas_score: [lines[position].arch for position in shortlist]}
+    rules |= {f"control: {name}": _control(name, context, candidates) for name in settings.knas_controls}
+    archs = [arch for own in rules.values() for arch in own]
+    found = validate(context, archs, evaluate, RECORD, seed, WAYS[settings.knas_fine])
+    accuracy = dict(zip(archs, found.tolist(), strict=True))
+    scores = {line.arch: line.value for line in lines}
+    rows = [_row(rule, own, accuracy, scores, settings) for rule, own in rules.items()]
+    values = np.array([line.value for line in lines], np.float64)
+    best = space.parse(rows[0]["arch"])
+    columns = [Column("validation", "valid %"), Column(settings.knas_score, settings.knas_score)]
+    return Outcome(
+      rows,
+      columns=[Column("rule", "ranked by"), *columns] if settings.knas_controls else columns,
+      groups=("rule",) if settings.knas_controls else (),
+      record={
+        "shortlist": [
+          {"arch": arch, settings.knas_score: scores[arch], "validation": accuracy[arch]}
+          for arch in rules[settings.knas_score]
+        ]
+      },
+      found=Shortlisted(best, candidates, values, shortlist, found[: len(shortlist)]),
+    )
+
+
+_DRAWN = ("params", "random")  # controls of as many architectures as the shortlist has
+
+
+def _named(space: Space, name: str) -> list[str]:
+  """The architecture that a control names.
+
+  Raises:
+    ConfigError: there is none of that name.
+  """
+  try:
+    return [space.format(space.parse(name))]
+  except ArchitectureError as error:
+    raise ConfigError(f"--knas_controls={name}: neither params, nor random, nor of this space: {error}") from error
+
+
+def _control(name: str, context: Context[KNASConfig], candidates: Int[np.ndarray, "N L"]) -> list[str]:
+  """What a control validates: of equally large ones the first drawn; at random the first drawn of all."""
+  space, k = context.space, context.settings.knas_shortlist
+  if name not in _DRAWN:
+    return _named(space, name)
+  sizes = [space.costs_on(code, context.source).params for code in candidates] if name == "params" else []
+  order = select(np.array(sizes, np.float64), k) if sizes else np.arange(k)
+  return [space.format(candidates[position]) for position in order]
 
 
 def _evaluation(context: Context[KNASConfig], seed: int) -> Callable[[str], float]:
@@ -173,22 +223,19 @@ def _evaluation(context: Context[KNASConfig], seed: int) -> Callable[[str], floa
   return evaluation(context, settings.knas_fine, settings.training, "knas_fine", seed, held_out)
 
 
-def _outcome(context: Context[KNASConfig], found: Shortlisted) -> Outcome:
-  """A row, with what a shortlist of half the size finds."""
-  first_half = found.validation[: max(1, len(found.validation) // 2)]
-  best = int(np.nanargmax(found.validation))
-  known = ~np.isnan(first_half)
-  half = context.space.format(found.candidates[found.shortlist[int(np.nanargmax(first_half))]]) if known.any() else ""
-  score = context.settings.knas_score
-  row = {
-    "arch": context.space.format(found.arch),
-    "validation": float(found.validation[best]),
-    score: float(found.scores[found.shortlist[best]]),
-    "half_arch": half,
+def _row(
+  rule: str, archs: list[str], accuracy: Mapping[str, float], scores: Mapping[str, float], settings: KNASConfig
+) -> dict[str, Any]:
+  """The best of `archs` by the fine stage, with what the first half of them finds."""
+  values = np.array([accuracy[arch] for arch in archs], np.float64)
+  if np.isnan(values).all():
+    raise ConfigError(f"--knas_fine={settings.knas_fine}: none of the {len(archs)} architectures by {rule} has a value")
+  best = int(np.nanargmax(values))
+  half = values[: max(1, len(archs) // 2)]
+  return {
+    "rule": rule,
+    "arch": archs[best],
+    "validation": float(values[best]),
+    settings.knas_score: scores.get(archs[best]),
+    "half_arch": "" if np.isnan(half).all() else archs[int(np.nanargmax(half))],
   }
-  shortlist = [
-    {"arch": context.space.format(found.candidates[position]), score: found.scores[position], "validation": accuracy}
-    for position, accuracy in zip(found.shortlist.tolist(), found.validation.tolist(), strict=True)
-  ]
-  columns = [Column("validation", "valid %"), Column(score, score)]
-  return Outcome([row], columns=columns, record={"shortlist": shortlist}, found=found)

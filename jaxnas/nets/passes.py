@@ -253,7 +253,9 @@ def begin(
     raise ConfigError(f"mode={mode!r} must be one of {', '.join(get_args(Mode))}")
   for what in collect:
     if what not in able:
-      raise ConfigError(f"collect={what!r}: this network has {', '.join(able)}")
+      raise ConfigError(
+        f"collect={what!r}: this network has only {', '.join(able)}; leave out the proxies that read {what}"
+      )
   if mode == "running" and stats is None:
     raise ConfigError("mode='running' needs stats: give those that a pass with collect=('stats',) returned")
   return Pass(mode, tuple(collect), axis, rows)

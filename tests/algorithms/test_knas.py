@@ -29,6 +29,7 @@ from jaxnas.train import TrainConfig
 SPACE = spaces.get("nb201")
 WEIGHTS = np.array([3.0, 1.0, 4.0, 1.5, 9.0], np.float32)  # of the operations; sums over edges are exact
 EDGE_WEIGHTS = np.array([1.0, 32.0, 2.0, 128.0, 8.0, 512.0], np.float32)
+LAST = SPACE.format(np.full(6, 4))
 
 
 def accuracy(arch):
@@ -184,6 +185,56 @@ def test_missing_validation(search):
   assert accuracy(second.arch) == np.sort(accuracies(second))[-2]
   with pytest.raises(ConfigError, match="--knas_fine=table: none of the 5"):
     search(PERFECT, evaluate=lambda arch: float("nan"))
+
+
+def test_controls_share_the_validations(engine, source, monkeypatch):
+  """The k largest, the first k drawn and a named architecture: a row each, no architecture validated twice."""
+  monkeypatch.setattr(KNAS, "proxies", lambda self, settings, space: (FIRST_EDGE,))
+  asked, kept, done = [], [], Counted()
+  settings = KNASConfig(
+    knas_candidates=40, knas_shortlist=5, knas_batch=2, knas_channels=2, knas_cells=1,
+    knas_controls=("params", "random", LAST),
+  )  # fmt: skip
+  context = Context(
+    SPACE, source, settings, benchmark=MadeUpTable(lambda arch: asked.append(arch) or accuracy(arch)), engine=engine,
+    keep=lambda *records: kept.extend(records), advance=done,
+  )  # fmt: skip
+  outcome = KNAS().search(context, 0)
+  drawn = [SPACE.format(code) for code in outcome.found.candidates]
+  size = {arch: SPACE.costs_on(SPACE.parse(arch), source).params for arch in drawn}
+  expected = {
+    "mgm": [drawn[i] for i in outcome.found.shortlist],
+    "control: params": sorted(drawn, key=lambda arch: -size[arch])[:5],
+    "control: random": drawn[:5],
+    f"control: {LAST}": [LAST],
+  }
+  assert {row["rule"]: row["arch"] for row in outcome.rows} == {
+    rule: max(archs, key=accuracy) for rule, archs in expected.items()
+  }
+  assert len(asked) == len(set(asked)) and set(asked) == {arch for archs in expected.values() for arch in archs}
+  assert sum(done) == KNAS().work(context).amount == 40 + 3 * 5 + 1
+  assert outcome.groups == ("rule",) and len(outcome.record["shortlist"]) == 5
+  kept = [record for record in kept if record["kind"] == "knas"]
+  assert len(kept) == len(asked)
+
+
+@pytest.mark.parametrize(
+  ("given", "said"),
+  [
+    ({"knas_controls": ("mgm",)}, "--knas_controls=mgm: name each once, and not --knas_score itself"),
+    ({"knas_controls": ("random", "random")}, "name each once"),
+  ],
+)
+def test_controls_that_are_none(given, said):
+  with pytest.raises(ConfigError, match=said):
+    KNASConfig(**given)
+
+
+def test_a_control_of_no_such_name(source):
+  settings = KNASConfig(knas_controls=("largest",))
+  context = Context(SPACE, source, settings, benchmark=MadeUpTable(accuracy))
+  with pytest.raises(ConfigError, match="--knas_controls=largest: neither params, nor random, nor of this space"):
+    KNAS().work(context)
 
 
 # The fine stage by training.
