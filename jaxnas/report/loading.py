@@ -29,7 +29,9 @@ def _is_result(value: Any) -> bool:
   match value:
     case {"config": dict(), "results": [dict(), *_] as rows, "accuracies": list(keys)}:
       found = [row.get(key, math.nan) for row in rows if isinstance(row, dict) for key in keys if isinstance(key, str)]
-      return len(found) == len(rows) * len(keys) and all(isinstance(number, int | float) for number in found)
+      groups = value.get("groups", [])  # earlier versions left none
+      named = isinstance(groups, list) and all(isinstance(name, str) for name in groups)
+      return named and len(found) == len(rows) * len(keys) and all(isinstance(number, int | float) for number in found)
   return False
 
 

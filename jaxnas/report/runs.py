@@ -28,7 +28,7 @@ class RunsConfig:
 
 @registry.register("algorithm", "compare")
 class CompareRuns(Algorithm[RunsConfig]):
-  """The table: a row a run, with the mean and the standard deviation of its seeds' accuracies."""
+  """The table: mean and standard deviation of the seeds' accuracies, of a run, or of each rule that a run compares."""
 
   name: ClassVar[str] = "compare"
   summary: ClassVar[str] = "finished runs (--runs=WORKDIR,...) side by side, in one table and on one page"
@@ -44,18 +44,21 @@ class CompareRuns(Algorithm[RunsConfig]):
     del seed
     runs = _loaded(context.settings)
     keys = list(dict.fromkeys(key for run in runs.values() for key in run["accuracies"]))
-    table = []
+    table, found = [], {}
     for name, run in runs.items():
-      rows, about = run["results"], {field: run["config"].get(field) for field in RUN}
-      values = {key: mean_std([row.get(key, math.nan) for row in rows], digits=2) for key in keys}
-      table.append({"run": name, **about, "architectures": len(rows), **values})
+      about = {field: run["config"].get(field) for field in RUN}
+      for own, rows in _apart(run).items():
+        label = ": ".join(filter(None, (name, own)))
+        found[label] = rows
+        values = {key: mean_std([row.get(key, math.nan) for row in rows], digits=2) for key in keys}
+        table.append({"run": label, **about, "architectures": len(rows), **values})
       context.advance(1)
     columns = [Column(key, key) for key in ("run", *RUN, "architectures")]
     columns += [Column(key, f"{key.replace('_', ' ')} %") for key in keys]
     picture = Artefact(
       "runs.png",
       "Accuracies of the architectures that each run found, a point each, and their mean.",
-      lambda path: plot({name: run["results"] for name, run in runs.items()}, keys, path),
+      lambda path: plot(found, keys, path),
     )
     return Outcome(table, columns, artefacts=[picture] if keys else [])
 
@@ -70,6 +73,14 @@ def _loaded(settings: RunsConfig) -> dict[str, dict[str, Any]]:
   found = {}
   for run, name in zip(settings.runs, names, strict=True):
     found[name if names.count(name) == 1 else run] = read_result(run, "--runs")
+  return found
+
+
+def _apart(run: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+  """A run's rows by what tells those of one seed apart, such as what they were ranked by; "" where nothing does."""
+  found: dict[str, list[Mapping[str, Any]]] = {}
+  for row in run["results"]:
+    found.setdefault(", ".join(str(row.get(name)) for name in run.get("groups", [])), []).append(row)
   return found
 
 

@@ -107,6 +107,7 @@ class Finished:
       "config": self.config,
       "benchmark": None if self.benchmark is None else self.benchmark.name,
       "accuracies": [f"{name}_{self.benchmark.split}" for name in self.datasets] if self.benchmark else [],
+      "groups": list(self.groups),
       "results": self.rows,
       "comparison": self.comparison,
       "seconds": self.times.as_json(),

@@ -39,6 +39,26 @@ def test_a_row_a_run_with_mean_and_deviation(tmp_path):
   assert min(png_size(tmp_path / picture.file)) > 100
 
 
+def test_a_rule_and_its_controls_are_rows_of_their_own(tmp_path):
+  """Else a method's mean would be that of its controls too."""
+  rows = [
+    {"rule": rule, "k": k, "seed": seed, "cifar10_test": value + seed}
+    for rule, value in (("mgm", 90.0), ("control: random", 80.0))
+    for k in (0, 5)
+    for seed in (0, 1)
+  ]
+  (tmp_path / "a").mkdir()
+  config = {"algorithm": "ranked", "space": "nb201", "dataset": "synthetic"}
+  result = {"config": config, "accuracies": ["cifar10_test"], "groups": ["rule", "k"], "results": rows}
+  (tmp_path / "a" / "result.json").write_text(json.dumps(result))
+  assert [(row["run"], row["architectures"], row["cifar10_test"]) for row in compared(str(tmp_path / "a")).rows] == [
+    ("a: mgm, 0", 2, "90.50 ± 0.71"),
+    ("a: mgm, 5", 2, "90.50 ± 0.71"),
+    ("a: control: random, 0", 2, "80.50 ± 0.71"),
+    ("a: control: random, 5", 2, "80.50 ± 0.71"),
+  ]
+
+
 def test_two_folders_of_one_name_go_by_their_paths(tmp_path):
   runs = [leave(tmp_path / part / "out", [{"seed": 0, "cifar10_test": 90.0}]) for part in ("x", "y")]
   assert [row["run"] for row in compared(*runs).rows] == runs
@@ -51,7 +71,14 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
       compared(*runs)
   with pytest.raises(WorkdirError, match="--runs=.* holds no finished run"):
     compared(str(tmp_path / "nothing"))
-  for part in ({"results": 5}, {"results": ["a"]}, {"config": 5}, {"accuracies": 7}, {"accuracies": ["seed", 1]}):
+  for part in (
+    {"results": 5},
+    {"results": ["a"]},
+    {"config": 5},
+    {"accuracies": 7},
+    {"accuracies": ["seed", 1]},
+    {"groups": 3},
+  ):
     edited = json.loads((tmp_path / "a" / "result.json").read_text()) | part
     (tmp_path / "edited").mkdir(exist_ok=True)
     (tmp_path / "edited" / "result.json").write_text(json.dumps(edited))
