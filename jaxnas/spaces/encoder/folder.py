@@ -23,8 +23,8 @@ _SIZES = {
   "vocabulary": "vocab_size", "hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads",
   "feed": "intermediate_size", "positions": "max_position_embeddings", "segments": "type_vocab_size",
 }  # fmt: skip
-_SETTINGS = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
-_USUAL = {"position_embedding_type": "absolute", "type_vocab_size": 2}  # where config.json says nothing
+_SETTINGS = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+_USUAL = {"position_embedding_type": "absolute", "is_decoder": False, "type_vocab_size": 2}  # where it says nothing
 _GIVE = f"give {FLAG}=FOLDER, one with {', '.join(FILES)}"
 
 
@@ -107,9 +107,11 @@ def check_tokenizer(path: pathlib.Path, sizes: Sizes) -> None:
   vocabulary = model.get("vocab") if isinstance(model, dict) else None
   if not isinstance(vocabulary, dict | list):
     raise DatasetError(f"{FLAG}={path}: tokenizer.json has no vocabulary; give the encoder's own")
-  added = [token["id"] for token in found.get("added_tokens", ()) if isinstance(token, dict)]
-  numbers = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-  count = 1 + max([*numbers, *added], default=-1)
+  added = [token.get("id") for token in found.get("added_tokens") or () if isinstance(token, dict)]
+  numbers = [*(vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))), *added]
+  if wrong := [number for number in numbers if not isinstance(number, int)]:
+    raise DatasetError(f"{FLAG}={path}: tokenizer.json numbers a token {wrong[0]!r}; give the encoder's own")
+  count = 1 + max(numbers, default=-1)
   if not sizes.vocabulary - ROUNDING < count <= sizes.vocabulary:
     raise DatasetError(
       f"{FLAG}={path}: tokenizer.json has {count:,} tokens and config.json vocab_size={sizes.vocabulary:,}, so it is "

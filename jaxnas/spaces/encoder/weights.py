@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -36,10 +37,16 @@ def read(path: pathlib.Path, sizes: Sizes) -> PyTree:
 
   Raises:
     ConfigError: `safetensors` is not installed.
-    DatasetError: no such file; a weight is missing or of another shape than config.json says.
+    DatasetError: no such file; a weight is missing, of another shape than config.json says, or of no finite floats;
+      there are more layers than config.json says.
   """
   found = _tensors(path)
   prefix = PREFIX if any(name.startswith(PREFIX) for name in found) else ""
+  if deeper := [name for name in found if name.startswith(f"{prefix}encoder.layer.{sizes.layers}.")]:
+    raise DatasetError(
+      f"{FLAG}={path}: {WEIGHTS} has {deeper[0]}, where its config.json has {sizes.layers} layers; give files of one "
+      "encoder, and leave layers out by drop in a variant"
+    )
 
   def take(name: str, shape: tuple[int, ...], transposed: bool) -> np.ndarray:
     if name not in found:
@@ -51,7 +58,11 @@ def read(path: pathlib.Path, sizes: Sizes) -> PyTree:
         f"{FLAG}={path}: {WEIGHTS} has {name} of shape {list(value.shape)}, where its config.json asks for "
         f"{list(wanted)}; give files of one encoder"
       )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+      raise DatasetError(f"{FLAG}={path}: {WEIGHTS} has {name} of type {value.dtype}; give weights that are floats")
     value = value.astype(np.float32)
+    if not np.isfinite(value).all():
+      raise DatasetError(f"{FLAG}={path}: {WEIGHTS} has numbers in {name} that are not finite; give a whole one")
     return np.ascontiguousarray(value.T) if transposed else value
 
   tree: dict[str, Any] = {}
