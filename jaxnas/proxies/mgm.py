@@ -84,13 +84,13 @@ def _mean_output(evaluation: Evaluated, logits: Float[Array, "N K"]) -> Float[Ar
 
 
 def _single_image_gradient(evaluation: Evaluated, target: str) -> PyTree:
-  network, x = evaluation.network, embedded(evaluation)
+  network = evaluation.network
 
   def mean(params):
     def one(image):  # under vmap its kernel gradients are products
       return network.apply(params, image[None], evaluation.arch, "batch", rows=True).logits[0]
 
-    logits = jax.vmap(one)(x)
+    logits = jax.vmap(one)(network.embed(params, evaluation.inputs))
     return losses(logits, evaluation.labels).mean() if target == "loss" else _mean_output(evaluation, logits)
 
   return jax.grad(mean)(evaluation.params)
@@ -177,19 +177,20 @@ def first_tensors(
 
 def first_gradients(evaluation: Evaluated, samples: int) -> Float[Array, "samples T S"]:
   """Heads of the loss gradients of the first images, each in a batch of its own; zeros for tensors there are not."""
-  e, x = evaluation, embedded(evaluation)
+  e = evaluation
   executed, used = e.network.executed(e.arch), e.network.used_channels(e.arch)
 
   def one(sample):
     image, label = sample[0][None], sample[1][None]
 
     def loss(params):
-      return losses(e.network.apply(params, image, e.arch, "batch", rows=True).logits, label)[0]
+      x = e.network.embed(params, image)
+      return losses(e.network.apply(params, x, e.arch, "batch", rows=True).logits, label)[0]
 
     heads, there = first_tensors(jax.grad(loss)(e.params), executed, used)
     return heads * there.astype(heads.dtype)[:, None]
 
-  return jax.lax.map(one, (x[:samples], e.labels[:samples]), batch_size=e.rows or 10)
+  return jax.lax.map(one, (e.inputs[:samples], e.labels[:samples]), batch_size=e.rows or 10)
 
 
 def code_score(heads: np.ndarray) -> float:

@@ -66,7 +66,7 @@ def squared_rows(
     basis, row = basis_and_row(lambda p: outputs(logits(p), labels))
     return jax.lax.map(row, basis, batch_size=chunk)
 
-  if isinstance(e.network, SampleGram):
+  if isinstance(e.network, SampleGram) and (kernels_only or not _has_embeddings(e.params)):
     network, inputs = e.network, embedded(e)
     logits = jax.eval_shape(lambda: network.apply(e.params, inputs, e.arch, "batch_frozen").logits)
     count = jax.eval_shape(lambda z: outputs(z, labels), logits).shape[1]
@@ -89,6 +89,11 @@ def squared_rows(
   e.stats  # noqa: B018  known before the loop: inside, it would be the loop's own
   each = jax.eval_shape(values, e.params, 0).size
   return jax.lax.map(one, jnp.arange(len(e.inputs)), batch_size=max(1, chunk // each))
+
+
+def _has_embeddings(params: PyTree) -> bool:
+  """Whether there are parameters before what a `SampleGram` reads."""
+  return any(names_of(path)[-1] == "embedding" for path, _ in jax.tree_util.tree_leaves_with_path(params))
 
 
 @dataclasses.dataclass(frozen=True)

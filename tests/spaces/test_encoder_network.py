@@ -14,7 +14,8 @@ from module_checks import assert_trees
 from jaxnas import base, data, spaces
 from jaxnas.errors import ArchitectureError, ConfigError, DatasetError
 from jaxnas.nets.passes import linear
-from jaxnas.proxies.evaluation import Evaluation
+from jaxnas.proxies.evaluation import Evaluation, losses, sum_of_squares
+from jaxnas.proxies.mgm import first_gradients, first_tensors, tensor_mgm
 from jaxnas.proxies.ntk_condition_number import NTKConditionNumber
 from jaxnas.spaces.encoder import encoding, mapping, weights
 from jaxnas.spaces.mapping import gather, scatter
@@ -172,6 +173,25 @@ def test_gates_observations_and_the_kernel(x64, space):
 
   rows = jnp.stack([row(i) for i in range(N)])
   np.testing.assert_allclose(kernel, rows @ rows.T, rtol=1e-9)
+
+
+def test_gradients_of_single_samples_are_in_the_embeddings_too(x64, space):
+  """Samples never see each other, so one at a time they have the gradients that they have together."""
+  network, arch = network_of(space, VARIANTS[1])
+  params, inputs, labels = wide(network.init(jax.random.key(0))), tokens(), jnp.array([0, 2, 1])
+  e = Evaluation(network, params, arch, inputs, labels)
+
+  def gradient(rows):
+    return jax.grad(lambda p: losses(logits_of(network, p, inputs[rows], arch), labels[rows]).mean())(params)
+
+  together = gradient(slice(None))
+  assert sum_of_squares(together["word"]) > 1e-3 * sum_of_squares(together)
+  for mode in ("batch", "batch1"):
+    np.testing.assert_allclose(tensor_mgm(e, batch_norm=mode)[0].sum(), sum_of_squares(together), rtol=1e-9)
+  heads = first_gradients(e, N)
+  for i in range(N):
+    own, _ = first_tensors(gradient(slice(i, i + 1)), network.executed(arch))
+    np.testing.assert_allclose(heads[i], own, rtol=1e-7, atol=1e-12)
 
 
 def test_only_the_head_is_drawn(space):

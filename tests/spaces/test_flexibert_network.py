@@ -13,8 +13,9 @@ from module_checks import assert_trees
 from jaxnas import base, spaces
 from jaxnas.errors import ArchitectureError, ConfigError, DatasetError
 from jaxnas.nets.choose import capacities
-from jaxnas.proxies.evaluation import Evaluation
+from jaxnas.proxies.evaluation import Evaluation, sum_of_squares
 from jaxnas.proxies.ntk_condition_number import NTKConditionNumber
+from jaxnas.proxies.trace_norm import OUTPUTS, squared_rows
 from jaxnas.spaces.flexibert import costs, encoding, mapping, operations, parameters
 from jaxnas.spaces.flexibert.module import FlexiBERTLayer
 from jaxnas.spaces.mapping import gather, scatter
@@ -187,6 +188,19 @@ def test_the_kernel_in_one_pass_is_that_of_single_passes(x64):
 
   rows = jnp.stack([row(i) for i in range(N)])
   np.testing.assert_allclose(fast, rows @ rows.T, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_norms_of_gradients_have_the_embeddings(x64):
+  network, arch = network_of("256|dsc5:2:512x1|wma:4:512x3")
+  params, inputs, labels = random_params(network), tokens(), jnp.arange(N) % CLASSES
+  logits, _ = program(network)(params, inputs, arch, jnp.zeros((N, CLASSES)))
+  of_logits = jax.nn.softmax(logits) - jax.nn.one_hot(labels, CLASSES)
+  cotangents = [jnp.where(jnp.arange(N)[:, None] == i, of_logits, 0) for i in range(N)]
+  single = [program(network)(params, inputs, arch, own)[1] for own in cotangents]
+  assert min(sum_of_squares(own["word"]) for own in single) > 0
+  norms = squared_rows(Evaluation(network, params, arch, inputs), OUTPUTS["per_sample"], labels, "batch_frozen")
+  np.testing.assert_allclose(norms.sum(), sum(map(sum_of_squares, single)), rtol=1e-9)
 
 
 def test_units_agree_as_counted_one_by_one(x64):
