@@ -90,6 +90,10 @@ class KNASConfig:
     for name in ("knas_split", "knas_images"):
       if getattr(self, name) and self.knas_fine != "train":
         raise ConfigError(f"--{name}={getattr(self, name)} is of trainings; give --knas_fine=train, or drop it")
+    if self.knas_split.partition("[")[0] == "train":
+      raise ConfigError(
+        f"--knas_split={self.knas_split}: that is trained on; give another split, or drop it for halves"
+      )
     if len({*self.knas_controls, self.knas_score}) <= len(self.knas_controls):
       raise ConfigError(f"--knas_controls={','.join(self.knas_controls)}: name each once, and not --knas_score itself")
     if self.knas_batch < 2:

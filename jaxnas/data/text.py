@@ -69,7 +69,10 @@ def open_known(
   if data_dir is None:
     raise DatasetError(f"data set {name!r}: give --data_dir=FOLDER, the one that holds {known.folder}/{base}.tsv")
   path = user_path(data_dir, "--data_dir") / known.folder / f"{base}.tsv"
-  return _source(name, split, base, read_table(path, known.classes), known.classes, tokens)
+  table = read_table(path, known.classes)
+  if base == "train":
+    _refuse_one_class(path, table)
+  return _source(name, split, base, table, known.classes, tokens)
 
 
 def open_file(
@@ -90,11 +93,15 @@ def open_file(
   base, _, _ = split.partition("[")
   check_split(split, "tsv", dict.fromkeys(("train", base), 0))
   table = read_table(path)
+  _refuse_one_class(path, table)
   classes = tuple(sorted(set(table.labels)))
-  if len(classes) < 2:
-    raise DatasetError(f"{path}: every label is {quoted(table.labels[0])}; a data set has two classes at least")
   if base != "train":
-    table = read_table(path.with_name(f"{base}.tsv"), classes)
+    beside = path.with_name(f"{base}.tsv")
+    if beside == path:
+      raise DatasetError(
+        f"--dataset=tsv:{file}: this file is trained on, so it cannot be the split {base!r} too; rename it"
+      )
+    table = read_table(beside, classes)
   return _source(f"tsv:{file}", split, base, table, classes, tokens)
 
 
@@ -156,6 +163,11 @@ def _columns(path: pathlib.Path, header: list[str]) -> list[int]:
   )
 
 
+def _refuse_one_class(path: pathlib.Path, table: Table) -> None:
+  if len(set(table.labels)) < 2:
+    raise DatasetError(f"{path}: every label is {quoted(table.labels[0])}; a data set has two classes at least")
+
+
 def _wrong(path: pathlib.Path, line: int, what: str) -> NoReturn:
   raise DatasetError(f"{path}, line {line}: {what}")
 
@@ -168,10 +180,7 @@ def _source(
   labels: Int64[np.ndarray, " n"] = np.array([classes.index(label) for label in table.labels[start:stop]])
   texts, make = table.texts[start:stop], tokeniser(config)
 
-  def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return make([texts[i] for i in indices.tolist()]), labels[indices]
-
-  return TokenSource(name, classes, len(texts), config.length, read)
+  return TokenSource(name, classes, labels, config.length, lambda places: make([texts[i] for i in places.tolist()]))
 
 
 def _refuse_download(download: bool) -> None:

@@ -1,5 +1,8 @@
 """Text from files of tab-separated values, and random tokens."""
 
+import json
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -65,7 +68,7 @@ def test_a_folder_is_as_good_as_its_tokenizer(tmp_path, tokenizer):
 
 
 def test_other_splits_are_beside_it_and_have_its_classes(unchecked, tmp_path, tokenizer):
-  path = written(tmp_path, "sentence\tlabel\na\t10\nb\t9\nc\t10\na\t10\n")
+  path = written(tmp_path, "sentence\tlabel\na\t10\nb\t9\nc\t10\na\t9\n")
   written(tmp_path, "label\tsentence\r\n9\tc\r\n", "dev.tsv")
   assert opened(path, tokenizer).class_names == ("10", "9")
   dev = opened(path, tokenizer, split="dev")
@@ -74,9 +77,9 @@ def test_other_splits_are_beside_it_and_have_its_classes(unchecked, tmp_path, to
   assert tokens[0, :3, 0].tolist() == [2, 6, 3]
   part = opened(path, tokenizer, split="train[1:3]")
   assert part.examples(np.arange(2))[1].tolist() == [1, 0]
-  assert opened(path, tokenizer, split="train[50%:]").examples(np.arange(2))[1].tolist() == [0, 0]
+  assert opened(path, tokenizer, split="train[50%:]").examples(np.arange(2))[1].tolist() == [0, 1]
   first, second = opened(path, tokenizer).halves()
-  assert [len(first), len(second), *second.examples(np.array([1]))[1]] == [2, 2, 0]
+  assert [len(first), len(second), *second.examples(np.array([1]))[1]] == [2, 2, 1]
   assert len(second.first(1)) == 1
   for split, match in (("train[3:9]", "0 to 4"), ("valid", "valid.tsv"), ("train[x]", "train"), ("../a", "train")):
     with pytest.raises(DatasetError, match=match):
@@ -166,6 +169,40 @@ def test_unknown_labels_are_refused(tmp_path):
     read_table(written(tmp_path), ("yes",))
 
 
+def test_one_class_is_refused(tmp_path, tokenizer):
+  folder = tmp_path / "RTE"
+  folder.mkdir()
+  path = written(folder, GOOD.replace("yes", "no").replace("no", "entailment"))
+  with pytest.raises(DatasetError, match=f"{path}: every label is 'entailment'"):
+    data.load("rte", data_dir=tmp_path, tokens=TokenConfig(tokenizer, 8))
+  written(folder, path.read_text(), "dev.tsv")
+  assert len(data.load("rte", split="dev", data_dir=tmp_path, tokens=TokenConfig(tokenizer, 8))) == 3
+  ordered = opened(written(tmp_path, "sentence\tlabel\n" + "a\tno\n" * 4 + "b\tyes\n" * 5), tokenizer)
+  for part, match in ((lambda: ordered.first(3), "0 to 2.*'no'; mix"), (ordered.halves, "0 to 3.*'no'")):
+    with pytest.raises(DatasetError, match=f"--dataset=tsv:.*: its examples {match}"):
+      part()
+  assert ordered.first(5).examples(np.arange(5))[1].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_a_file_is_not_its_own_other_split(tmp_path, tokenizer):
+  path = written(tmp_path, name="dev.tsv")
+  assert len(opened(path, tokenizer)) == 3
+  with pytest.raises(DatasetError, match=f"--dataset=tsv:{path}: this file is trained on.*'dev' too; rename it"):
+    opened(path, tokenizer, split="dev")
+
+
+@pytest.mark.parametrize(
+  ("change", "match"),
+  [({"post_processor": None}, "puts no token of its own"), ({"model": {"vocab": {"a": 0}}}, "cannot read the text")],
+)
+def test_tokenizers_that_do_not_fit_are_refused(tmp_path, tokenizer, change, match):
+  whole = json.loads(pathlib.Path(tokenizer).read_text())
+  model = {**whole["model"], **change.pop("model", {})}
+  other = written(tmp_path, json.dumps({**whole, **change, "model": model}), "tokenizer.json")
+  with pytest.raises(DatasetError, match=f"--tokenizer={other} {match}.*give --tokenizer=FILE"):
+    opened(written(tmp_path), str(other)).examples(np.arange(3))
+
+
 def test_fields_keep_their_quotes_and_strange_spaces(tmp_path):
   table = read_table(written(tmp_path, 'sentence\tlabel\n"a\u2028 b \tx\n'))
   assert table.texts == [('"a\u2028 b',)]
@@ -220,3 +257,8 @@ def test_random_tokens_depend_on_their_index_alone():
   ).any()
   with pytest.raises(DatasetError, match="'dev'"):
     data.load("tokens", split="dev")
+
+
+def test_random_tokens_need_a_vocabulary_as_large(tokenizer):
+  with pytest.raises(DatasetError, match=f"--dataset=tokens draws from the 30,522 .* {tokenizer} has 7; give a"):
+    data.load("tokens", tokens=TokenConfig(tokenizer))

@@ -205,6 +205,8 @@ def test_knas_with_other_images_is_refused(folder, table):
     KNASConfig(RECIPE, knas_split="dev")
   with pytest.raises(ConfigError, match="--knas_images=-1"):
     KNASConfig(RECIPE, knas_images=-1)
+  with pytest.raises(ConfigError, match=r"--knas_split=train\[:9\]: that is trained on"):
+    KNASConfig(RECIPE, knas_fine="train", knas_split="train[:9]")
   for own, match in (({"knas_split": "dev", "knas_images": 65}, "--knas_images=65 is more than the 64"),):
     settings = KNASConfig(RECIPE, knas_fine="train", knas_batch=8, **own)
     with pytest.raises(ConfigError, match=match):
