@@ -280,11 +280,12 @@ def test_one_class_is_refused(folder, tmp_path):
     (["--space=nb201", "--encoder=FOLDER"], ("--encoder=", "--space=nb201")),
     (["--space=encoder", "--encoder=FOLDER", "--tokenizer=x"], ("--tokenizer=x", "encoder's own")),
     (["--space=encoder", "--encoder=absent"], ("--encoder=absent is no folder", "config.json")),
-    (["--space=encoder", "--encoder=FOLDER", "--tokens=32"], ("32", "1 to 16")),
+    (["--space=encoder", "--encoder=FOLDER", "--tokens=8"], ("--dataset=tokens draws", "has 12; give a --dataset")),
+    (["--space=encoder", "--encoder=FOLDER", "--dataset=TABLE", "--tokens=32"], ("32", "1 to 16", "--tokens of 16")),
   ],
 )
-def test_flags_are_refused_in_one_line(folder, flags, words):
-  flags = [flag.replace("FOLDER", folder) for flag in flags]
+def test_flags_are_refused_in_one_line(folder, table, flags, words):
+  flags = [flag.replace("FOLDER", folder).replace("TABLE", table) for flag in flags]
   refused(
     jaxnas("--algorithm=score", "--archs=unchanged", "--proxies=mgm", "--noprogress", *flags, check=False), *words
   )
