@@ -12,13 +12,14 @@ by size alone, and with the counts of operations, of heads and of feed-forward w
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 from absl import app, flags
 from scipy import stats
 
 from jaxnas import report, spaces, tabular
+from jaxnas.errors import JaxnasError
 from jaxnas.spaces.flexibert import costs, encoding
 
 FLAGS = flags.FLAGS
@@ -37,8 +38,8 @@ CONTROLS: dict[str, Callable[[str], float]] = {
 }
 
 
-def scored(folder: str) -> dict[str, dict[str, float]]:
-  """The mean figure to rank by over repeats and seeds, by proxy and encoder."""
+def scored(folder: str, truth: Collection[str]) -> dict[str, dict[str, float]]:
+  """The mean figure to rank by over repeats and seeds, by proxy and encoder; all encoders must be in `truth`."""
   path = pathlib.Path(folder) / "scores.jsonl"
   if not path.is_file():
     raise app.UsageError(f"{folder}: not a work directory of --algorithm=score (it has no scores.jsonl)")
@@ -46,6 +47,8 @@ def scored(folder: str) -> dict[str, dict[str, float]]:
   for line in path.read_text().splitlines():
     record = json.loads(line)
     if record.get("kind") == "score":
+      if record["arch"] not in truth:
+        raise app.UsageError(f"{folder}: {record['arch'][:60]} is not in the benchmark; score --archs=benchmark")
       found.setdefault(record["proxy"], {}).setdefault(record["arch"], []).append(float(record["rank_by"]))
   return {proxy: {arch: float(np.mean(own)) for arch, own in archs.items()} for proxy, archs in found.items()}
 
@@ -129,10 +132,14 @@ def _left(columns: np.ndarray, y: np.ndarray) -> tuple[float, int]:
 
 def main(argv: list[str]) -> None:
   """Prints both tables."""
-  benchmark = tabular.open_benchmark(FLAGS.benchmark, spaces.get("flexibert"))
-  truth = {arch: benchmark.accuracy(arch, FLAGS.task) for arch in benchmark.archs}
+  try:
+    benchmark = tabular.open_benchmark(FLAGS.benchmark, spaces.get("flexibert"))
+    truth = {arch: benchmark.accuracy(arch, FLAGS.task) for arch in benchmark.archs}
+  except JaxnasError as error:
+    raise app.UsageError(str(error)) from error
+  found = [pair for folder in argv[1:] for pair in scored(folder, truth).items()]
   rows = [row_of(name, {arch: of(arch) for arch in truth}, truth) for name, of in CONTROLS.items()]
-  rows += [row_of(proxy, figures, truth) for folder in argv[1:] for proxy, figures in scored(folder).items()]
+  rows += [row_of(proxy, figures, truth) for proxy, figures in found]
   header = [
     "",
     "encoders",

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxnas import registry, scoring
-from jaxnas.algorithms.naming import refuse_too_many
+from jaxnas.algorithms.naming import named, refuse_too_many
 from jaxnas.algorithms.validation import WAYS, HeldOut, evaluation, validate
 from jaxnas.base import (
   Algorithm,
@@ -68,7 +68,7 @@ class KNASConfig:
   knas_controls: tuple[str, ...] = setting(
     (),
     "comma-separated, a row of the table each: 'params', the best by the fine stage of the k candidates with most "
-    "parameters; 'random', of k candidates at random; or an architecture by a name of its space, such as 'unchanged'",
+    "parameters; 'random', of k candidates at random; or an architecture as --genotype names one, such as 'unchanged'",
     later=True,
   )
   knas_batch: int = setting(32, "images n of the Gram matrix (the released code's variants use 50)")
@@ -205,9 +205,9 @@ def _named(space: Space, name: str) -> list[str]:
     ConfigError: there is none of that name.
   """
   try:
-    return [space.format(space.parse(name))]
+    return [space.format(named(space, name, "--knas_controls"))]
   except ArchitectureError as error:
-    raise ConfigError(f"--knas_controls={name}: neither params, nor random, nor of this space: {error}") from error
+    raise ConfigError(f"{error}; and it is neither params nor random") from error
 
 
 def _control(name: str, context: Context[KNASConfig], candidates: Int[np.ndarray, "N L"]) -> list[str]:
@@ -230,11 +230,12 @@ def _evaluation(context: Context[KNASConfig], seed: int) -> Callable[[str], floa
 def _row(
   rule: str, archs: list[str], accuracy: Mapping[str, float], scores: Mapping[str, float], settings: KNASConfig
 ) -> dict[str, Any]:
-  """The best of `archs` by the fine stage, with what the first half of them finds."""
+  """The best of `archs` by the fine stage, with what the first half of them finds; a control may have no value."""
   values = np.array([accuracy[arch] for arch in archs], np.float64)
-  if np.isnan(values).all():
+  none = bool(np.isnan(values).all())
+  if none and rule == settings.knas_score:
     raise ConfigError(f"--knas_fine={settings.knas_fine}: none of the {len(archs)} architectures by {rule} has a value")
-  best = int(np.nanargmax(values))
+  best = 0 if none else int(np.nanargmax(values))
   half = values[: max(1, len(archs) // 2)]
   return {
     "rule": rule,

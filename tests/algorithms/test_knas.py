@@ -233,8 +233,21 @@ def test_controls_that_are_none(given, said):
 def test_a_control_of_no_such_name(source):
   settings = KNASConfig(knas_controls=("largest",))
   context = Context(SPACE, source, settings, benchmark=MadeUpTable(accuracy))
-  with pytest.raises(ConfigError, match="--knas_controls=largest: neither params, nor random, nor of this space"):
+  with pytest.raises(ConfigError, match="--knas_controls='largest' in --space=nb201: .*; and it is neither params nor"):
     KNAS().work(context)
+
+
+def test_a_control_without_a_value_is_a_row(engine, source, monkeypatch):
+  """By its number, as other flags take it; its training diverged, and the search ends all the same."""
+  monkeypatch.setattr(KNAS, "proxies", lambda self, settings, space: (FIRST_EDGE,))
+  number = str(SPACE.index_of(SPACE.parse(LAST)))
+  settings = KNASConfig(
+    knas_candidates=5, knas_shortlist=2, knas_batch=2, knas_channels=2, knas_cells=1, knas_controls=(number,)
+  )
+  table = MadeUpTable(lambda arch: float("nan") if arch == LAST else accuracy(arch))
+  rows = KNAS().search(Context(SPACE, source, settings, benchmark=table, engine=engine), 0).rows
+  assert [row["rule"] for row in rows] == ["mgm", f"control: {number}"]
+  assert np.isfinite(rows[0]["validation"]) and np.isnan(rows[1]["validation"]) and rows[1]["arch"] == LAST
 
 
 # The fine stage by training.
