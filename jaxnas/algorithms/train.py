@@ -202,7 +202,8 @@ def split_images(context: Context[TrainingConfig]) -> Images:
     description = f"{name} split of {source.name}"
   first = _first(first, config.train_images, "train_images")
   second = _first(second, config.eval_images, "eval_images")
-  return Images(first, second, f"{description}, {len(second)} images")
+  what = "images" if len(second.image_shape) == 3 else "examples"
+  return Images(first, second, f"{description}, {len(second)} {what}")
 
 
 def _first(source: Source, count: int, flag: str) -> Source:

@@ -112,7 +112,7 @@ def test_fine_tuning_learns(trained):
   for outcome, path in trained.values():
     (row,) = outcome.rows
     assert row["valid_accuracy"] > 85 and row["valid_accuracy_status"] == "ok"
-    assert row["evaluated_on"].startswith("dev split of tsv:")
+    assert row["evaluated_on"].startswith("dev split of tsv:") and row["evaluated_on"].endswith(", 30 examples")
     losses = [json.loads(line)["train_loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < 0.7 * losses[0]
     said = outcome.record["confusion"]
