@@ -68,9 +68,11 @@ def partial(scores: np.ndarray, truths: np.ndarray, given: list[np.ndarray]) -> 
 def with_error(measure: Callable[[np.ndarray], float], n: int) -> str:
   """A figure of the encoders at `rows`, and its standard error over resamples of them."""
   generator = np.random.default_rng(0)
+  value = measure(np.arange(n))
+  if np.isnan(value):
+    return "-"
   draws = [measure(generator.integers(0, n, n)) for _ in range(FLAGS.resamples)]
-  value, error = measure(np.arange(n)), np.nanstd(draws)
-  return "-" if np.isnan(value) else f"{value:.3f} ± {error:.3f}"
+  return f"{value:.3f} ± {np.nanstd(draws):.3f}"
 
 
 def row_of(name: str, figures: dict[str, float], truth: dict[str, float]) -> tuple[str, ...]:

@@ -178,6 +178,10 @@ class KNAS(Algorithm[KNASConfig]):
     accuracy = dict(zip(archs, found.tolist(), strict=True))
     scores = {line.arch: line.value for line in lines}
     rows = [_row(rule, own, accuracy, scores, settings) for rule, own in rules.items()]
+    validated = {
+      rule: [{"arch": arch, settings.knas_score: scores.get(arch), "validation": accuracy[arch]} for arch in own]
+      for rule, own in rules.items()
+    }
     values = np.array([line.value for line in lines], np.float64)
     best = space.parse(rows[0]["arch"])
     columns = [Column("validation", "valid %"), Column(settings.knas_score, settings.knas_score)]
@@ -186,10 +190,8 @@ class KNAS(Algorithm[KNASConfig]):
       columns=[Column("rule", "ranked by"), *columns] if settings.knas_controls else columns,
       groups=("rule",) if settings.knas_controls else (),
       record={
-        "shortlist": [
-          {"arch": arch, settings.knas_score: scores[arch], "validation": accuracy[arch]}
-          for arch in rules[settings.knas_score]
-        ]
+        "shortlist": validated.pop(settings.knas_score),
+        **({"controls": validated} if settings.knas_controls else {}),
       },
       found=Shortlisted(best, candidates, values, shortlist, found[: len(shortlist)]),
     )

@@ -214,6 +214,8 @@ def test_controls_share_the_validations(engine, source, monkeypatch):
   assert len(asked) == len(set(asked)) and set(asked) == {arch for archs in expected.values() for arch in archs}
   assert sum(done) == KNAS().work(context).amount == 40 + 3 * 5 + 1
   assert outcome.groups == ("rule",) and len(outcome.record["shortlist"]) == 5
+  listed = {rule: [one["arch"] for one in own] for rule, own in outcome.record["controls"].items()}
+  assert listed == {rule: archs for rule, archs in expected.items() if rule != "mgm"}
   kept = [record for record in kept if record["kind"] == "knas"]
   assert len(kept) == len(asked)
 
