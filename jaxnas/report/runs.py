@@ -43,14 +43,14 @@ class CompareRuns(Algorithm[RunsConfig]):
     """The table; `seed` has no part in it."""
     del seed
     runs = _loaded(context.settings)
-    keys = list(dict.fromkeys(key for run in runs.values() for key in run["accuracies"]))
+    keys = list(dict.fromkeys(key for run in runs.values() for key in run["accuracies"] or _validated(run)))
     table, found = [], {}
     for name, run in runs.items():
       about = {field: run["config"].get(field) for field in RUN}
       for own, rows in _apart(run).items():
         label = ": ".join(filter(None, (name, own)))
         found[label] = rows
-        values = {key: mean_std([row.get(key, math.nan) for row in rows], digits=2) for key in keys}
+        values = {key: mean_std([_value(row, key) for row in rows], digits=2) for key in keys}
         table.append({"run": label, **about, "architectures": len(rows), **values})
       context.advance(1)
     columns = [Column(key, key) for key in ("run", *RUN, "architectures")]
@@ -76,6 +76,17 @@ def _loaded(settings: RunsConfig) -> dict[str, dict[str, Any]]:
   return found
 
 
+def _validated(run: Mapping[str, Any]) -> list[str]:
+  """What a run without a benchmark validated its architectures by itself: the fields of a row that have it."""
+  return [key for key in ("validation", "valid_accuracy") if any(key in row for row in run["results"])]
+
+
+def _value(row: Mapping[str, Any], key: str) -> float:
+  """An accuracy of a row; NaN where it has none."""
+  value = row.get(key)
+  return float(value) if isinstance(value, int | float) else math.nan
+
+
 def _apart(run: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
   """A run's rows by what tells those of one seed apart, such as what they were ranked by; "" where nothing does."""
   found: dict[str, list[Mapping[str, Any]]] = {}
@@ -90,7 +101,7 @@ def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], keys: Sequence[str], p
   for position, key in enumerate(keys):
     axis = figure.add_subplot(1, len(keys), position + 1)
     for line, rows in enumerate(runs.values()):
-      values = np.array([row.get(key, math.nan) for row in rows], np.float64)
+      values = np.array([_value(row, key) for row in rows], np.float64)
       axis.axhline(line, color=FAINT, linewidth=0.5, zorder=0)
       axis.plot(values, np.full(len(values), line), "o", color=_COLOURS[position % len(_COLOURS)], alpha=0.5)
       if np.isfinite(values).any():

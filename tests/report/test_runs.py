@@ -59,6 +59,17 @@ def test_a_rule_and_its_controls_are_rows_of_their_own(tmp_path):
   ]
 
 
+def test_runs_without_a_benchmark_have_what_they_validated(tmp_path):
+  rows = [{"seed": 0, "validation": 81.0}, {"seed": 1, "validation": None}]
+  (tmp_path / "a").mkdir()
+  config = {"algorithm": "knas", "space": "encoder", "dataset": "sst2"}
+  (tmp_path / "a" / "result.json").write_text(json.dumps({"config": config, "accuracies": [], "results": rows}))
+  outcome = compared(str(tmp_path / "a"), leave(tmp_path / "b", [{"seed": 0, "cifar10_test": 93.0}]))
+  assert outcome.rows[0]["validation"].startswith("81.00") and outcome.rows[0]["cifar10_test"] == "-"
+  assert outcome.rows[1]["validation"] == "-" and outcome.rows[1]["cifar10_test"] == "93.00"
+  outcome.artefacts[0].draw(tmp_path / "runs.png")
+
+
 def test_two_folders_of_one_name_go_by_their_paths(tmp_path):
   runs = [leave(tmp_path / part / "out", [{"seed": 0, "cifar10_test": 90.0}]) for part in ("x", "y")]
   assert [row["run"] for row in compared(*runs).rows] == runs
