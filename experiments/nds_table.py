@@ -9,8 +9,8 @@ what these directories hold.
 Proxies of one pass see squares of ImageNet of --side pixels instead of 224. Networks of stages are those of the tables,
 a compilation each. Those of cells all have --channels and --cells, one compilation a space (0: their own, one for each
 width and depth), so there proxies know the genotype and not the size, which the controls do. GenNAS's regression is on
-the networks that its code builds, on 32 pixels, with --steps steps instead of 100. XLA optimises little, which halves
-the compilations that nearly all the time goes to.
+the networks that its code builds, on 32 pixels, with --steps steps instead of 100. XLA optimises little and emits loops
+the older way, which takes the compilations that nearly all the time goes to down to a quarter.
 
 Beside a proxy's Spearman stands what it adds to the number of parameters: the difference to their Spearman, and the
 partial correlation of ranks with the accuracy, parameters held; both with errors over the same bootstrap samples.
@@ -51,8 +51,9 @@ FILES = {
 CONTROLS = ("params", "effective_params", "flops", "depth", "width")
 PROXIES = ("naswot", "jacob_cov", "synflow", "log_synflow", "snip", "grad_norm", "mgm")
 REGRESSION = "signal_regression"
+BESIDE = (REGRESSION, *CONTROLS, "naswot")
 RESAMPLES = 2000
-ENVIRONMENT = {"XLA_FLAGS": "--xla_backend_optimization_level=0", **os.environ}
+ENVIRONMENT = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false", **os.environ}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("tables", None, "folder of the published tables, NAME.jsonl.gz", required=True)
@@ -190,21 +191,35 @@ def adds(values: np.ndarray, params: np.ndarray, accuracy: np.ndarray) -> tuple[
   return difference, errors[0], partial, errors[1]
 
 
+def line_of(space: str, name: str, archs: list[str], values: np.ndarray) -> dict[str, Any]:
+  """A row of a table: how these values of architectures agree with the accuracies."""
+  accuracy = np.array([opened(space).accuracy(arch, "imagenet2012") for arch in archs])
+  values = np.where(np.isfinite(values), values, -np.inf).astype(np.float64)
+  added = adds(values, controls(spaces.get(space), archs)["params"], accuracy) if name != "params" else None
+  return {"proxy": name, **vars(metrics.agreement(values, accuracy, resamples=RESAMPLES)), "adds": added}
+
+
 def lines_of(space: str, out: pathlib.Path) -> list[dict[str, Any]]:
   """The rows of one space; where nothing is scored yet, the controls on all of its table."""
-  benchmark, own = opened(space), spaces.get(space)
   found = scores(out / f"{space}_one_pass") | scores(out / f"{space}_regression")
-  usual = next((list(of) for name, of in found.items() if name != REGRESSION), list(benchmark.archs))
-  rows = {name: (usual, values) for name, values in controls(own, usual).items()}
-  for name, values in found.items():
-    rows[name] = list(values), np.array(list(values.values()))
-  lines = []
-  for name, (archs, values) in rows.items():
-    accuracy = np.array([benchmark.accuracy(arch, "imagenet2012") for arch in archs])
-    values = np.where(np.isfinite(values), values, -np.inf).astype(np.float64)
-    line = {"proxy": name, **vars(metrics.agreement(values, accuracy, resamples=RESAMPLES))}
-    lines.append(line | {"adds": adds(values, controls(own, archs)["params"], accuracy) if name != "params" else None})
-  return lines
+  usual = next((list(of) for name, of in found.items() if name != REGRESSION), list(opened(space).archs))
+  rows = [line_of(space, name, usual, values) for name, values in controls(spaces.get(space), usual).items()]
+  return rows + [line_of(space, name, list(of), np.array(list(of.values()))) for name, of in found.items()]
+
+
+def beside_the_regression(space: str, out: pathlib.Path) -> list[str]:
+  """A row: the regression's agreement, and on the same architectures that of the controls and of one proxy."""
+  values = scores(out / f"{space}_regression").get(REGRESSION, {})
+  if not values:
+    return []
+  archs, other = list(values), scores(out / f"{space}_one_pass").get("naswot", {})
+  columns = {REGRESSION: np.array(list(values.values())), **controls(spaces.get(space), archs)}
+  if set(archs) <= set(other):
+    columns["naswot"] = np.array([other[arch] for arch in archs])
+  lines = {name: line_of(space, name, archs, own) for name, own in columns.items()}
+  shown = [number(lines[n]["spearman"], lines[n]["spearman_se"]) if n in lines else "" for n in BESIDE]
+  rates = [f"{lines[name]['retrieving_rate']:.0%}" for name in (REGRESSION, "params")]
+  return [space, str(len(archs)), *shown, *rates]
 
 
 def number(value: float, error: float | None = None) -> str:
@@ -228,6 +243,10 @@ def written(todo: list[str], out: pathlib.Path) -> str:
   retrieved.append(["mean", *(f"{sum(own) / len(own):.0f}%" if own else "" for own in rates)])
   text = ["## Spearman\n", report.markdown_table(head, body)]
   text += ["\n## Retrieving rate at the top 10 %\n", report.markdown_table(head, retrieved)]
+  regressed = [row for space in todo if (row := beside_the_regression(space, out))]
+  if regressed:
+    head = ["space", "n", *BESIDE, f"top 10 % retrieved by {REGRESSION}", "by params"]
+    text += [f"\n## {REGRESSION}, and Spearman of others there\n", report.markdown_table(head, regressed)]
   for space, lines in found.items():
     rows = []
     for line in sorted(lines, key=lambda line: -np.nan_to_num(line["spearman"], nan=-2)):
