@@ -193,7 +193,8 @@ def adds(values: np.ndarray, params: np.ndarray, accuracy: np.ndarray) -> tuple[
 
 def line_of(space: str, name: str, archs: list[str], values: np.ndarray) -> dict[str, Any]:
   """A row of a table: how these values of architectures agree with the accuracies."""
-  accuracy = np.array([opened(space).accuracy(arch, "imagenet2012") for arch in archs])
+  benchmark = opened(space)
+  accuracy = np.array([benchmark.accuracy(arch, "imagenet2012") for arch in archs])
   values = np.where(np.isfinite(values), values, -np.inf).astype(np.float64)
   added = adds(values, controls(spaces.get(space), archs)["params"], accuracy) if name != "params" else None
   return {"proxy": name, **vars(metrics.agreement(values, accuracy, resamples=RESAMPLES)), "adds": added}
