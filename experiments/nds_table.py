@@ -9,8 +9,9 @@ what these directories hold.
 Proxies of one pass see squares of ImageNet of --side pixels instead of 224. Networks of stages are those of the tables,
 a compilation each. Those of cells all have --channels and --cells, one compilation a space (0: their own, one for each
 width and depth), so there proxies know the genotype and not the size, which the controls do. GenNAS's regression is on
-the networks that its code builds, on 32 pixels, with --steps steps instead of 100. XLA optimises little and emits loops
-the older way, which takes the compilations that nearly all the time goes to down to a quarter.
+the networks that its code builds, on 32 pixels, with --steps steps instead of 100. XLA
+optimises little and emits loops the older way, which shortens compilations several times, but for the regression of
+cells, which compiles seldom.
 
 Beside a proxy's Spearman stands what it adds to the number of parameters: the difference to their Spearman, and the
 partial correlation of ranks with the accuracy, parameters held; both with errors over the same bootstrap samples.
@@ -53,7 +54,7 @@ PROXIES = ("naswot", "jacob_cov", "synflow", "log_synflow", "snip", "grad_norm",
 REGRESSION = "signal_regression"
 BESIDE = (REGRESSION, *CONTROLS, "naswot")
 RESAMPLES = 2000
-ENVIRONMENT = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false", **os.environ}
+COMPILES_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # programs run longer
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("tables", None, "folder of the published tables, NAME.jsonl.gz", required=True)
@@ -95,6 +96,12 @@ def command(space: str, job: str, count: int) -> list[str]:
   return [*common, f"--archs=benchmark:{count}", f"--data_dir={FLAGS.data_dir}", "--noprogress", *own]
 
 
+def environment(space: str, job: str) -> dict[str, str]:
+  """Of a job: XLA optimises little where compilations take nearly all the time, unless $XLA_FLAGS says otherwise."""
+  steps = job == "regression" and isinstance(spaces.get(space), CellSpace)
+  return {**({} if steps else {"XLA_FLAGS": COMPILES_FAST}), **os.environ}
+
+
 def table(space: str) -> pathlib.Path:
   """The file of a space."""
   return pathlib.Path(FLAGS.tables) / f"{FILES[space]}.jsonl.gz"
@@ -120,7 +127,7 @@ def run(todo: list[str], out: pathlib.Path, end: float) -> None:
         continue
       print(f"== {space}, {job}", flush=True)
       begin = os.times()
-      process = subprocess.Popen([*command(space, job, count), f"--workdir={folder}"], env=ENVIRONMENT)
+      process = subprocess.Popen([*command(space, job, count), f"--workdir={folder}"], env=environment(space, job))
       try:
         code = process.wait(None if math.isinf(left) else left)
       except subprocess.TimeoutExpired:
