@@ -66,6 +66,8 @@ flags.DEFINE_integer("archs", 60, "architectures of a space of cells for proxies
 flags.DEFINE_integer("staged", 60, "architectures of a space of stages for proxies of one pass", lower_bound=3)
 flags.DEFINE_integer("channels", 16, "of scored networks of cells; 0: their own", lower_bound=0)
 flags.DEFINE_integer("cells", 8, "of scored networks of cells; 0: their own", lower_bound=0)
+flags.DEFINE_integer("regressed_channels", 0, "of regressed networks of cells; 0: their own", lower_bound=0)
+flags.DEFINE_integer("regressed_cells", 0, "of regressed networks of cells; 0: their own", lower_bound=0)
 flags.DEFINE_integer("regressed", 20, "architectures of a space for the regression", lower_bound=3)
 flags.DEFINE_integer("side", 64, "pixels of a side", lower_bound=32)
 flags.DEFINE_integer("steps", 20, "of the regression", lower_bound=1)
@@ -90,8 +92,9 @@ def command(space: str, job: str, count: int) -> list[str]:
       f"--signal_interval={FLAGS.steps}",
     ],
   }[job]
-  if cells and job == "one_pass":
-    own += [f"--score_{name}={value}" for name in ("channels", "cells") if (value := FLAGS[name].value)]
+  for name in ("channels", "cells") if cells else ():
+    flag, size = (f"score_{name}", name) if job == "one_pass" else (f"signal_{name}", f"regressed_{name}")
+    own += [f"--{flag}={FLAGS[size].value}"] if FLAGS[size].value else []
   common = [sys.executable, "-m", "jaxnas.main", "--algorithm=score", f"--space={space}", f"--benchmark={table(space)}"]
   return [*common, f"--archs=benchmark:{count}", f"--data_dir={FLAGS.data_dir}", "--noprogress", *own]
 
