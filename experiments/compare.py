@@ -20,6 +20,7 @@ import csv
 import io
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from jaxnas import registry, report, spaces, tabular
 from jaxnas.algorithms.combining import RankBy, combined
 from jaxnas.base import Accuracies, Rankable, Status, lacking
 from jaxnas.files import write_atomically
-from jaxnas.report import comparison
+from jaxnas.report import comparison, comparison_tables
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
 from jaxnas.report.proxy_pictures import plot_correlations, plot_cost
 from jaxnas.scoring import Score
@@ -198,9 +199,9 @@ def write_scores(scores: list[Score], benchmark: Accuracies, published: list[lis
   """Tables and pictures of proxies and combinations; returns the README's table."""
   rows = [line._asdict() for line in scores]
   lines = comparison.compare(rows, benchmark)
-  print("\n" + comparison.to_markdown(lines))
-  comparison.write_markdown(lines, out / "proxies.md")
-  comparison.write_csv(lines, out / "proxies.csv")
+  print("\n" + comparison_tables.to_text(lines, shutil.get_terminal_size().columns))
+  comparison_tables.write_markdown(lines, out / "proxies.md")
+  comparison_tables.write_csv(lines, out / "proxies.csv")
   known, names = registry.names("proxy"), [line["proxy"] for line in lines]
   counts = {name for name in known if registry.make("proxy", name).control}
   controls = [name for name in names if counts.issuperset(name.split(" + "))]

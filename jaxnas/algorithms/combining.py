@@ -41,7 +41,7 @@ class RankBy:
   rank_by: tuple[str, ...] = setting(
     (),
     "combinations to rank by, the sum of log ranks of their proxies: proxies, comma-separated, which make one, or "
-    f"names of combinations: {DEFAULT!r} (what was measured to rank the space best), "
+    f"names of combinations: {DEFAULT!r} (the space's own, chosen by measurement among those of minutes), "
     + ", ".join(f"{name!r} ({' + '.join(proxies)})" for name, proxies in NAMED.items())
     + f"; default: of --algorithm=score none, of ranked {DEFAULT!r}",
     later=True,
@@ -75,7 +75,7 @@ def _of_space(space: Space) -> Combination:
   if lacking(space, Rankable):
     raise ConfigError(
       f"--rank_by={DEFAULT}: nobody measured which combination ranks --space={space.name} best; name the proxies, "
-      f"--rank_by=PROXY,..., or one of {', '.join(NAMED)}"
+      "--rank_by=PROXY,..."
     )
   proxies = cast(Rankable, space).ranked_by
   return Combination(f"{DEFAULT}: {' + '.join(proxies)}", proxies)

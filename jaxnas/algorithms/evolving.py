@@ -51,6 +51,19 @@ class RankEvolution:
         "lower the former or raise the latter"
       )
 
+  def refuse_unused(self, instead: str) -> None:
+    """Refuses settings that were given although nothing evolves.
+
+    Args:
+      instead: the flag and value by which nothing does.
+
+    Raises:
+      ConfigError: names the settings that are not at their defaults.
+    """
+    given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+    if given:
+      raise ConfigError(f"--{' and --'.join(given)}: nothing evolves with {instead}; say --ranked_candidates=evolved:N")
+
 
 def evolve(
   space: Space,

@@ -16,7 +16,7 @@ _COUNT = re.compile(r"[0-9]{1,18}")
 
 
 def resolve(space: Space, archs: Sequence[str], benchmark: Accuracies | None = None) -> Int[np.ndarray, "A L"]:
-  """The architectures that `--archs` names.
+  """The architectures that `--archs` names, each once, in the order in which they are first named.
 
   Raises:
     ArchitectureError: malformed, out of range, or (of one that is named) without a path from input to output.
@@ -37,7 +37,10 @@ def resolve(space: Space, archs: Sequence[str], benchmark: Accuracies | None = N
       found.append(space.sample(jax.random.key(0), _number(text, count, len(space))))
     else:
       found.append(named(space, text, "--archs")[None])
-  return np.concatenate(found)
+  first: dict[str, Code] = {}
+  for code in np.concatenate(found):
+    first.setdefault(space.format(code), code)
+  return np.stack(list(first.values()))
 
 
 def _number(text: str, count: str, most: int) -> int:

@@ -88,6 +88,13 @@ class RankedConfig:
     drawn = _DRAWN.fullmatch(text)
     if text != ALL and (drawn is None or int(drawn[2]) < 2):
       raise ConfigError(f"--ranked_candidates={text!r}: say all, random:N or evolved:N, with N of 2 at least")
+    if drawn is None or drawn[1] != "evolved":
+      self.evolution.refuse_unused(f"--ranked_candidates={text}")
+    elif int(drawn[2]) <= self.evolution.ranked_population:
+      raise ConfigError(
+        f"--ranked_candidates={text} is no more than --ranked_population={self.evolution.ranked_population}, which are "
+        "drawn at random, so nothing would evolve: raise the former or lower the latter"
+      )
     if not self.ranked_shortlists or not all(map(_K.fullmatch, self.ranked_shortlists)):
       raise ConfigError(f"--ranked_shortlists={','.join(self.ranked_shortlists)!r}: say numbers from 0, such as 0,20")
     if len(set(self.shortlists)) < len(self.shortlists):

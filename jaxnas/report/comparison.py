@@ -6,11 +6,7 @@ ranking value of an architecture is the mean of (rank - 1/2) / n over its passes
 as it is. An architecture that was degenerate in every pass stays so and ranks last.
 """
 
-import csv
-import io
 import math
-import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +15,7 @@ from jaxtyping import Float
 
 from jaxnas.base import Accuracies
 from jaxnas.errors import ConfigError
-from jaxnas.files import write_atomically
 from jaxnas.report.correlation_plots import Panel
-from jaxnas.report.tables import markdown_table
 from jaxnas.tabular import metrics
 from jaxnas.tabular.table import RANK_DECIMALS
 
@@ -29,18 +23,11 @@ RANDOM = "random shortlist"
 SHORTLIST = 10
 TOP = 0.1
 
-Path = str | os.PathLike[str]
 Line = dict[str, Any]
 Pass = dict[int, float]
 """Architecture's index in the benchmark -> its `rank_by` in one pass of a proxy."""
 
 _REQUIRED = ("arch", "proxy", "rank_by")
-_MEASURES = (
-  ("Kendall τ-b", "kendall", 3),
-  (f"top {TOP:.0%} retrieved", "retrieving_rate", 3),
-  ("top-1 regret", "top1_regret", 2),
-  (f"top-{SHORTLIST} regret", "top10_regret", 2),
-)
 
 
 def compare(
@@ -162,10 +149,15 @@ def expected_best(
 def spearman_by_dataset(lines: Sequence[Line]) -> dict[str, dict[str, tuple[float, float]]]:
   """Proxy -> data set -> (Spearman, its standard error), as `correlation_plots.plot_ranks` wants it; without chance."""
   return {
-    line["proxy"]: {d: (line[f"{d}_spearman"], line[f"{d}_spearman_se"]) for d in _datasets(line)}
+    line["proxy"]: {d: (line[f"{d}_spearman"], line[f"{d}_spearman_se"]) for d in datasets_of(line)}
     for line in lines
     if line["proxy"] != RANDOM
   }
+
+
+def datasets_of(line: Line) -> list[str]:
+  """The data sets that a line of `compare` has measures of."""
+  return [key.removesuffix("_retrieving_rate") for key in line if key.endswith("_retrieving_rate")]
 
 
 def correlations(
@@ -208,77 +200,6 @@ def panels(rows: Iterable[Mapping[str, Any]], lines: Sequence[Line], benchmark: 
   return found
 
 
-def to_markdown(lines: Sequence[Line]) -> str:
-  """The table as Markdown: Spearman ± standard error a column a data set, the other measures as "a / b / c".
-
-  Raises:
-    ConfigError: no lines.
-  """
-  header, body, note = as_table(lines)
-  return f"{markdown_table(header, body)}\n{note}\n"
-
-
-def as_table(lines: Sequence[Line]) -> tuple[list[str], list[list[Any]], str]:
-  """Header, rows and explanation of what `to_markdown` writes.
-
-  Raises:
-    ConfigError: no lines.
-  """
-  datasets = _datasets(_first(lines))
-  header = ["proxy", "n", "degenerate", *(f"Spearman {d}" for d in datasets)]
-  several = any((line["passes"] or 1) > 1 for line in lines)
-  header += ["passes", "Spearman of one pass", "Kendall of one pass"] if several else []
-  header += [title for title, _, _ in _MEASURES] + ["accuracy of its best, %", "s/architecture"]
-  body = []
-  for line in lines:
-    row = [line["proxy"], line["n"], line["degenerate"]]
-    row += [_plus_minus(line[f"{d}_spearman"], line[f"{d}_spearman_se"]) for d in datasets]
-    if several:
-      row.append(line["passes"])
-      for name in ("pass_spearman", "pass_kendall"):
-        row.append(" / ".join(_plus_minus(line[f"{d}_{name}"], line[f"{d}_{name}_sd"]) for d in datasets))
-    for _, key, digits in (*_MEASURES, ("", "best_accuracy", 2)):
-      row.append(" / ".join(_fixed(line[f"{d}_{key}"], digits) for d in datasets))
-    seconds = line["seconds"]
-    body.append([*row, None if seconds is None else f"{seconds:.3g}"])
-  note = (
-    f"Columns of several numbers: {' / '.join(datasets)}. Spearman ± standard error (bootstrap over architectures). "
-    + (
-      "Of one pass: mean ± standard deviation over seeds and repeats; Spearman beside it is of their mean ranks. "
-      if several
-      else ""
-    )
-    + "Regret: percentage points of accuracy below the best of the sample. "
-    f"{RANDOM.capitalize()}: the mean of one drawn at random (top-1 regret, accuracy of its best) and the "
-    f"expected best of {SHORTLIST} drawn at random (top-{SHORTLIST} regret)."
-  )
-  return header, body, note
-
-
-def to_csv(lines: Sequence[Line]) -> str:
-  """The table as CSV with every column of `compare`, numbers to the last digit; None and nan are empty fields.
-
-  Raises:
-    ConfigError: no lines.
-  """
-  columns = list(_first(lines))
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(columns)
-  writer.writerows([None if _missing(line[column]) else line[column] for column in columns] for line in lines)
-  return text.getvalue()
-
-
-def write_markdown(lines: Sequence[Line], path: Path) -> pathlib.Path:
-  """Writes `to_markdown`, whole or not at all; returns the path. Raises WorkdirError if it cannot be written."""
-  return write_atomically(path, to_markdown(lines).encode())
-
-
-def write_csv(lines: Sequence[Line], path: Path) -> pathlib.Path:
-  """Writes `to_csv`, whole or not at all; returns the path. Raises WorkdirError if it cannot be written."""
-  return write_atomically(path, to_csv(lines).encode())
-
-
 def _by_proxy(rows: Iterable[Mapping[str, Any]], benchmark: Accuracies) -> dict[str, list[dict[str, Any]]]:
   """Proxy -> its readings."""
   found: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
@@ -309,7 +230,7 @@ def _summary(
     passes.setdefault(row["pass"], {})[row["index"]] = row["rank_by"]
   means = mean_ranks(list(passes.values()))
   ranking = np.array([means[index] for index in sample])
-  seconds = [float(row["seconds"]) for row in readings if not _missing(row.get("seconds"))]
+  seconds = [float(row["seconds"]) for row in readings if not missing(row.get("seconds"))]
   line = {
     "proxy": proxy,
     "n": len(sample),
@@ -356,31 +277,14 @@ def _chance(truths: Mapping[str, Float[np.ndarray, " n"]], seed: int, draws: int
   return line
 
 
-def _first(lines: Sequence[Line]) -> Line:
-  if not lines:
-    raise ConfigError("lines: got none; a comparison has at least one proxy")
-  return lines[0]
-
-
-def _datasets(line: Line) -> list[str]:
-  return [key.removesuffix("_retrieving_rate") for key in line if key.endswith("_retrieving_rate")]
-
-
 def _largest(values: Float[np.ndarray, " n"]) -> float:
   return float(np.max(values, where=np.isfinite(values), initial=-np.inf)) if np.isfinite(values).any() else math.nan
 
 
-def _missing(value: Any) -> bool:
-  return value is None or (isinstance(value, float) and math.isnan(value))
-
-
 def _or_worst(value: float) -> float:
-  return -math.inf if _missing(value) else value
+  return -math.inf if missing(value) else value
 
 
-def _fixed(value: float | None, digits: int) -> str:
-  return "-" if value is None or _missing(value) else f"{value:.{digits}f}"
-
-
-def _plus_minus(value: float | None, error: float | None) -> str:
-  return _fixed(value, 3) if _missing(error) else f"{_fixed(value, 3)} ± {_fixed(error, 3)}"
+def missing(value: Any) -> bool:
+  """Whether a field of a line is unknown: None or nan."""
+  return value is None or (isinstance(value, float) and math.isnan(value))

@@ -15,6 +15,7 @@ from jaxnas import figures, registry
 from jaxnas.base import Artefact
 from jaxnas.errors import JaxnasError
 from jaxnas.report import comparison as comparing
+from jaxnas.report import comparison_tables
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
 from jaxnas.report.html import Image, Section, write_report
 from jaxnas.report.proxy_pictures import plot_correlations, plot_cost, plot_picks
@@ -33,8 +34,8 @@ def write(finished: Finished, folder: Workdir) -> pathlib.Path:
   """
   folder.write_json("result.json", {**finished.as_json(), "provenance": provenance()})
   if finished.comparison:
-    comparing.write_markdown(finished.comparison, folder.path / "comparison.md")
-    comparing.write_csv(finished.comparison, folder.path / "comparison.csv")
+    comparison_tables.write_markdown(finished.comparison, folder.path / "comparison.md")
+    comparison_tables.write_csv(finished.comparison, folder.path / "comparison.csv")
   images, proxies, failed = _draw(finished, folder.path)
   made = provenance()
   if finished.all_scores:
@@ -81,7 +82,7 @@ def _result(finished: Finished) -> tuple[list[str], list[list[Any]]]:
 def _comparison(finished: Finished) -> list[Section]:
   if not finished.comparison:
     return []
-  header, body, note = comparing.as_table(finished.comparison)
+  header, body, note = comparison_tables.as_table(finished.comparison)
   return [Section("Comparison of the proxies", header, body, note)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from jaxnas.base import Accuracies, Column, Outcome, Source, Space
 from jaxnas.errors import ArchitectureError
 from jaxnas.report import comparison as comparing
+from jaxnas.report import comparison_tables
 from jaxnas.report.progress import format_duration
 from jaxnas.report.tables import mean_std, text_table
 
@@ -82,12 +83,16 @@ class Finished:
 
   @functools.cached_property
   def scores(self) -> list[Mapping[str, Any]]:
-    """Lines of all seeds, of the architectures that the benchmark knows."""
+    """Lines of all seeds, of the architectures that the benchmark knows; of two forms of one the first."""
     if self.benchmark is None:
       return []
     lines = self.all_scores
-    known = {arch for arch in {line["arch"] for line in lines} if _is_in(self.benchmark, arch)}
-    return [line for line in lines if line["arch"] in known]
+    first: dict[int, str] = {}
+    for arch in dict.fromkeys(line["arch"] for line in lines):
+      if (index := _index(self.benchmark, arch)) is not None:
+        first.setdefault(index, arch)
+    kept = set(first.values())
+    return [line for line in lines if line["arch"] in kept]
 
   @functools.cached_property
   def comparison(self) -> list[dict[str, Any]]:
@@ -122,12 +127,13 @@ class Finished:
       kept = [i for i, title in enumerate(header) if title not in ("seed", "params M", "MACs M")]
       header, *body = ([row[i] for i in kept] for row in (header, *body))
       header[header.index("architecture")] = "pick"
-    lines = ["", text_table(header, body, shutil.get_terminal_size().columns), *notes]
+    width = shutil.get_terminal_size().columns
+    lines = ["", text_table(header, body, width), *notes]
     ranked = {row[f"{name}_known"] for name in self.datasets for row in self.rows if row.get(f"{name}_rank")}
     if ranked and any("(rank)" in title for title in header):
       lines.append(f"(rank) among the {' or '.join(f'{n:,}' for n in sorted(ranked))} architectures of the benchmark")
     if self.comparison:
-      lines += ["", comparing.to_markdown(self.comparison)]
+      lines += ["", comparison_tables.to_text(self.comparison, width)]
     if self.benchmark is None:
       lines.append("no benchmark: give --benchmark (or JAXNAS_BENCHMARK) to look the result up")
     elif len(self.benchmark.unread) >= _SLOW_LOOKUP:
@@ -161,13 +167,12 @@ def look_up(space: Space, source: Source, benchmark: Accuracies | None, row: Map
   return out
 
 
-def _is_in(benchmark: Accuracies, arch: str) -> bool:
-  """False for an architecture that a table of a part of its space does not have."""
+def _index(benchmark: Accuracies, arch: str) -> int | None:
+  """None for an architecture that a table of a part of its space does not have."""
   try:
-    benchmark.index(arch)
+    return int(benchmark.index(arch))
   except ArchitectureError:
-    return False
-  return True
+    return None
 
 
 def _noted(

@@ -41,6 +41,7 @@ def test_names():
     ("az_nas", NAMED["az_nas"]),
   ]
   assert members("jaxnas", space=spaces.get("darts")) == [("jaxnas: naswot", ("naswot",))]
+  assert members("jaxnas", space=spaces.get("nb101")) == [("jaxnas: naswot + meco", ("naswot", "meco"))]
 
 
 def test_every_name_is_of_proxies_and_of_no_proxy():
@@ -68,8 +69,10 @@ def test_refuses_names(names, words):
 
 
 def test_a_space_without_a_combination_says_what_to_name():
-  with pytest.raises(ConfigError, match=r"--rank_by=jaxnas: nobody measured .*--space=flexibert.*--rank_by=PROXY"):
-    RankBy(("jaxnas",)).combinations(spaces.get("flexibert"))
+  """And suggests none that it would refuse, as nlp does az_nas."""
+  for name in ("flexibert", "nlp"):
+    with pytest.raises(ConfigError, match=rf"--rank_by=jaxnas: nobody measured .*--space={name}.*--rank_by=PROXY,...$"):
+      RankBy(("jaxnas",)).combinations(spaces.get(name))
 
 
 def test_what_cannot_be_measured_is_refused():

@@ -105,20 +105,18 @@ def test_the_whole_space_and_the_evolved(context, monkeypatch):
 
   few = RankEvolution(ranked_population=10, ranked_tournament=5, ranked_children=5)
 
-  def mean(candidates):
-    settings = config(candidates, ("0",), ("effective_params",), evolution=few)
+  def mean(candidates, **evolution):
+    settings = config(candidates, ("0",), ("effective_params",), **evolution)
     lines = RankedSearch().search(context(settings), 0).found.lines
     return np.mean([line.value for line in lines if line.proxy == "effective_params"])
 
-  assert mean("evolved:70") > 1.2 * mean("random:70")
+  assert mean("evolved:70", evolution=few) > 1.2 * mean("random:70")
 
 
 @pytest.mark.parametrize("candidates", ["random:12", "evolved:12"])
 def test_killed_at_any_record_it_ends_the_same(context, candidates):
-  settings = dataclasses.replace(
-    config(candidates, ("0", "4")), evolution=RankEvolution(ranked_population=4,
-    ranked_tournament=2, ranked_children=3),
-  )  # fmt: skip
+  few = RankEvolution(ranked_population=4, ranked_tournament=2, ranked_children=3)
+  settings = config(candidates, ("0", "4"), **{"evolution": few} if candidates.startswith("evolved") else {})
   kept = []
   whole = RankedSearch().search(context(settings, keep=lambda *new: kept.extend(new)), 2)
   assert {record["kind"] for record in kept} == {"score", "ranked"}
@@ -202,6 +200,12 @@ def test_all_degenerate_is_refused(context, monkeypatch):
     ({"shortlists": ("0", "x")}, ["--ranked_shortlists='0,x'"]),
     ({"shortlists": ("3", "03")}, ["each once"]),
     ({"shortlists": ()}, ["--ranked_shortlists=''"]),
+    ({"evolution": RankEvolution(ranked_population=60)}, ["--ranked_population: nothing", "=random:40", "evolved:N"]),
+    (
+      {"candidates": "all", "evolution": RankEvolution(ranked_tournament=5, ranked_children=5)},
+      ["--ranked_tournament and --ranked_children: nothing evolves with --ranked_candidates=all"],
+    ),
+    ({"candidates": "evolved:50"}, ["--ranked_candidates=evolved:50 is no more than --ranked_population=50"]),
     ({"ranked_fine": "guess"}, ["--ranked_fine='guess'", "table, train"]),
     ({"rank_by": ("az_nas", "freerea")}, ["--rank_by=az_nas,freerea", "one of them"]),
   ],

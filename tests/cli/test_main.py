@@ -148,12 +148,13 @@ def test_scores_of_a_run_before_there_was_a_setting_are_continued_at_its_default
 def test_proxies_are_compared_on_many_architectures(cache, shared, tmp_path):
   folder, table = tmp_path / "run", shared / "data" / "nasbench201.csv.gz"
   done = jaxnas(
-    *CHEAP, "--archs=random:50", "--seeds=0,1", "--repeats_per_seed=2", f"--benchmark={table}",
+    *CHEAP, "--archs=random:50,random:40,random:50", "--seeds=0,1", "--repeats_per_seed=2", f"--benchmark={table}",
     f"--workdir={folder}", cache=cache,
   )  # fmt: skip
   lines = {line["proxy"]: line for line in result(folder)["comparison"]}
-  assert lines["params"]["n"] == 50 and lines["params"]["cifar10_spearman"] > 0.5
+  assert lines["params"]["n"] == 50 and lines["params"]["cifar10_spearman"] > 0.5  # draws named twice count once
   assert "random shortlist" in lines and "Spearman" in done.stdout
+  assert "200 architectures" in done.stderr
   assert {"comparison.md", "comparison.csv", "scatter.png", "spearman.png"} <= {p.name for p in folder.iterdir()}
   assert (folder / "scores.jsonl").read_bytes().count(b"\n") == 2 * 2 * 2 * 50
 

@@ -11,7 +11,7 @@ from helpers import png_size, python
 
 from jaxnas import tabular
 from jaxnas.errors import ArchitectureError, ConfigError, WorkdirError
-from jaxnas.report import comparison, correlation_plots
+from jaxnas.report import comparison, comparison_tables, correlation_plots
 from jaxnas.report.comparison import RANDOM, compare
 from jaxnas.report.correlation_plots import Panel, plot_ranks, plot_scatter
 from jaxnas.tabular import metrics
@@ -224,7 +224,7 @@ def test_bad_rows(benchmark, accuracies):
 
 def test_csv_keeps_every_digit(benchmark, accuracies, tmp_path):
   lines = compare(rows_of("a", noisy(accuracies, 9)) + rows_of("dead", [NAN] * A), benchmark)
-  file = comparison.write_csv(lines, tmp_path / "c.csv")
+  file = comparison_tables.write_csv(lines, tmp_path / "c.csv")
   back = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
   assert [row["proxy"] for row in back] == ["a", "dead", RANDOM]
   assert float(back[0]["cifar100_spearman"]) == lines[0]["cifar100_spearman"]
@@ -233,7 +233,7 @@ def test_csv_keeps_every_digit(benchmark, accuracies, tmp_path):
 
 def test_markdown_has_a_line_a_proxy(benchmark, accuracies, tmp_path):
   lines = compare(rows_of("a", accuracies, seconds=0.25) + rows_of("dead", [NAN] * A), benchmark)
-  text = comparison.write_markdown(lines, tmp_path / "c.md").read_text(encoding="utf-8")
+  text = comparison_tables.write_markdown(lines, tmp_path / "c.md").read_text(encoding="utf-8")
   table, note = text.split("\n\n")
   rows = table.splitlines()
   assert len(rows) == 5
@@ -244,12 +244,31 @@ def test_markdown_has_a_line_a_proxy(benchmark, accuracies, tmp_path):
   assert "cifar10 / cifar100" in note
 
 
+def test_a_terminal_of_80_columns_has_room_for_three_data_sets(accuracies):
+  columns = {f"{d}_test": accuracies for d in ("cifar10", "cifar100", "imagenet16_120", "a_fourth")}
+  names = ("cifar10", "cifar100", "imagenet16_120", "a_fourth")
+  benchmark = tabular.Benchmark("wide", "nb201", "wide.csv", ARCHS, columns, names)
+  half_dead = np.where(np.arange(A) < 4, NAN, noisy(accuracies, 9))
+  rows = rows_of("jaxnas: jacob_cov + effective_params", accuracies)
+  rows += rows_of("ntk_condition_number_frozen", half_dead)
+  text = comparison_tables.to_text(compare(rows, benchmark), 80)
+  lines = text.splitlines()
+  assert max(map(len, lines)) <= 80 and "|" not in text and RANDOM not in text
+  assert text.count("1.000 ± 0.000") == 3 and "imagenet16" in text
+  note = " ".join(text.split())
+  assert "ranked last: ntk_condition_number_frozen 4" in note and "regrets, a_fourth: comparison.md" in note
+  one = comparison_tables.to_text(compare(rows, benchmark), 50)
+  assert one.count("1.000 ± 0.000") == 1 and "imagenet16_120 and a_fourth" in " ".join(one.split())
+  with pytest.raises(ConfigError, match="got none"):
+    comparison_tables.to_text([], 80)
+
+
 def test_files_are_refused_in_one_line(benchmark, accuracies, tmp_path):
   lines = compare(rows_of("a", accuracies), benchmark)
   with pytest.raises(WorkdirError, match=r"gone"):
-    comparison.write_csv(lines, tmp_path / "gone" / "c.csv")
+    comparison_tables.write_csv(lines, tmp_path / "gone" / "c.csv")
   with pytest.raises(ConfigError, match="got none"):
-    comparison.to_markdown([])
+    comparison_tables.to_markdown([])
 
 
 # Plots.

@@ -9,7 +9,7 @@ from scipy import stats
 
 from jaxnas import tabular
 from jaxnas.errors import ConfigError
-from jaxnas.report import comparison, proxy_pictures
+from jaxnas.report import comparison, comparison_tables, proxy_pictures
 from jaxnas.report.proxy_pictures import plot_correlations, plot_cost, plot_picks
 from jaxnas.tabular import metrics
 
@@ -62,8 +62,8 @@ def test_passes_alone_have_a_mean_and_a_standard_deviation(benchmark, accuracies
     assert line[f"cifar10_pass_{name}"] == pytest.approx(mean[place], abs=1e-4)
     assert line[f"cifar10_pass_{name}_sd"] == pytest.approx(spread[place], abs=1e-4)
   once = comparison.compare(rows_of("once", accuracies), benchmark)
-  assert math.isnan(once[0]["cifar10_pass_spearman"]) and "one pass" not in comparison.to_markdown(once)
-  assert f"{mean[0]:.3f} ± {spread[0]:.3f}" in comparison.to_markdown(comparison.compare(rows, benchmark))
+  assert math.isnan(once[0]["cifar10_pass_spearman"]) and "one pass" not in comparison_tables.to_markdown(once)
+  assert f"{mean[0]:.3f} ± {spread[0]:.3f}" in comparison_tables.to_markdown(comparison.compare(rows, benchmark))
 
 
 def test_correlations_of_every_two(benchmark, accuracies):

@@ -146,6 +146,12 @@ def test_proxies_are_compared_on_many_architectures_of_the_benchmark(count, most
   assert finished(found).comparison == []
 
 
+def test_two_forms_of_one_architecture_of_the_benchmark_are_compared_once():
+  words = ["a" * n for n in range(1, 41)]
+  found = Outcome([{"arch": "a"}], scores=lines([*words, "bbb"]))
+  assert [line["n"] for line in finished(found, benchmark=Table()).comparison] == [40, 40]
+
+
 def test_artefacts_of_the_first_seed_that_has_them(tmp_path):
   def draws(text):
     return lambda path: path.write_text(text)
