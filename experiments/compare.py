@@ -3,13 +3,15 @@
   python experiments/compare.py --benchmark=nb201 --data_dir=TFDS_FOLDER --out=OUT
   python experiments/compare.py --space=darts --benchmark=FILE --data_dir=TFDS_FOLDER --out=OUT_DARTS
   python experiments/compare.py --benchmark=nb201 --out=OUT --norun        the tables again, from what OUT holds
+  python experiments/compare.py --benchmark=nb201 --dataset=synthetic --out=OUT --toy --candidates=45 --cheap=40 \
+    --costly=5 --seeds=2 --pass_seeds=2                                    every job at toy size, to see it through
 
 Runs `python -m jaxnas.main` once per job, each in its own work directory below --out, and continues there after a kill.
 Then it writes, from what the directories of the jobs hold that were run so far:
   OUT/proxies.md, .csv   proxies and combinations: Spearman (error by architectures, and by seeds of weights and
                          batches), Kendall, retrieving rate, regret, accuracy of its best, seconds
   OUT/searches.md, .csv  each search: test accuracy of what it found, mean and standard deviation over seeds
-  OUT/readme.md          the README's two tables
+  OUT/readme.md          both as Markdown: README's tables are rows of these, of this and other spaces
   OUT/spearman.png, scatter.png, correlations.png, cost.png
 The leading combination is measured with --seeds seeds, other proxies of one pass with --pass_seeds, those that cost
 more than a second an architecture with one, on the first --costly architectures of the same sample. Published figures
@@ -51,6 +53,12 @@ flags.DEFINE_integer("pass_seeds", 3, "seeds of the other proxies of one pass", 
 flags.DEFINE_string(
   "costs", None, "table that proxy_costs.py wrote: cost.png then has its CPU seconds, not wall seconds"
 )
+flags.DEFINE_integer(
+  "candidates", 1000, "candidates of each search by a ranking, the prior's of all apart", lower_bound=45
+)
+flags.DEFINE_bool(
+  "toy", False, "tiny networks and searches: sees the command through in minutes, its figures say nothing"
+)
 flags.DEFINE_list("only", [], "jobs to run; default: all")
 flags.DEFINE_bool("run", True, "run the jobs, or (--norun) only make the tables")
 
@@ -65,14 +73,17 @@ COMBINATIONS = (
   ("signal_regression", "effective_params"), ("signal_regression", "jacob_cov", "effective_params"),
   ("params", "skip_length"),
 )  # fmt: skip
-SEARCHES = {  # job -> its title; the result's key and the title of what half or a quarter of the budget found
+SEARCHES = {  # job -> its title ({}: --candidates); the result's key and the title of what a part of the budget found
   "knas": ("KNAS, k=40", "half_arch", "KNAS, k=20"),
   "nasi": ("NASI(T), FIX, mu=1, soft", "", ""),
   "gennas": ("GenNAS, CONF_NB101, shortened", "", ""),
   "tenas_frozen": ("TE-NAS, batch_frozen", "", ""),
-  "ranked": ("of 1,000 random", "", ""),
-  "ranked_evolved": ("of 1,000 evolved", "", ""),
-  "ranked_freerea": ("of 1,000 random", "", ""),
+  "tenas": ("TE-NAS, batch", "", ""),
+  "ranked": ("of {:,} random", "", ""),
+  "ranked_evolved": ("of {:,} evolved", "", ""),
+  "ranked_freerea": ("of {:,} random", "", ""),
+  "ranked_az_nas": ("of {:,} random", "", ""),
+  "prior_drawn": ("of {:,} random", "", ""),
   "prior": ("of all", "", ""),
 }
 NASI = (  # chosen on seeds 0 to 4 (results/nasi.md): the paper's main text has no settings for this benchmark
@@ -88,6 +99,18 @@ GENNAS_SHORT = (  # 50 individuals of 20 steps; published: 450 of 100, hours a s
   "--evolution_tournament=4",
   "--evolution_children=40",
 )
+TOY_NETWORK = ("--score_channels=4", "--score_cells=1")
+TOY_REGRESSION = ("--signal_steps=2", "--signal_interval=1", "--signal_cells=1")
+TOY_TENAS = ("--repeats=1", "--ntk_batch=4", "--region_batches=1", "--region_samples=50")
+TOY = {  # job -> flags that --toy adds to TOY_NETWORK, or has in its place
+  "regions": ("--region_batches=1", "--region_samples=50"),
+  "regression": TOY_REGRESSION,
+  "knas": ("--knas_candidates=45", "--knas_batch=8", "--knas_channels=4", "--knas_cells=1"),
+  "nasi": ("--nasi_steps=4", "--nasi_batch=4", "--nasi_channels=4", "--nasi_cells=1"),
+  "gennas": (*TOY_REGRESSION, "--evolution_population=3", "--evolution_tournament=2", "--evolution_children=2"),
+  "tenas": TOY_TENAS,
+  "tenas_frozen": TOY_TENAS,
+}
 DRAWS = 2000
 _PUBLISHED = pathlib.Path(__file__).with_name("published.json")
 
@@ -119,20 +142,27 @@ def jobs() -> dict[str, list[str]]:
   if FLAGS.space != "nb201":
     return found
   seeds = _seeds(FLAGS.seeds)
+  ranked = ["--algorithm=ranked", f"--ranked_candidates=random:{FLAGS.candidates}", seeds]
   return found | {
-    "ranked": ["--algorithm=ranked", seeds],
-    "ranked_evolved": ["--algorithm=ranked", "--ranked_candidates=evolved:1000", seeds],
-    "ranked_freerea": ["--algorithm=ranked", "--rank_by=freerea", seeds],
+    "ranked": ranked,
+    "ranked_evolved": ["--algorithm=ranked", f"--ranked_candidates=evolved:{FLAGS.candidates}", seeds],
+    "ranked_freerea": [*ranked, "--rank_by=freerea"],
+    "ranked_az_nas": [*ranked, "--rank_by=az_nas"],
     "prior": ["--algorithm=ranked", "--ranked_candidates=all", "--rank_by=params,skip_length"],
+    "prior_drawn": [*ranked, "--rank_by=params,skip_length"],
     "knas": ["--algorithm=knas", "--knas_shortlist=40", seeds],
     "nasi": ["--algorithm=nasi", *NASI, seeds],
     "gennas": ["--algorithm=gennas", *GENNAS_SHORT, seeds],
     "tenas_frozen": ["--algorithm=tenas", "--batch_norm=batch_frozen", seeds],
+    "tenas": ["--algorithm=tenas", "--batch_norm=batch", seeds],
   }
 
 
 def run_job(name: str, settings: list[str], out: pathlib.Path) -> None:
   """Runs or continues one job; a failure stops the script."""
+  if FLAGS.toy:
+    usual = settings[0] in ("--algorithm=score", "--algorithm=ranked")
+    settings = [*settings, *(TOY_NETWORK if usual else ()), *TOY.get(name, ())]
   command = [sys.executable, "-m", "jaxnas.main", *settings, f"--space={FLAGS.space}", f"--dataset={FLAGS.dataset}"]
   command += [f"--workdir={out / name}", f"--benchmark={FLAGS.benchmark}"]
   command += [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
@@ -172,6 +202,7 @@ def searches(out: pathlib.Path, names: Sequence[str], benchmark: Accuracies) -> 
       continue
     results = json.loads((out / name / "result.json").read_text())["results"]
     title, part, part_title = SEARCHES[name]
+    title = title.format(FLAGS.candidates)
     rules = dict.fromkeys((r["rule"], r["k"]) for r in results if "rule" in r)
     for rule, k in rules:
       archs = [r["arch"] for r in results if (r["rule"], r["k"]) == (rule, k)]

@@ -60,9 +60,10 @@ class RankEvolution:
     Raises:
       ConfigError: names the settings that are not at their defaults.
     """
-    given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
-    if given:
-      raise ConfigError(f"--{' and --'.join(given)}: nothing evolves with {instead}; say --ranked_candidates=evolved:N")
+    given = [(field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self)]
+    unused = [f"--{name}={value}" for name, value, default in given if value != default]
+    if unused:
+      raise ConfigError(f"{' and '.join(unused)}: nothing evolves with {instead}; say --ranked_candidates=evolved:N")
 
 
 def evolve(

@@ -200,10 +200,13 @@ def test_all_degenerate_is_refused(context, monkeypatch):
     ({"shortlists": ("0", "x")}, ["--ranked_shortlists='0,x'"]),
     ({"shortlists": ("3", "03")}, ["each once"]),
     ({"shortlists": ()}, ["--ranked_shortlists=''"]),
-    ({"evolution": RankEvolution(ranked_population=60)}, ["--ranked_population: nothing", "=random:40", "evolved:N"]),
+    (
+      {"evolution": RankEvolution(ranked_population=60)},
+      ["--ranked_population=60: nothing", "=random:40", "evolved:N"],
+    ),
     (
       {"candidates": "all", "evolution": RankEvolution(ranked_tournament=5, ranked_children=5)},
-      ["--ranked_tournament and --ranked_children: nothing evolves with --ranked_candidates=all"],
+      ["--ranked_tournament=5 and --ranked_children=5: nothing evolves with --ranked_candidates=all"],
     ),
     ({"candidates": "evolved:50"}, ["--ranked_candidates=evolved:50 is no more than --ranked_population=50"]),
     ({"ranked_fine": "guess"}, ["--ranked_fine='guess'", "table, train"]),
