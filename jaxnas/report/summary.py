@@ -123,12 +123,15 @@ class Finished:
     """The final table, and where the time went."""
     header, body = table(self.rows, self.columns, self.benchmark, groups=self.groups)
     body, notes = _noted(header, body, {row["arch"]: row.get("index") for row in self.rows if "arch" in row})
-    if self.groups and "architecture" in header and len(self.seeds) == 1:  # many columns, and what tells rows apart
+    width = shutil.get_terminal_size().columns
+    text = text_table(header, body, width)
+    wide = self.groups or max(map(len, text.splitlines())) > width
+    if wide and len(self.rows) > len(self.seeds) == 1 and "architecture" in header:  # columns that tell no row apart
       kept = [i for i, title in enumerate(header) if title not in ("seed", "params M", "MACs M")]
       header, *body = ([row[i] for i in kept] for row in (header, *body))
       header[header.index("architecture")] = "pick"
-    width = shutil.get_terminal_size().columns
-    lines = ["", text_table(header, body, width), *notes]
+      text = text_table(header, body, width)
+    lines = ["", text, *notes]
     ranked = {row[f"{name}_known"] for name in self.datasets for row in self.rows if row.get(f"{name}_rank")}
     if ranked and any("(rank)" in title for title in header):
       lines.append(f"(rank) among the {' or '.join(f'{n:,}' for n in sorted(ranked))} architectures of the benchmark")

@@ -114,6 +114,17 @@ def test_the_table_of_several_rules_fits_the_terminal(monkeypatch):
   assert max(map(len, several)) <= 54 and several[-2].split()[-6:] == ["92.50", "±", "0.71", "93.00", "±", "0.71"]
 
 
+def test_the_bests_by_several_proxies_fit_the_terminal(monkeypatch):
+  """Of one seed, without it and without sizes."""
+  names = ("jaxnas: jacob_cov + effective_params", "ntk_condition_number_frozen")
+  rows = [{"best_by": name, "arch": "a" * n, "score": -0.157568} for n, name in enumerate(names, 40)]
+  columns = [Column("best_by", "best by"), Column("score", "score")]
+  monkeypatch.setenv("COLUMNS", "80")
+  text = finished(Outcome(rows, columns=columns), benchmark=Table()).text()
+  table = text.split("\n\n")[0].splitlines()
+  assert max(map(len, table)) <= 80 and not any("seed" in line for line in table)
+
+
 def test_an_architecture_that_the_benchmark_lacks():
   assert "not in this benchmark" in finished(outcome("abcde"), benchmark=Table(4)).text()
 
