@@ -31,9 +31,10 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from jaxnas import registry, report, spaces, tabular
+from jaxnas import data, registry, report, spaces, tabular
 from jaxnas.algorithms.combining import RankBy, combined
-from jaxnas.base import Accuracies, Rankable, Status, lacking
+from jaxnas.algorithms.measuring import UsualInputs, unable
+from jaxnas.base import Accuracies, Context, Rankable, Status, lacking
 from jaxnas.files import write_atomically
 from jaxnas.report import comparison, comparison_tables
 from jaxnas.report.correlation_plots import plot_ranks, plot_scatter
@@ -120,28 +121,34 @@ def _seeds(count: int) -> str:
 
 
 def jobs() -> dict[str, list[str]]:
-  """Name of each job of the space and its flags."""
+  """Name of each job and its flags; proxies that cannot be measured in the space are left out."""
   drawn = "random" if FLAGS.space == "nb201" else "benchmark"
-  cheap, costly = (["--algorithm=score", f"--archs={drawn}:{n}"] for n in (FLAGS.cheap, FLAGS.costly))
+  cheap, costly = ([f"--archs={drawn}:{n}"] for n in (FLAGS.cheap, FLAGS.costly))
+  seeds, pass_seeds = _seeds(FLAGS.seeds), _seeds(FLAGS.pass_seeds)
   space = spaces.get(FLAGS.space)
   lead = ",".join(dict.fromkeys([*(() if lacking(space, Rankable) else space.ranked_by), "params"]))
-  found = {
-    "lead": [*cheap, f"--proxies={lead}", _seeds(FLAGS.seeds)],
-    "controls": [*cheap, f"--proxies={FREE}"],
-    "one_pass": [*cheap, f"--proxies={ONE_PASS}", _seeds(FLAGS.pass_seeds)],
-    "later": [*cheap, f"--proxies={LATER}", _seeds(FLAGS.pass_seeds)],
-    "batches": [*cheap, "--proxies=zico,gradsign", _seeds(FLAGS.pass_seeds)],
-    "regions": [*cheap, "--proxies=linear_regions"],
-    "per_sample": [*costly, "--proxies=ntk_condition_number_frozen,trace_norm_per_sample,trace_norm_successor"],
-    "second": [*costly, "--proxies=mgm_output,mgm_layer_mean,grasp"],
-    "single_images": [*costly, "--proxies=mgm_code,mgm_truncated,mgm_batch1", "--score_batch=50"],
-    "condition_number": [*costly, "--proxies=ntk_condition_number"],
-    "trace_exact": [*costly, "--proxies=trace_norm_exact"],
-    "regression": [*costly, "--proxies=signal_regression"],
+  scored = {
+    "lead": (lead, [*cheap, seeds]),
+    "controls": (FREE, cheap),
+    "one_pass": (ONE_PASS, [*cheap, pass_seeds]),
+    "later": (LATER, [*cheap, pass_seeds]),
+    "batches": ("zico,gradsign", [*cheap, pass_seeds]),
+    "regions": ("linear_regions", cheap),
+    "per_sample": ("ntk_condition_number_frozen,trace_norm_per_sample,trace_norm_successor", costly),
+    "second": ("mgm_output,mgm_layer_mean,grasp", costly),
+    "single_images": ("mgm_code,mgm_truncated,mgm_batch1", [*costly, "--score_batch=50"]),
+    "condition_number": ("ntk_condition_number", costly),
+    "trace_exact": ("trace_norm_exact", costly),
+    "regression": ("signal_regression", costly),
   }
+  context = Context(space, data.load(FLAGS.dataset, data_dir=FLAGS.data_dir), None)
+  found = {}
+  for job, (names, flags_of_job) in scored.items():
+    refused = {name: unable(context, registry.make("proxy", name), UsualInputs(50)) for name in names.split(",")}
+    if able := ",".join(name for name, why in refused.items() if not why):
+      found[job] = ["--algorithm=score", f"--proxies={able}", *flags_of_job]
   if FLAGS.space != "nb201":
     return found
-  seeds = _seeds(FLAGS.seeds)
   ranked = ["--algorithm=ranked", f"--ranked_candidates=random:{FLAGS.candidates}", seeds]
   return found | {
     "ranked": ranked,
