@@ -190,16 +190,20 @@ def table(kept: dict[str, dict[int, Pass]], seconds: dict[str, float], archs: li
   close = [i for i, mean in enumerate(means) if mean >= means[best] - FLAGS.tolerance]
   cheap = min((i for i in close if costs[i] > 0), key=lambda i: costs[i], default=best)
   singly = rhos(list(default.values()))
-  spread = singly.std(0, ddof=1) if len(singly) > 1 else np.full(len(truths), np.nan)
+  spread = singly.std(0, ddof=1) if len(singly) > 1 else ()
   notes = [
-    f"{len(archs)} architectures. Of the default, standard deviation over seeds: "
-    + " / ".join(f"{s:.3f}" for s in spread)
-    + "; bootstrap error: "
+    f"{len(archs)} architectures. Of the default, "
+    + (f"standard deviation over seeds: {' / '.join(f'{s:.3f}' for s in spread)}; " if len(singly) > 1 else "")
+    + "bootstrap error: "
     + " / ".join(f"{e:.3f}" for e in resampled(list(default.values())[:1]).std(1, ddof=1))
     + ". Difference: from the default on the same seeds, ± paired bootstrap (standard error over seeds).",
     "Settings are compared by the default's mean over all its seeds and data sets plus the difference. "
-    f"Best: {body[best][0]} ({means[best]:.4f}); cheapest within {FLAGS.tolerance} of it: "
-    f"{body[cheap][0]} ({means[cheap]:.4f}, {costs[cheap]:.3f} CPU s).",
+    f"Best: {body[best][0]} ({means[best]:.4f})"
+    + (
+      f"; cheapest within {FLAGS.tolerance} of it: {body[cheap][0]} ({means[cheap]:.4f}, {costs[cheap]:.3f} CPU s)."
+      if costs[cheap] > 0
+      else "."
+    ),
   ]
   return "\n".join([report.markdown_table(header, body), "", *notes]) + "\n"
 
