@@ -72,7 +72,7 @@ COMBINATIONS = (
   ("naswot", "synflow", "effective_params", "skip_length"), ("naswot", "log_synflow", "effective_params"),
   ("naswot", "params"), ("grasp", "naswot", "params"), ("flops", "synflow"), ("jacob_cov", "flops"),
   ("signal_regression", "effective_params"), ("signal_regression", "jacob_cov", "effective_params"),
-  ("params", "skip_length"),
+  ("params", "skip_length"), ("naswot", "meco"),
 )  # fmt: skip
 SEARCHES = {  # job -> its title ({}: --candidates); the result's key and the title of what a part of the budget found
   "knas": ("KNAS, k=40", "half_arch", "KNAS, k=20"),
@@ -129,7 +129,7 @@ def jobs() -> dict[str, list[str]]:
   lead = ",".join(dict.fromkeys([*(() if lacking(space, Rankable) else space.ranked_by), "params"]))
   scored = {
     "lead": (lead, [*cheap, seeds]),
-    "controls": (FREE, cheap),
+    "controls": (FREE, [*cheap, pass_seeds]),  # as many seeds as what they are combined with
     "one_pass": (ONE_PASS, [*cheap, pass_seeds]),
     "later": (LATER, [*cheap, pass_seeds]),
     "batches": ("zico,gradsign", [*cheap, pass_seeds]),
