@@ -157,7 +157,7 @@ def jobs() -> dict[str, list[str]]:
     "ranked_az_nas": [*ranked, "--rank_by=az_nas"],
     "prior": ["--algorithm=ranked", "--ranked_candidates=all", "--rank_by=params,skip_length"],
     "prior_drawn": [*ranked, "--rank_by=params,skip_length"],
-    "knas": ["--algorithm=knas", "--knas_shortlist=40", seeds],
+    "knas": ["--algorithm=knas", "--knas_shortlist=40", "--knas_controls=params,random", seeds],
     "nasi": ["--algorithm=nasi", *NASI, seeds],
     "gennas": ["--algorithm=gennas", *GENNAS_SHORT, seeds],
     "tenas_frozen": ["--algorithm=tenas", "--batch_norm=batch_frozen", seeds],
@@ -210,14 +210,13 @@ def searches(out: pathlib.Path, names: Sequence[str], benchmark: Accuracies) -> 
     results = json.loads((out / name / "result.json").read_text())["results"]
     title, part, part_title = SEARCHES[name]
     title = title.format(FLAGS.candidates)
-    rules = dict.fromkeys((r["rule"], r["k"]) for r in results if "rule" in r)
-    for rule, k in rules:
-      archs = [r["arch"] for r in results if (r["rule"], r["k"]) == (rule, k)]
-      rows.append(row(f"{rule}, {title}, {k} queries", archs))
-    if part:
-      rows.append(row(part_title, [r[part] for r in results]))
-    if not rules:
-      rows.append(row(title, [r["arch"] for r in results]))
+    for rule, k in dict.fromkeys((r.get("rule"), r.get("k")) for r in results):
+      own = [r for r in results if (r.get("rule"), r.get("k")) == (rule, k)]
+      before = f"{rule}, " if rule and (k is not None or rule.startswith("control: ")) else ""
+      after = "" if k is None else f", {k} queries"
+      rows.append(row(f"{before}{title}{after}", [r["arch"] for r in own]))
+      if part:
+        rows.append(row(f"{before}{part_title}", [r[part] for r in own]))
   everything = [benchmark.accuracies(d) for d in benchmark.datasets]
   valid = benchmark.accuracies("cifar10", "valid_12ep")
   for count in (1, 20, 40, 300):
