@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 
+import pytest
 from helpers import ROOT, environment
 
 
-def compare(out, *flags, check=True):
+def compare(out, *flags, check=True, timeout=300):
   line = [sys.executable, "experiments/compare.py", "--benchmark=nb201", "--dataset=synthetic", f"--out={out}", *flags]
-  return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=300, check=check)
+  return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=timeout, check=check)
 
 
 def test_jobs_then_tables_alone(tmp_path):
@@ -37,6 +38,25 @@ def test_jobs_then_tables_alone(tmp_path):
   compare(tmp_path, "--cheap=40", "--norun", f"--costs={tmp_path / 'costs.md'}")
   assert (tmp_path / "cost.png").read_bytes() != wall
   assert (tmp_path / "proxies.md").read_text() == proxies and (tmp_path / "readme.md").read_text() == readme
+
+
+@pytest.mark.slow
+def test_one_command_makes_every_row(tmp_path):
+  sizes = ("--candidates=45", "--cheap=40", "--costly=5", "--seeds=2", "--pass_seeds=2")
+  compare(tmp_path, "--toy", *sizes, timeout=3600)
+  searches = (tmp_path / "searches.md").read_text()
+  for title in (
+    "KNAS, k=40 (2 seeds)", "KNAS, k=20 (2 seeds)", "control: params, KNAS, k=40", "control: random, KNAS, k=20",
+    "NASI(T), FIX, mu=1, soft (2", "GenNAS, CONF_NB101, shortened (2", "TE-NAS, batch (2", "TE-NAS, batch_frozen (2",
+    "jaxnas: jacob_cov + effective_params, of 45 random, 0 queries", "of 45 evolved, 20 queries",
+    "freerea, of 45 random", "az_nas, of 45 random", "control: flops, of 45 random", "control: random, of 45 random",
+    "params + skip_length, of 45 random, 0", "params + skip_length, of all, 0",
+  ):  # fmt: skip
+    assert title in searches, title
+  rows = list(csv.DictReader((tmp_path / "proxies.csv").open(encoding="utf-8")))
+  passes = {row["proxy"]: row["passes"] for row in rows}
+  assert {"ntk_condition_number", "mgm_code", "signal_regression", "signal_regression + effective_params"} < set(passes)
+  assert passes["jacob_cov + effective_params"] == passes["freerea"] == passes["az_nas"] == "2"
 
 
 def test_refuses(tmp_path):
