@@ -3,7 +3,7 @@
   python experiments/compare.py --benchmark=nb201 --data_dir=TFDS_FOLDER --out=OUT
   python experiments/compare.py --space=darts --benchmark=FILE --data_dir=TFDS_FOLDER --out=OUT_DARTS
   python experiments/compare.py --benchmark=nb201 --out=OUT --norun        the tables again, from what OUT holds
-  python experiments/compare.py --benchmark=nb201 --dataset=synthetic --out=OUT --toy --candidates=45 --cheap=40 \
+  python experiments/compare.py --benchmark=nb201 --dataset=synthetic --out=OUT --toy --candidates=60 --cheap=40 \
     --costly=5 --seeds=2 --pass_seeds=2                                    every job at toy size, to see it through
 
 Runs `python -m jaxnas.main` once per job, each in its own work directory below --out, and continues there after a kill.
@@ -55,7 +55,7 @@ flags.DEFINE_string(
   "costs", None, "table that proxy_costs.py wrote: cost.png then has its CPU seconds, not wall seconds"
 )
 flags.DEFINE_integer(
-  "candidates", 1000, "candidates of each search by a ranking, the prior's of all apart", lower_bound=45
+  "candidates", 1000, "candidates of each search by a ranking, the prior's of all apart", lower_bound=51
 )
 flags.DEFINE_bool(
   "toy", False, "tiny networks and searches: sees the command through in minutes, its figures say nothing"

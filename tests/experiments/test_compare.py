@@ -42,15 +42,15 @@ def test_jobs_then_tables_alone(tmp_path):
 
 @pytest.mark.slow
 def test_one_command_makes_every_row(tmp_path):
-  sizes = ("--candidates=45", "--cheap=40", "--costly=5", "--seeds=2", "--pass_seeds=2")
+  sizes = ("--candidates=60", "--cheap=40", "--costly=5", "--seeds=2", "--pass_seeds=2")
   compare(tmp_path, "--toy", *sizes, timeout=3600)
   searches = (tmp_path / "searches.md").read_text()
   for title in (
     "KNAS, k=40 (2 seeds)", "KNAS, k=20 (2 seeds)", "control: params, KNAS, k=40", "control: random, KNAS, k=20",
     "NASI(T), FIX, mu=1, soft (2", "GenNAS, CONF_NB101, shortened (2", "TE-NAS, batch (2", "TE-NAS, batch_frozen (2",
-    "jaxnas: jacob_cov + effective_params, of 45 random, 0 queries", "of 45 evolved, 20 queries",
-    "freerea, of 45 random", "az_nas, of 45 random", "control: flops, of 45 random", "control: random, of 45 random",
-    "params + skip_length, of 45 random, 0", "params + skip_length, of all, 0",
+    "jaxnas: jacob_cov + effective_params, of 60 random, 0 queries", "of 60 evolved, 20 queries",
+    "freerea, of 60 random", "az_nas, of 60 random", "control: flops, of 60 random", "control: random, of 60 random",
+    "params + skip_length, of 60 random, 0", "params + skip_length, of all, 0",
   ):  # fmt: skip
     assert title in searches, title
   rows = list(csv.DictReader((tmp_path / "proxies.csv").open(encoding="utf-8")))
