@@ -348,7 +348,13 @@ def _parse(argv: list[str]) -> list[str]:
   except UnicodeDecodeError as error:
     sys.exit(_fail(f"--flagfile: not a text in UTF-8 ({error}); save it as one"))
   except (flags.Error, JaxnasError) as error:
-    sys.exit(_fail(str(error).replace("flag --", "--", 1)))
+    sys.exit(_fail(_plain(str(error))))
+
+
+def _plain(message: str) -> str:
+  """A message of absl's as ours are."""
+  message = message.replace("flag --", "--", 1).replace("ERROR:: Unable to open flagfile:", "--flagfile:", 1)
+  return re.sub(r"\('Non-boolean argument to boolean flag', .*\)", "say true or false", message)
 
 
 def _fail(message: str, code: int = 2) -> int:

@@ -41,6 +41,9 @@ except ImportError:  # Windows has no flock: two runs in one folder go unnoticed
 
 Complete = Callable[[dict[str, Any]], dict[str, Any]]  # adds what an older run could not record yet
 
+_NOT_SET = "not set"
+_LISTED = 8  # settings that a refusal names
+
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -247,12 +250,13 @@ def _claim(
     config = {**before, **config}
     before = {**config, **before}
   differing = list(_differences(before, config))
-  refused = "; ".join(
-    f"--{key}: was {was}, now {now}" for key, was, now in differing if key.split(".")[0] not in ignore
-  )
-  if refused:
+  others = [(key, was, now) for key, was, now in differing if key.split(".")[0] not in ignore]
+  if others:
+    others.sort(key=lambda one: _NOT_SET in one[1:])  # those that say most first
+    listed = [f"--{key}: was {was}, now {now}" for key, was, now in others[:_LISTED]]
+    more = [f"{len(others) - _LISTED} more"] if len(others) > _LISTED else []
     raise WorkdirError(
-      f"--workdir={path} holds a run with other settings ({refused}); "
+      f"--workdir={path} holds a run with other settings ({'; '.join(listed + more)}); "
       "give the same flags to continue it, or another --workdir"
     )
   if differing:
@@ -276,7 +280,7 @@ def _differences(was: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str
   before, after = _flat(plain(was)), _flat(plain(now))
   for key in sorted(before.keys() | after.keys()):
     if key not in before or key not in after or before[key] != after[key]:
-      old, new = (json.dumps(s[key]) if key in s else "not set" for s in (before, after))
+      old, new = (json.dumps(s[key]) if key in s else _NOT_SET for s in (before, after))
       yield key, old, new
 
 

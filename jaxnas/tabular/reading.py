@@ -3,7 +3,6 @@
 import os
 import pathlib
 
-from jaxnas import registry
 from jaxnas.errors import BenchmarkError
 
 FLAG = "--benchmark="
@@ -16,8 +15,7 @@ def problem(path: str | os.PathLike[str], what: str, fix: str) -> BenchmarkError
 
 def elsewhere(space: str) -> str:
   """What to do about a file that may be one of another space than `space`, for messages."""
-  others = " or ".join(f"--space={name}" for name in registry.names("space") if name != space)
-  return f"if it is a benchmark of another space, give {others}"
+  return f"if it is a benchmark of another space, give that one instead of --space={space}"
 
 
 def first_bytes(path: pathlib.Path, fix: str, space: str) -> bytes:

@@ -145,6 +145,14 @@ def test_settings_of_a_run_that_computed_nothing_bind_nobody(tmp_path):
     assert extended.resumed and read_json(extended.path / "config.json")["config"]["seed"] == 0
 
 
+def test_a_refusal_names_the_changed_settings_first_and_not_all(tmp_path):
+  with Workdir.open(tmp_path, {"seed": 1}) as folder:
+    folder.append({"i": 0})
+  with pytest.raises(WorkdirError, match=r"\(--seed: was 1, now 2; --a0: was not set, now 0; .*; 5 more\)") as caught:
+    Workdir.open(tmp_path, {"seed": 2, **{f"a{i}": i for i in range(12)}})
+  assert str(caught.value).count("not set") == 7
+
+
 def test_settings_that_a_run_lacks_bind_a_later_one(tmp_path):
   """A run of proxies with settings of their own, extended by others and by them again."""
   with Workdir.open(tmp_path, {"proxies": ["a"]}) as folder:

@@ -202,7 +202,7 @@ def test_a_table(tmp_path, pack):
   [
     (("",), "an empty file"),
     (("\n\n",), "no line in it"),
-    (("[1]\n",), "line 1 lacks recipe, position, cell, ptb; .*give --space=nb201"),
+    (("[1]\n",), "line 1 lacks recipe, position, cell, ptb; .*instead of --space=nlp"),
     (('{"archs": []}\n',), "line 1 lacks recipe"),
     (("{\n",), "line 1 is no JSON"),
     ((ROW, {**OTHER, "cell": "5"}), "line 2, cell: '5' where an integer must stand"),
@@ -220,7 +220,9 @@ def test_bad_tables_are_refused(tmp_path, rows, message):
 def test_tables_of_other_spaces_are_refused(shared):
   for file in ("nasbench101_2500.json", "nds_imagenet/DARTS.jsonl.gz", "nasbench201.csv.gz"):
     benchmark_refused(
-      shared / "data" / file, "line 1 .*if it is a benchmark of another space, give --space=nb201", "nlp"
+      shared / "data" / file,
+      "line 1 .*if it is a benchmark of another space, give that one instead of --space=nlp",
+      "nlp",
     )
 
 

@@ -114,7 +114,7 @@ class SingleNetwork(Classified, SampleGrams):
   ) -> Output:
     """As `base.TrainableNetwork`; this network has no drop path."""
     if key is not None:
-      raise ConfigError("drop_path: networks of nb201 have none; leave it out (key=None)")
+      raise ConfigError("drop_path: networks of nb201 have none; leave it out")
     return self.apply(params, inputs, arch, collect=("running_stats",))
 
 
