@@ -70,6 +70,10 @@ def changed(name, **values):
     ({}, "give an object of nodes"),
     ([LSTM], "give an object of nodes"),
     ({"h_new_0": None}, "node 'h_new_0': give an object"),
+    ({"h_new_00": LSTM["i"]}, "the new states are .*h_new_00.*; give h_new_0"),
+    (LSTM | {"h_new_01": LSTM["i"]}, "h_new_01.*; give h_new_0"),
+    (LSTM | {"h_prev_0": LSTM["i"]}, "a node is called h_prev_0, as is an input"),
+    (LSTM | {"x": LSTM["i"]}, "a node is called x"),
   ],
 )
 def test_illegal_recipes_are_refused(recipe, message):

@@ -79,5 +79,10 @@ def test_tables_of_another_space_are_refused(tmp_path, shared):
     ("nds_vanilla_lr_wd", "nds_resnet_lr_wd", "no cell of --space=nds_vanilla_lr_wd: block_type"),
     ("nds_resnext_a", "nds_darts", "no cell of --space=nds_resnext_a"),
     ("nds_nasnet", "nds_amoeba", "no cell of --space=nds_nasnet"),
+    ("nds_amoeba", "nds_enas", "none of 59 networks has the op sep_conv_7x7, dil_sep_conv_3x3, conv_7x1_1x7, which"),
+    ("nds_nasnet", "nds_enas", "none of 59 networks has the op conv_3x1_1x3"),
+    ("nds_nasnet", "nds_pnas", "none of 60 networks has the op conv_3x1_1x3"),
+    ("nds_resnext_a", "nds_resnext_b", "none of 82 networks has the width 16, 32, which those of nds_resnext_a have"),
+    ("nds_resnext_b", "nds_resnext_a", "none of 65 networks has the width 512, 1024"),
   ):
     benchmark_refused(path_of(shared, their), message, name)

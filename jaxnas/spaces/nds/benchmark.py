@@ -27,6 +27,7 @@ from jaxnas.tabular.reading import elsewhere, first_bytes, problem
 
 _ERRORS = {"test_error_final": "test", "test_error_min": "lowest", "test_error_ep5": "test_5ep"}
 _NUMBERS = ("params", "flops", "base_lr", "weight_decay", "epochs")
+_ENOUGH = 50  # networks of a sample, of which each value is met; every published table has more
 _FIX = "give a file of lines of JSON, or their .gz, which each have `net`, `test_error_final` and others"
 
 
@@ -52,6 +53,7 @@ def read(
   columns = {f"imagenet2012_{name}": 100 - _column(path, entries, key, 100) for key, name in _ERRORS.items()}
   columns |= {name: _column(path, entries, name, np.inf) for name in _NUMBERS}
   _check_training(path, table, columns["base_lr"])
+  _check_sample(path, table, entries)
   return Benchmark(
     name=path.name,
     space=table.name,
@@ -103,3 +105,18 @@ def _check_training(path: pathlib.Path, table: CellTable | BlockTable, rates: np
   if wanted is None and len(rates) > 1 and (rates == rates[0]).all():
     what = f"all were trained with base_lr={rates[0]:g}, those of {table.name} each with its own"
     raise problem(path, what, elsewhere(table.name))
+
+
+def _check_sample(path: pathlib.Path, table: CellTable | BlockTable, entries: list[dict[str, Any]]) -> None:
+  """The networks of some spaces are legal in others too, which have more operations or other widths."""
+  nets = [entry["net"] for entry in entries]
+  if isinstance(table, CellTable):
+    what, drawn = "op", table.ops
+    met = {op for net in nets for name in ("normal", "reduce") for op, _ in net["genotype"][name]}
+  else:
+    what, drawn = "width", table.widths
+    met = {width for net in nets for width in net["ws"][1:]}
+  missing = [str(value) for value in drawn if value not in met]
+  if missing and len(nets) >= _ENOUGH:
+    text = f"none of {len(nets)} networks has the {what} {', '.join(missing)}, which those of {table.name} have"
+    raise problem(path, text, elsewhere(table.name))

@@ -204,13 +204,15 @@ def from_recipe(document: Any) -> Int8[np.ndarray, "99"]:
         f"recipe, node {quoted(str(name))}: unknown op {quoted(str(node['op']))}; use {', '.join(OPS[1:])}"
       )
   names = [name for name in document if re.fullmatch(r"h_new_[0-9]{1,2}", str(name), re.ASCII)]
-  states = sorted(int(name.removeprefix("h_new_")) for name in names)
-  if states != list(range(len(states))) or not 1 <= len(states) <= MAX_STATES:
+  states = range(len(names))
+  if sorted(names) != [f"h_new_{i}" for i in states] or not 1 <= len(states) <= MAX_STATES:
     raise ArchitectureError(
       f"recipe: the new states are {names or 'none'}; give h_new_0 to at most h_new_2 without gap"
     )
   known = {"x": X, **{f"h_prev_{i}": PREVIOUS + i for i in states}}
   for name, node in document.items():
+    if name in known:
+      raise ArchitectureError(f"recipe: a node is called {name}, as is an input; give it another name")
     for one in node["input"]:
       if not isinstance(one, str) or (one not in known and one not in document):
         raise ArchitectureError(
