@@ -13,6 +13,9 @@ the networks that its code builds, on 32 pixels, with --steps steps instead of 1
 optimises little and emits loops the older way, which shortens compilations several times, but for the regression of
 cells, which compiles seldom.
 
+The control rate_decay is minus the learning rate times the weight decay that a network was trained with, in the spaces
+where each has its own: what no proxy sees.
+
 Beside a proxy's Spearman stands what it adds to the number of parameters: the difference to their Spearman, and the
 partial correlation of ranks with the accuracy, parameters held; both with errors over the same bootstrap samples.
 """
@@ -49,7 +52,7 @@ FILES = {
   "nds_resnet_lr_wd": "ResNet_lr-wd",
   "nds_vanilla_lr_wd": "Vanilla_lr-wd",
 }
-CONTROLS = ("params", "effective_params", "flops", "depth", "width")
+CONTROLS = ("params", "effective_params", "flops", "depth", "width", "rate_decay")
 PROXIES = ("naswot", "jacob_cov", "synflow", "log_synflow", "snip", "grad_norm", "mgm")
 REGRESSION = "signal_regression"
 BESIDE = (REGRESSION, *CONTROLS, "naswot")
@@ -155,7 +158,7 @@ def depth_and_width(space: Any, code: np.ndarray) -> tuple[float, float]:
 
 
 def controls(space: Any, archs: list[str]) -> dict[str, np.ndarray]:
-  """What is known of the architectures without a network."""
+  """What is known of the architectures and of their training without a network."""
   codes = [space.parse(arch) for arch in archs]
   counted = [space.published_costs(code) for code in codes]
   sizes = np.array([depth_and_width(space, code) for code in codes], np.float64).T
@@ -165,6 +168,10 @@ def controls(space: Any, archs: list[str]) -> dict[str, np.ndarray]:
     genotypes = [encoding.genotype(space.table, code) for code in codes]
     effective = [costs.effective_params(g, space.ops, costs.CellSize(g.width, g.depth, 1000)) for g in genotypes]
     found["effective_params"] = np.array(effective)
+  if space.table.learning_rate is None:
+    trained = opened(space.name)
+    rows = [trained.index(arch) for arch in archs]
+    found["rate_decay"] = -trained.columns["base_lr"][rows] * trained.columns["weight_decay"][rows]
   return found | {"depth": sizes[0], "width": sizes[1]}
 
 
