@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.errors import InvalidRngError
 from jaxtyping import Array, PyTree
 
 from jaxnas.errors import ConfigError
@@ -59,7 +60,7 @@ def as_network(
       return outputs
 
     program = ModelProgram(forward, call.params, inputs)
-  except TypeError as error:
+  except (TypeError, InvalidRngError) as error:
     error.add_note("jaxnas.measure: arguments of the model's own go into apply_kwargs, as in {'train': False}")
     raise
   classes = _classes(program.shapes, inputs.shape)

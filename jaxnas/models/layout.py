@@ -51,11 +51,16 @@ def leaves_of(params: PyTree, roles: Mapping[str, str]) -> list[Leaf]:
       have two axes or more, and else biases.
 
   Raises:
-    ConfigError: none at all, or one in which no derivative can be taken.
+    ConfigError: none at all, or one in which no derivative can be taken; a role that is none, or of a name that no
+      parameter has.
   """
-  found = []
+  for name, role in roles.items():
+    if role not in ROLES.values():
+      raise ConfigError(f"roles: {name!r} is said to be a {role!r}; say 'kernel', 'scale' or 'bias'")
+  found, unused = [], set(roles)
   for path, value in jax.tree_util.tree_leaves_with_path(params):
     *layer, name = names_of(path)
+    unused.discard(name)
     if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
       raise ConfigError(
         f"params: {'/'.join([*layer, name])!r} is of type {jnp.result_type(value)}; give floating-point parameters"
@@ -65,6 +70,8 @@ def leaves_of(params: PyTree, roles: Mapping[str, str]) -> list[Leaf]:
     found.append(Leaf("/".join(layer), role, np.shape(value)))
   if not found:
     raise ConfigError("model: it has no parameters, so there is nothing to measure at initialisation")
+  if unused:
+    raise ConfigError(f"roles: no parameter is called {' or '.join(map(repr, sorted(unused)))}; give its own name")
   return found
 
 

@@ -69,7 +69,8 @@ def measure(
     variables: of a linen module, as `init` returns them; of a function, its parameters.
     activations: names of the functions that count as ReLUs, in the program that JAX records: "relu", "relu6", "silu",
       "max" of `jnp.maximum(x, 0)`, "tanh" of `jax.nn.gelu`, or that of a function of yours under `jax.jit`. A unit is
-      active where what it is given is positive.
+      active where what it is given is positive; the samples have to be its first axis. "max" counts the clamps of
+      variances in Flax's LayerNorm too, so jit a function of yours where there are any.
     batch_norms: types of Flax modules of yours that are batch normalisations of the last axis, with the parameters
       `scale` and `bias` and the statistics `mean` and `var`; Flax's own are known.
     embedding: of a Flax module with integer inputs, the path of the one module that they enter ("Embed_0",
@@ -84,7 +85,7 @@ def measure(
   Raises:
     ConfigError: a model without parameters, or that does not return logits; integer inputs and no embedding named;
       labels that are missing for a proxy that was asked for, or are no classes of the outputs; an unknown proxy, or
-      one twice.
+      one twice; a role of a parameter that there is not.
 
   Example:
     found = jaxnas.measure(model, (images, labels), ("naswot", "synflow", "grad_norm"), key=jax.random.key(0))
@@ -95,6 +96,8 @@ def measure(
     raise ConfigError(f"activations={activations!r}: expected a sequence of names, such as ({activations!r},)")
   if isinstance(batch_norms, type):
     raise ConfigError(f"batch_norms={batch_norms.__name__}: expected a sequence of types, ({batch_norms.__name__},)")
+  if rows is not None and rows < 1:
+    raise ConfigError(f"rows={rows} must be at least 1")
   batch = _batch(batch)
   init_key, own_key = jax.random.split(jax.random.key(0) if key is None else key)
   network, params = as_network(

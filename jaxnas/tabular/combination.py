@@ -25,7 +25,7 @@ def log_rank_sum(columns: Sequence[Values]) -> Float64[np.ndarray, " m"]:
 
   Equal values share their average rank. A value that is not finite belongs to a degenerate network: by this proxy all
   of these rank last and are equal. So where all are degenerate by all proxies, all scores are equal, and a single
-  architecture has 0. Only the order within a column matters. Scores are equal exactly where the products of ranks are,
+  architecture has 0. Only the order within a column matters. Equal products of ranks have equal scores,
   whatever the order of the proxies: the products are whole numbers, so nothing is rounded before the logarithm.
 
   Args:

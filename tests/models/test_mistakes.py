@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.errors import InvalidRngError
 
 import jaxnas
+from jaxnas.base import Status
 from jaxnas.errors import ConfigError
 
 X = np.ones((4, 3), np.float32)
@@ -35,6 +37,12 @@ class Tokens(nn.Module):
     x = nn.Embed(5, 4)(tokens)
     x = x * (tokens > 1)[..., None].astype(x.dtype) if self.reads_again else x
     return nn.Dense(2)(x.mean(1))
+
+
+class Dropping(nn.Module):
+  @nn.compact
+  def __call__(self, x, train=True):
+    return nn.Dense(2)(nn.Dropout(0.5, deterministic=not train)(x))
 
 
 class Pair(nn.Module):
@@ -80,6 +88,9 @@ CALL = {"apply_kwargs": {"train": False}}
     (Model(), X, {"proxies": ("parms",)}, "params"),
     (Model(), X, {"activations": "relu"}, r"activations='relu': expected a sequence of names, such as \('relu',\)"),
     (Model(), X, {"batch_norms": nn.BatchNorm}, r"batch_norms=BatchNorm: expected a sequence of types"),
+    (Model(), X, {"roles": {"kernl": "kernel"}}, "no parameter is called 'kernl'"),
+    (Model(), X, {"roles": {"kernel": "weight"}}, "say 'kernel', 'scale' or 'bias'"),
+    (Model(), X, {"rows": 0}, "rows=0 must be at least 1"),
   ],
 )
 def test_is_refused(model, batch, settings, words, unchecked):
@@ -93,6 +104,20 @@ def test_arguments_of_the_model_are_asked_for(variables):
   with pytest.raises(TypeError) as caught:
     jaxnas.measure(Tokens(), TOKENS, ("params",), variables=variables, embedding="Embed_0")
   assert "apply_kwargs" in "".join(caught.value.__notes__)
+
+
+def test_dropout_is_for_the_arguments_to_turn_off():
+  with pytest.raises(InvalidRngError) as caught:
+    jaxnas.measure(Dropping(), X, ("params",))
+  assert "apply_kwargs" in "".join(caught.value.__notes__)
+  assert jaxnas.measure(Dropping(), X, ("params",), **CALL)["params"].value == 8
+
+
+def test_a_network_that_is_not_finite_is_degenerate():
+  x = np.array([[np.nan, 1, 1], [1, -1, 1], [-1, 1, 1]], np.float32)
+  found = jaxnas.measure(Model(), x, ("naswot", "swap"))
+  assert {one.status for one in found.values()} == {Status.NON_FINITE}
+  assert found["naswot"].rank_by == -np.inf and found["swap"].rank_by == 0
 
 
 def test_proxies_of_spaces_say_so():
