@@ -157,15 +157,18 @@ def pose_on(
 ) -> Inputs:
   """What every architecture of a space is regressed with: its backbone with heads, images, targets and noise.
 
-  There is a network a shape. Of a task of sequences, which takes nothing from the source: recurrent networks, signals
-  and noise.
+  There is a network a shape. Of a task of sequences, which takes nothing from the source but that it has sequences too:
+  recurrent networks, signals and noise.
 
   Raises:
-    ConfigError: a space without backbone, a batch larger than the data set, or a task that is out of range.
+    ConfigError: a space without backbone, a batch larger than the data set, a data set of other inputs, or a task that
+      is out of range.
   """
   if lacking(space, Tapped):
     raise ConfigError(f"signal_regression: --space={space.name} has no backbone with three taps to regress; drop it")
   if isinstance(task, SequenceTask):
+    if source.image_shape[:-1] != (tasks.LENGTH,):
+      raise ConfigError(f"--dataset={source.name} has no sequences of numbers; give --dataset=signals, or drop it")
     own = cast(Tapped, space), recurrent, task, config.signal_batch, config.signal_cells, config.training, key
     return sequences.pose_on(*own)
   image_key, problem_key = jax.random.split(key)

@@ -87,6 +87,9 @@ def test_the_data_set():
       ask()
   with pytest.raises(DatasetError, match="split 'valid'"):
     data.load("signals", split="valid")
+  for other in ("synthetic", "tokens"):
+    with pytest.raises(ConfigError, match=f"--dataset={other} has no sequences of numbers"):
+      SignalRegression().prepare(SPACE, data.load(other), SignalConfig(), jax.random.key(0))
 
 
 CONFIG = SignalConfig(RegressionConfig(4, 2, 3, signal_cells=1), SequenceConfig(signal_hidden=6))
