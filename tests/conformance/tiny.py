@@ -22,7 +22,7 @@ SMALL = {  # settings by field name, of whatever has them
   "knas_candidates": 4, "knas_shortlist": 2, "knas_batch": 4, "knas_channels": 2, "knas_cells": 1,
   "knas_score": "params",  "nasi_steps": 3, "nasi_batch": 2, "nasi_channels": 2, "nasi_cells": 1,
   "signal_hidden": 3, "rank_by": ("effective_params", "skip_length"), "ranked_candidates": "random:4",
-  "ranked_shortlists": ("0", "1", "2"), "ranked_population": 2, "ranked_tournament": 2, "ranked_children": 2,
+  "ranked_shortlists": ("0", "1", "2"),
   "signal_steps": 2, "signal_interval": 1, "signal_batch": 2, "signal_channels": 2, "signal_cells": 1,
   "evolution_population": 3, "evolution_tournament": 2, "evolution_children": 2, "task_archs": 4,
   "train_epochs": 1, "train_batch": 8, "train_channels": 2, "train_cells": 1, "train_images": 16, "eval_images": 8,

@@ -444,7 +444,7 @@ def test_bad_arguments_are_named(unchecked):
     DATA.apply(params, images, NONE, "running")
   with pytest.raises(ConfigError, match="mode='group'"):
     DATA.apply(params, images, NONE, "group")
-  with pytest.raises(ConfigError, match="collect='maps': this network has stats,"):
+  with pytest.raises(ConfigError, match="collect='maps': this network has only stats,"):
     DATA.apply(params, images, NONE, collect=("maps",))
 
 
