@@ -51,7 +51,7 @@ def test_a_run_leaves_everything(finished):
   page = (folder / "report.html").read_text()
   assert "data:image/png;base64," in page and "http" not in page
   assert len(result(folder)["records"][0]["history"]) == 3
-  assert "compile" in done.stdout and "score" in done.stdout
+  assert "wall time" in done.stdout and result(folder)["seconds"].keys() == {"wall", "compile", "score", "other"}
 
 
 def test_killed_and_continued_ends_the_same(finished, cache, tmp_path):
