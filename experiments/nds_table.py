@@ -20,6 +20,7 @@ Beside a proxy's Spearman stands what it adds to the number of parameters: the d
 partial correlation of ranks with the accuracy, parameters held; both with errors over the same bootstrap samples.
 """
 
+import importlib.metadata
 import json
 import math
 import os
@@ -57,7 +58,10 @@ PROXIES = ("naswot", "jacob_cov", "synflow", "log_synflow", "snip", "grad_norm",
 REGRESSION = "signal_regression"
 BESIDE = (REGRESSION, *CONTROLS, "naswot")
 RESAMPLES = 2000
-COMPILES_FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # programs run longer
+# Programs run longer. XLA ends a process that gives it a flag which it does not know.
+COMPILES_FAST = "--xla_backend_optimization_level=0" + " --xla_cpu_use_fusion_emitters=false" * (
+  importlib.metadata.version("jaxlib").startswith(("0.8.", "0.9.", "0.10."))
+)
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("tables", None, "folder of the published tables, NAME.jsonl.gz", required=True)

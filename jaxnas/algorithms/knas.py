@@ -139,6 +139,7 @@ class KNAS(Algorithm[KNASConfig]):
   name: ClassVar[str] = "knas"
   summary: ClassVar[str] = "a shortlist by the mean of the Gram matrix, then short trainings or a table (KNAS)"
   Settings: ClassVar[type] = KNASConfig
+  extends: ClassVar[tuple[str, ...]] = ("seeds", "knas_controls")
 
   def proxies(self, settings: KNASConfig, space: Space) -> tuple[Proxy, ...]:
     return (registry.make("proxy", settings.knas_score, "--knas_score"),)
@@ -149,7 +150,7 @@ class KNAS(Algorithm[KNASConfig]):
     _evaluation(context, seed=0)
     validated = settings.knas_shortlist
     for name in settings.knas_controls:
-      validated += settings.knas_shortlist if name in _DRAWN else len(_named(context.space, name))
+      validated += settings.knas_shortlist if name in ("params", "random") else len(_named(context.space, name))
     return Work(settings.knas_candidates + validated, "architectures")
 
   def search(self, context: Context[KNASConfig], seed: int) -> Outcome:
@@ -197,9 +198,6 @@ class KNAS(Algorithm[KNASConfig]):
     )
 
 
-_DRAWN = ("params", "random")  # controls of as many architectures as the shortlist has
-
-
 def _named(space: Space, name: str) -> list[str]:
   """The architecture that a control names.
 
@@ -215,11 +213,12 @@ def _named(space: Space, name: str) -> list[str]:
 def _control(name: str, context: Context[KNASConfig], candidates: Int[np.ndarray, "N L"]) -> list[str]:
   """What a control validates: of equally large ones the first drawn; at random the first drawn of all."""
   space, k = context.space, context.settings.knas_shortlist
-  if name not in _DRAWN:
-    return _named(space, name)
-  sizes = [space.costs_on(code, context.source).params for code in candidates] if name == "params" else []
-  order = select(np.array(sizes, np.float64), k) if sizes else np.arange(k)
-  return [space.format(candidates[position]) for position in order]
+  if name == "random":
+    return [space.format(code) for code in candidates[:k]]
+  if name == "params":
+    sizes = np.array([space.costs_on(code, context.source).params for code in candidates], np.float64)
+    return [space.format(candidates[position]) for position in select(sizes, k)]
+  return _named(space, name)
 
 
 def _evaluation(context: Context[KNASConfig], seed: int) -> Callable[[str], float]:

@@ -220,6 +220,18 @@ def test_controls_share_the_validations(engine, source, monkeypatch):
   assert len(kept) == len(asked)
 
 
+def test_controls_are_added_to_a_finished_run(tmp_path):
+  """Nothing is scored or validated twice."""
+  flags = ["--algorithm=knas", "--knas_candidates=4", "--knas_shortlist=2", "--knas_channels=1", "--knas_cells=1"]
+  flags += ["--knas_batch=2", "--knas_score=params", f"--workdir={tmp_path / 'run'}"]
+  env = environment(cache=tmp_path / "cache")
+  subprocess.run(command(*flags), env=env, check=True, capture_output=True)
+  before = (tmp_path / "run" / "scores.jsonl").read_text()
+  subprocess.run(command(*flags, f"--knas_controls={LAST}"), env=env, check=True, capture_output=True)
+  added = (tmp_path / "run" / "scores.jsonl").read_text().removeprefix(before).splitlines()
+  assert [json.loads(line)["arch"] for line in added] == [LAST]
+
+
 @pytest.mark.parametrize(
   ("given", "said"),
   [
