@@ -1,5 +1,9 @@
 """Typed exceptions. `main` turns each into one line on stderr and exit code 2."""
 
+import contextlib
+import re
+from collections.abc import Iterator
+
 
 class JaxnasError(Exception):
   """Base of every error that jaxnas raises on purpose.
@@ -26,6 +30,15 @@ class BenchmarkError(JaxnasError):
 
 class WorkdirError(JaxnasError):
   """A work directory that cannot be written, is in use, or holds another run."""
+
+
+@contextlib.contextmanager
+def naming(flags: str) -> Iterator[None]:
+  """Refusals of a network's size name the flag that it came from: of `flags` "signal", cells=2 is --signal_cells=2."""
+  try:
+    yield
+  except ConfigError as error:
+    raise ConfigError(re.sub(r"(?<![\w-])(channels|cells)=", rf"--{flags}_\1=", str(error))) from error
 
 
 def quoted(text: str, limit: int = 100) -> str:

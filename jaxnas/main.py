@@ -193,7 +193,7 @@ def _settings(algorithm: Algorithm, space: Space) -> tuple[Any, dict[type, Any]]
 
   settings = read(algorithm.Settings)
   kinds = {proxy.Settings for proxy in algorithm.proxies(settings, space) if proxy.Settings is not None}
-  SETTINGS.refuse_unread({algorithm.Settings, *kinds}, algorithm.name)
+  SETTINGS.refuse_unread({algorithm.Settings, *kinds}, algorithm.name, space)
   return settings, {kind: read(kind) for kind in sorted(kinds, key=lambda kind: kind.__qualname__)}
 
 

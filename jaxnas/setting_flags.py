@@ -9,6 +9,7 @@ from typing import Any, Literal
 from absl import flags
 
 from jaxnas import settings
+from jaxnas.base import Space, lacking
 from jaxnas.errors import ConfigError
 
 
@@ -22,6 +23,7 @@ class SettingFlags:
   def __init__(self, values: flags.FlagValues):
     self.values = values
     self._owner: dict[str, type] = {}
+    self._needs: dict[str, type | None] = {}
     self._readers: dict[type, list[str]] = {}
 
   def define(self, config: type, reader: str) -> None:
@@ -55,7 +57,7 @@ class SettingFlags:
         )
       text: Any = field.metadata["help"]
       _define_flag(self.values, field.name, kinds[field.name], field.default, text if isinstance(text, str) else text())
-      self._owner[field.name] = part
+      self._owner[field.name], self._needs[field.name] = part, field.metadata.get("needs")
 
   def read(self, config: type) -> Any:
     """An instance of `config` with the flags' values.
@@ -70,22 +72,29 @@ class SettingFlags:
         given[field.name] = _whole(value) if isinstance(value, list) else value
     return config(**given)
 
-  def refuse_unread(self, read: Collection[type], algorithm: str) -> None:
+  def refuse_unread(self, read: Collection[type], algorithm: str, space: Space) -> None:
     """A flag that is given and that nothing reads is a mistake, not a setting.
 
     Args:
       read: the dataclasses that this run reads; those inside them need not be listed.
       algorithm: name of the one that runs.
+      space: where it runs.
 
     Raises:
-      ConfigError: there is such a flag; says whose it is.
+      ConfigError: there is such a flag; says whose it is, or what the space lacks.
     """
     parts = {part for config in read for part in settings.parts(config)}
-    for name, owner in self._owner.items():
-      if owner not in parts and self.values[name].present:
+    for name in [name for name in self._owner if self.values[name].present]:
+      owner, needs = self._owner[name], self._needs[name]
+      if owner not in parts:
         whose = " and ".join(self._readers[owner])
         raise ConfigError(
           f"--{name} is a setting of {whose}, not of --algorithm={algorithm} with these flags; drop one of them"
+        )
+      if needs and (lacks := lacking(space, needs)):
+        raise ConfigError(
+          f"--{name} has no meaning with --space={space.name} (it is not {needs.__name__}: no {', '.join(lacks)}); "
+          "drop it"
         )
 
 

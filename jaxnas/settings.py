@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 C = TypeVar("C")  # a configuration
 
 
-def setting(default: Any, text: str | Callable[[], str], *, later: bool = False) -> Any:
+def setting(default: Any, text: str | Callable[[], str], *, later: bool = False, needs: type | None = None) -> Any:
   """A dataclass field whose `text` is also the help of its flag; a function where that is not known before imports end.
 
   With `later` the setting is taken at its default where a run's record lacks it (`completed`), so that runs continue
-  that began before there was one.
+  that began before there was one. `needs` is the capability of a space without which the setting means nothing.
   """
-  return dataclasses.field(default=default, metadata={"help": text, "later": later})
+  return dataclasses.field(default=default, metadata={"help": text, "later": later, "needs": needs})
 
 
 def inner(config: type) -> dict[str, type]:

@@ -17,7 +17,7 @@ MAY_IMPORT = {
   "hosts": {"errors", "files", "peers", "rendezvous", "stopping"},
   "peers": {"stopping"},
   "rendezvous": {"errors", "terminal"},
-  "setting_flags": {"errors", "settings"},
+  "setting_flags": {"base", "errors", "settings"},
   "stopping": {"terminal"},
   "text_flags": {"base", "data", "errors"},
   "usage": {"base", "errors", "registry", "settings"},

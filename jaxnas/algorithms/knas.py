@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxnas import registry, scoring
+from jaxnas.algorithms.measuring import networks
 from jaxnas.algorithms.naming import named, refuse_too_many
 from jaxnas.algorithms.validation import WAYS, HeldOut, evaluation, validate
 from jaxnas.base import (
@@ -165,7 +166,9 @@ class KNAS(Algorithm[KNASConfig]):
       candidates,
       Batch(*plain_batch(context.source, score_key, settings.knas_batch, "--knas_batch")),
       seed,
-      network=NetworkConfig(settings.knas_channels, settings.knas_cells, context.source.classes),
+      network=networks(
+        space, NetworkConfig(settings.knas_channels, settings.knas_cells, context.source.classes), "knas"
+      ),
       engine=context.engine,
       records=context.records,
       keep=context.keep,

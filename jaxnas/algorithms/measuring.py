@@ -1,7 +1,7 @@
 """Proxies over architectures, for any algorithm: each on the network and inputs that it asks for."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
 import jax
@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jaxnas import scoring
-from jaxnas.base import Batch, Context, NetworkConfig, Proxy
+from jaxnas.base import Batch, Context, NetworkConfig, Proxy, Single, Space
 from jaxnas.data.batches import plain_batch
-from jaxnas.errors import ConfigError
+from jaxnas.errors import ConfigError, naming
 from jaxnas.scoring import Engine, Score
 from jaxnas.settings import setting
 
@@ -50,11 +50,22 @@ class UsualInputs:
     if self.score_batch < 2:
       raise ConfigError(f"--score_batch={self.score_batch} must be at least 2: kernels compare samples")
 
-  def network(self, default: NetworkConfig, classes: int) -> NetworkConfig:
-    """What networks are made of, of a space with this default: its stem, and sizes of their own where that has none."""
+  def networks(self, space: Space, classes: int) -> Callable[[Hashable], Single]:
+    """Makes the network of a shape: with the stem of the space's default, and a size of its own where that has none."""
+    default = space.default_config
     own = default.channels is None
     channels = CHANNELS if self.score_channels is None and not own else self.score_channels
-    return NetworkConfig(channels, self.score_cells, classes, self.score_init, default.stem)
+    return networks(space, NetworkConfig(channels, self.score_cells, classes, self.score_init, default.stem), "score")
+
+
+def networks(space: Space, config: NetworkConfig, flags: str) -> Callable[[Hashable], Single]:
+  """Makes the network of a shape; what it refuses names --FLAGS_channels and --FLAGS_cells."""
+
+  def made(shape: Hashable) -> Single:
+    with naming(flags):
+      return space.network(dataclasses.replace(config, shape=shape))
+
+  return made
 
 
 def passes(proxies: Sequence[Proxy]) -> int:
@@ -72,8 +83,7 @@ def unable(context: Context, proxy: Proxy, inputs: UsualInputs) -> str:
       proxy.prepare(context.space, context.source, context.settings_of(proxy), jax.random.key(0))
       return ""
     shape = context.space.shape(context.space.sample(jax.random.key(0), 1)[0])
-    config = inputs.network(context.space.default_config, context.source.classes)
-    network = context.space.network(dataclasses.replace(config, shape=shape))
+    network = inputs.networks(context.space, context.source.classes)(shape)
     needs = proxy.needs
     return "" if isinstance(network, needs) else f"its networks are no {needs.__module__}.{needs.__qualname__}"
   except ConfigError as error:
@@ -133,7 +143,7 @@ def measure(
       del repeat
       return Batch(*plain_batch(context.source, key, inputs.score_batch, "--score_batch"))
 
-    lines += score(usual, images, inputs.network(context.space.default_config, context.source.classes), share_weights)
+    lines += score(usual, images, inputs.networks(context.space, context.source.classes), share_weights)
   for proxy, first in zip(own, prepared, strict=True):
 
     def batch(repeat: int, key: Array, proxy: Proxy = proxy) -> Batch:

@@ -31,7 +31,7 @@ from jaxnas.base import (
   lacking,
 )
 from jaxnas.data.batches import augmented_batch
-from jaxnas.errors import ConfigError
+from jaxnas.errors import ConfigError, naming
 from jaxnas.gennas import sequences, tasks
 from jaxnas.gennas.heads import Learner, SignalNetwork, signal_network
 from jaxnas.gennas.regression import WIDTHS, Curve, Problem, Training, pose, regress
@@ -177,7 +177,8 @@ def pose_on(
 
   def learner(shape: Hashable) -> SignalNetwork:
     channels = CHANNELS if config.signal_channels is None and shape is None else config.signal_channels
-    backbone = cast(Tapped, space).backbone(NetworkConfig(channels, config.signal_cells, shape=shape))
+    with naming("signal"):
+      backbone = cast(Tapped, space).backbone(NetworkConfig(channels, config.signal_cells, shape=shape))
     assert isinstance(backbone, TappedNetwork)
     return signal_network(backbone, WIDTHS)
 

@@ -61,8 +61,9 @@ class GenNASConfig:
   )
   gennas_within: bool = setting(
     True,
-    "of nds block spaces with a --benchmark: search its architectures only, and go to near ones, as published",
+    "of nds block spaces: search the architectures of --benchmark only, and go to near ones, as published",
     later=True,
+    needs=Tabulated,
   )
   gennas_max_macs: float = setting(
     0.0,
@@ -114,7 +115,7 @@ class GenNAS(Algorithm[GenNASConfig]):
     """An architecture for everyone that ever lives.
 
     Raises:
-      ConfigError: a first population of more than there are.
+      ConfigError: a first population of more than there are, or as `table_of`.
     """
     evolution, among = context.settings.evolution, table_of(context)
     refuse_too_many(context.space, evolution.evolution_population, "--evolution_population")
@@ -173,10 +174,19 @@ def evolution_plot(log: Sequence[Individual], evolution: EvolutionConfig, ylabel
 
 
 def table_of(context: Context[GenNASConfig]) -> Int[np.ndarray, "A L"] | None:
-  """The architectures that are searched, where they are those of the benchmark (below --gennas_max_macs)."""
+  """The architectures that are searched, where they are those of the benchmark (below --gennas_max_macs).
+
+  Raises:
+    ConfigError: there is no benchmark.
+  """
   benchmark, space = context.benchmark, context.space
-  if benchmark is None or not context.settings.gennas_within or lacking(space, Tabulated):
+  if not context.settings.gennas_within or lacking(space, Tabulated):
     return None
+  if benchmark is None:
+    raise ConfigError(
+      f"--algorithm=gennas needs --benchmark: it searches the architectures of the table of --space={space.name} only, "
+      "as published; give it, or search all of the space with --nogennas_within"
+    )
   budget = Budget(cast(Tapped, space), context.source, context.settings.gennas_max_macs)
   fitting = [code for arch in benchmark.archs if budget.fits(code := space.parse(arch))]
   return np.stack(fitting) if fitting else np.zeros((0, 0), np.int16)
@@ -186,7 +196,8 @@ def evolve_architectures(context: Context[GenNASConfig], seed: int) -> Evolved:
   """The search itself.
 
   Raises:
-    ConfigError: every loss left the numbers, or too few architectures are below the limit of multiply-adds.
+    ConfigError: every loss left the numbers, too few architectures are below the limit of multiply-adds, or as
+      `table_of`.
   """
   space, settings, engine = cast(Tapped, context.space), context.settings, context.engine or Engine()
   evolution, proxy = settings.evolution, SignalRegression()

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnas.base import Code, Sequences, Source, Space, Trainable, TrainableNetwork, lacking
-from jaxnas.errors import ConfigError
+from jaxnas.errors import ConfigError, naming
 from jaxnas.train.recipe import TrainConfig
 from jaxnas.train.steps import check_step
 
@@ -26,7 +26,8 @@ def trained_network(space: Space, config: TrainConfig, classes: int, code: Code 
   if lacking(space, Trainable):
     raise ConfigError(f"--space={space.name} has no networks to train; take another")
   try:
-    network = cast(Trainable, space).trained_network(config.network(classes), code)
+    with naming("train"):
+      network = cast(Trainable, space).trained_network(config.network(classes), code)
     if config.drop_path and not lacking(space, Sequences):
       raise ConfigError("networks of sequences have no drop path; drop it")
     if config.drop_path:
@@ -46,7 +47,8 @@ def trained_costs(space: Space, arch: Any, config: TrainConfig, classes: int, im
     ArchitectureError: `arch` is none of the space.
     ConfigError: an image size that the network's stem cannot take.
   """
-  return tuple(space.costs(space.as_codes(arch), config.network(classes), image_size))
+  with naming("train"):
+    return tuple(space.costs(space.as_codes(arch), config.network(classes), image_size))
 
 
 def refuse_source(space: Space, source: Source) -> None:

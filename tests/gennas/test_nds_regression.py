@@ -60,6 +60,20 @@ def test_architectures_keep_their_own_sizes_unless_told_otherwise():
   assert own.form == "code" and own.config.size == (32, 14) and own.config.init == "torch_default"
 
 
+@pytest.mark.parametrize(
+  ("name", "sizes", "words"),
+  [
+    ("nds_enas", {"signal_cells": 2}, "--signal_cells=2 must be"),
+    ("nds_resnext_a", {"signal_channels": 5}, "--signal_ch"),
+  ],
+)
+def test_sizes_that_do_not_fit_are_refused_by_their_flags(name, sizes, words):
+  space = spaces.get(name)
+  inputs = SignalRegression().prepare(space, SOURCE, SignalConfig(RegressionConfig(**sizes)), jax.random.key(0))
+  with pytest.raises(ConfigError, match=f"^{words}"):
+    inputs.network(space.shape(space.sample(jax.random.key(0), 1)[0]))
+
+
 @pytest.fixture(scope="module")
 def enas():
   """(network with heads, architecture, channels of its taps): three cells of one to five states."""
@@ -115,7 +129,10 @@ def test_search_among_a_table(tmp_path):
     GenNAS().work(Context(RESNEXTS, SOURCE, GenNASConfig(EvolutionConfig(9, 2, 3)), benchmark=table))
   everywhere = GenNASConfig(EvolutionConfig(9, 2, 3), gennas_within=False)
   assert table_of(Context(RESNEXTS, SOURCE, everywhere, benchmark=table)) is None
-  assert table_of(Context(RESNEXTS, SOURCE, config)) is None
+  for without in (table_of, GenNAS().work, lambda context: GenNAS().search(context, 0)):
+    with pytest.raises(ConfigError, match="--algorithm=gennas needs --benchmark: .*=nds_resnext_a .*--nogennas_within"):
+      without(Context(RESNEXTS, SOURCE, config))
+  assert table_of(Context(RESNEXTS, SOURCE, everywhere)) is None
   assert GenNAS().work(Context(RESNEXTS, SOURCE, everywhere, benchmark=table)).amount == 12
 
 
