@@ -7,14 +7,15 @@ sets of one to --largest proxies the best is chosen by the Spearman correlation 
 accuracy on one half, mean over data sets and passes; what is reported is Spearman with *test* accuracy on the other
 half, where nothing was chosen, beside the best single proxy (chosen in the same way) and the controls, which need no
 network. Where a benchmark has one split of accuracies both halves use it, and the output says so. The halves are drawn
---halvings times: the table is of the first, the summary of all. A proxy with fewer passes than another (a count, which
-no seed changes) is taken as it is in all of them.
+--halvings times: the table is of the first, the summary of all. Proxies are paired within a pass (seed and repeat): one
+that a proxy lacks is left out, but counts, which no seed changes, are taken from another.
 """
 
 import collections
 import dataclasses
 import itertools
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 from absl import app, flags
@@ -36,6 +37,8 @@ flags.DEFINE_integer("shown", 10, "combinations in the table", lower_bound=1)
 flags.DEFINE_integer("halvings", 20, "ways to halve the architectures", lower_bound=1)
 flags.DEFINE_list("beside", ["jacob_cov+effective_params"], "combinations to report too, proxies joined by +")
 flags.DEFINE_string("out", None, "Markdown file for the output")
+
+COUNTS = ("params", "flops", "effective_params", "skip_length")  # no seed changes them
 
 Set = tuple[str, ...]
 
@@ -73,16 +76,22 @@ class Scored:
 
 
 def read(folders: list[str], benchmark: Accuracies) -> tuple[Scored, int, list[str]]:
-  """The scores, the number of architectures and the proxies that were left out since a pass of theirs is incomplete."""
+  """The scores, the number of architectures, and what was left out: proxies with no complete pass, unpaired passes."""
   found = passes(folders)
-  keys = sorted(found)
-  names = list(dict.fromkeys(name for key in keys for name in found[key] if name not in FLAGS.leave_out))
-  most = max(len(found[key][name]) for key in keys for name in found[key])
-  own = {name: [found[key][name] for key in keys if len(found[key].get(name, {})) == most] for name in names}
+  names = list(dict.fromkeys(name for _, one in sorted(found.items()) for name in one if name not in FLAGS.leave_out))
+  most = max(len(scored) for one in found.values() for scored in one.values())
+  own = {name: {k: found[k][name] for k in sorted(found) if len(found[k].get(name, {})) == most} for name in names}
   left_out = [name for name in names if not own[name]]
   names = [name for name in names if own[name]]
-  count = max(len(own[name]) for name in names)
-  several: list[Pass] = [{name: own[name][k % len(own[name])] for name in names} for k in range(count)]
+  of_seeds = [set(own[name]) for name in names if name not in COUNTS] or [set(own[names[0]])]
+  paired = sorted(set.intersection(*of_seeds))
+  if not paired:
+    has = "; ".join(f"{name} {_passes(own[name])}" for name in names if name not in COUNTS)
+    raise app.UsageError(f"no pass has all proxies ({has}): score the same --seeds, or name some in --leave_out")
+  left_out += [f"{_passes(unpaired)} of some proxies"] if (unpaired := set.union(*of_seeds) - {*paired}) else []
+  several: list[Pass] = [
+    {name: scored.get(key, next(iter(scored.values()))) for name, scored in own.items() if scored} for key in paired
+  ]
   archs = common(several, names)
   known = [a for a in archs if all(np.isfinite(benchmark.accuracy(a, d)) for d in benchmark.datasets)]
   columns = np.array([[[one[name][a] for a in known] for name in names] for one in several], np.float64)
@@ -92,6 +101,11 @@ def read(folders: list[str], benchmark: Accuracies) -> tuple[Scored, int, list[s
   }
   valid, test = (accuracy[split] for split in splits(benchmark))
   return Scored(tuple(names), columns, valid, test), len(known), left_out
+
+
+def _passes(keys: Iterable[tuple[int, int]]) -> str:
+  """As text."""
+  return ", ".join(f"seed {seed} repeat {repeat}" for seed, repeat in sorted(keys))
 
 
 def splits(benchmark: Accuracies) -> tuple[str, str]:
@@ -123,7 +137,7 @@ def main(argv: list[str]) -> None:
       f"{count} architectures of {FLAGS.space}, {len(scored.columns)} passes, {len(scored.names)} proxies,"
       f" {len(sets):,} sets of at most {FLAGS.largest}; chosen by {chosen_by} accuracy, reported with {reported}"
       f" accuracy ({', '.join(benchmark.datasets)}).",
-      *([f"Not in every architecture, left out: {', '.join(left_out)}."] if left_out else []),
+      *([f"Incomplete, left out: {', '.join(left_out)}."] if left_out else []),
       "",
       one_half(scored, sets, controls, beside, *halves[0], list(benchmark.datasets)),
       "",
@@ -180,7 +194,7 @@ def all_halves(scored: Scored, sets, controls, beside, halves, datasets: list[st
   """Mean and standard deviation over the halvings, and what was chosen how often."""
   found: dict[str, list[Float[np.ndarray, " D"]]] = collections.defaultdict(list)
   winners: collections.Counter[str] = collections.Counter()
-  sizes = range(1, FLAGS.largest + 1)
+  sizes = range(1, min(FLAGS.largest, len(scored.names)) + 1)
   for first, second in halves:
     order = best_first(scored, sets, first)
     tested = scored.spearman(sets, second, scored.test).mean(0)

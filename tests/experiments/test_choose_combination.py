@@ -45,12 +45,12 @@ def folder(tmp_path):
   return tmp_path / "run"
 
 
-def alone(folder, proxy, positions):
+def alone(folder, proxy, positions, seeds=range(SEEDS)):
   """Spearman with test accuracy of the architectures at these positions, of each seed, computed anew."""
   benchmark = tabular.open_benchmark(None, spaces.get("nb201"))
   lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
   found = []
-  for seed in range(SEEDS):
+  for seed in seeds:
     own = [line for line in lines if (line["proxy"], line["seed"]) == (proxy, seed)]
     values = [(own[i]["rank_by"], benchmark.accuracy(own[i]["arch"], "cifar10")) for i in positions]
     found.append(stats.spearmanr(*zip(*values, strict=True)).statistic)
@@ -72,6 +72,35 @@ def test_the_two_good_proxies_are_chosen_and_a_proxy_of_one_architecture_is_left
   assert float(single[3]) == pytest.approx(np.mean(alone(folder, single[1], second)), abs=6e-4)
   assert re.search(r"control *\| params *\| *0\.000 \| *0\.000 /", text)  # a constant ranks nothing
   assert "naswot + snip" in text
+
+
+def made_up(folder, seeds):
+  """Random scores of proxies in these seeds."""
+  benchmark, rng = tabular.open_benchmark(None, spaces.get("nb201")), np.random.default_rng(1)
+  for proxy, some in seeds.items():
+    for seed in some:
+      keep_scores(folder, seed, {proxy: dict(zip(benchmark.archs[:ARCHS], rng.normal(size=ARCHS), strict=True))})
+
+
+def test_proxies_are_paired_within_a_seed(tmp_path):
+  made_up(tmp_path / "run", {"naswot": (0, 1), "synflow": (1, 2), "params": (0,)})
+  ran = run(tmp_path / "run", "--halvings=1", "--beside=naswot,synflow")
+  assert ran.returncode == 0, ran.stderr
+  assert f"{ARCHS} architectures of nb201, 1 passes, 3 proxies" in ran.stdout
+  assert "left out: seed 0 repeat 0, seed 2 repeat 0 of some proxies" in ran.stdout
+  second = np.array_split(np.random.default_rng(0).permutation(ARCHS), 2)[1]
+  for proxy in ("naswot", "synflow"):
+    shown = re.search(rf"named *\| {proxy} *\| *(\S+) \| *(\S+) /", ran.stdout)
+    assert shown and float(shown[2]) == pytest.approx(*alone(tmp_path / "run", proxy, second, [1]), abs=6e-4)
+
+
+def test_proxies_without_a_common_seed_are_refused(tmp_path):
+  made_up(tmp_path / "run", {"naswot": (0,), "synflow": (1,), "params": (0,)})
+  ran = run(tmp_path / "run")
+  assert ran.returncode != 0 and "naswot seed 0 repeat 0; synflow seed 1 repeat 0" in ran.stderr
+  assert "--leave_out" in ran.stderr and "params seed" not in ran.stderr
+  ran = run(tmp_path / "run", "--leave_out=synflow", "--halvings=1")
+  assert ran.returncode == 0 and "1 passes, 2 proxies" in ran.stdout
 
 
 def test_a_folder_that_holds_no_scores_is_named(tmp_path):
