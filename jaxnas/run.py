@@ -64,9 +64,9 @@ def run(
       nonlocal folder
       if workdir is None:
         return []
-      extends = algorithm.extends
+      ignore, other_proxies = (*MAY_DIFFER, *algorithm.extends), {"proxies", "rank_by"} & {*algorithm.extends}
       folder = stack.enter_context(
-        Workdir.open(workdir, config, ignore=(*MAY_DIFFER, *extends), may_lack="proxies" in extends, complete=complete)
+        Workdir.open(workdir, config, ignore=ignore, may_lack=bool(other_proxies), complete=complete)
       )
       stack.enter_context(stopping.last_words(lambda: f"the same command continues in {workdir}"))
       _log_to(folder.log, stack)

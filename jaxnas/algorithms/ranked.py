@@ -175,7 +175,7 @@ class RankedSearch(Algorithm[RankedConfig]):
   name: ClassVar[str] = "ranked"
   summary: ClassVar[str] = "the best of many by a combination of proxies, and of its first k by validation"
   Settings: ClassVar[type] = RankedConfig
-  extends: ClassVar[tuple[str, ...]] = ("seeds", "ranked_shortlists")
+  extends: ClassVar[tuple[str, ...]] = ("seeds", "rank_by", "ranked_shortlists")
 
   def proxies(self, settings: RankedConfig, space: Space) -> tuple[Proxy, ...]:
     return proxies_of((), (settings.combination(space), *settings.controls(space)), "--rank_by")

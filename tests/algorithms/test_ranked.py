@@ -1,14 +1,16 @@
 """The search by a ranking: picks, shortlists, controls, resuming, and what it refuses."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from helpers import Counted, MadeUpTable
 
-from jaxnas import data, registry, spaces
+from jaxnas import data, main, registry, spaces
 from jaxnas.algorithms import ranked
 from jaxnas.algorithms.combining import RankBy
 from jaxnas.algorithms.evolving import RankEvolution
@@ -127,6 +129,30 @@ def test_killed_at_any_record_it_ends_the_same(context, candidates):
     assert again.rows == whole.rows and again.record == whole.record
     done = [record["arch"] for record in kept[:stop] if record["kind"] == "ranked"]
     assert not set(validated) & set(done) and len(set(validated)) == len(validated)
+
+
+def test_the_same_or_another_combination_continues(tmp_path):
+  """Nothing is scored twice: neither for the default by its name, nor what both combinations have."""
+
+  def run(name, *more):
+    flags = (
+      "--algorithm=ranked", "--ranked_candidates=random:3", "--ranked_shortlists=0,2", "--score_batch=4",
+      "--score_channels=2", "--score_cells=1", "--compilation_cache=off", "--noprogress",
+    )  # fmt: skip
+    with flagsaver.flagsaver():
+      main.main(main.parse(["jaxnas", *flags, f"--workdir={tmp_path / name}", *more]))
+    result = json.loads((tmp_path / name / "result.json").read_text())
+    return result["results"], (tmp_path / name / "scores.jsonl").read_text().splitlines()
+
+  def scored(lines):
+    return [record["proxy"] for record in map(json.loads, lines) if record["kind"] == "score"]
+
+  rows, kept = run("one")
+  assert run("one", "--rank_by=jaxnas") == (rows, kept)
+  assert sorted(set(scored(kept))) == ["effective_params", "jacob_cov", "params"]
+  others, more = run("one", "--rank_by=skip_length,effective_params")
+  assert more[: len(kept)] == kept and scored(more[len(kept) :]) == ["skip_length"] * 3
+  assert others == run("two", "--rank_by=skip_length,effective_params")[0] != rows
 
 
 def test_training_takes_the_place_of_the_table(context, monkeypatch):
