@@ -240,7 +240,7 @@ def beside_the_regression(space: str, out: pathlib.Path) -> list[str]:
     columns["naswot"] = np.array([other[arch] for arch in archs])
   lines = {name: line_of(space, name, archs, own) for name, own in columns.items()}
   shown = [number(lines[n]["spearman"], lines[n]["spearman_se"]) if n in lines else "" for n in BESIDE]
-  rates = [f"{lines[name]['retrieving_rate']:.0%}" for name in (REGRESSION, "params")]
+  rates = [retrieved(lines[name]) for name in (REGRESSION, "params")]
   return [space, str(len(archs)), *shown, *rates]
 
 
@@ -251,20 +251,25 @@ def number(value: float, error: float | None = None) -> str:
   return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
 
 
+def retrieved(line: dict[str, Any]) -> str:
+  """The retrieving rate; none of a constant, whose first are any."""
+  return f"{line['retrieving_rate']:.0%}" if math.isfinite(line["spearman"]) else ""
+
+
 def written(todo: list[str], out: pathlib.Path) -> str:
   """The tables: one of all Spearmans, and one a space."""
   found = {space: lines_of(space, out) for space in todo}
   names = (*CONTROLS, *PROXIES, REGRESSION)
   head = ["space", *names]
-  body, retrieved = [], []
+  body, rates = [], []
   for space, lines in found.items():
     by = {line["proxy"]: line for line in lines}
     body.append([space, *(number(by[n]["spearman"]) if n in by else "" for n in names)])
-    retrieved.append([space, *(f"{by[n]['retrieving_rate']:.0%}" if n in by else "" for n in names)])
-  rates = [[float(row[i].rstrip("%")) for row in retrieved if row[i]] for i in range(1, len(head))]
-  retrieved.append(["mean", *(f"{sum(own) / len(own):.0f}%" if own else "" for own in rates)])
+    rates.append([space, *(retrieved(by[n]) if n in by else "" for n in names)])
+  columns = [[float(row[i].rstrip("%")) for row in rates if row[i]] for i in range(1, len(head))]
+  rates.append(["mean", *(f"{sum(own) / len(own):.0f}%" if own else "" for own in columns)])
   text = ["## Spearman\n", report.markdown_table(head, body)]
-  text += ["\n## Retrieving rate at the top 10 %\n", report.markdown_table(head, retrieved)]
+  text += ["\n## Retrieving rate at the top 10 %\n", report.markdown_table(head, rates)]
   regressed = [row for space in todo if (row := beside_the_regression(space, out))]
   if regressed:
     head = ["space", "n", *BESIDE, f"top 10 % retrieved by {REGRESSION}", "by params"]
@@ -275,7 +280,7 @@ def written(todo: list[str], out: pathlib.Path) -> str:
       more = line["adds"] or (math.nan,) * 4
       name = f"{line['proxy']} (control)" if line["proxy"] in CONTROLS else line["proxy"]
       row = [name, line["n"], line["degenerate"], number(line["spearman"], line["spearman_se"])]
-      row += [number(line["kendall"]), f"{line['retrieving_rate']:.0%}", number(*more[:2]), number(*more[2:])]
+      row += [number(line["kendall"]), retrieved(line), number(*more[:2]), number(*more[2:])]
       rows.append(row)
     head = [
       "proxy",
