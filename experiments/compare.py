@@ -82,6 +82,7 @@ SEARCHES = {  # job -> its title ({}: --candidates); the result's key and the ti
   "tenas": ("TE-NAS, batch", "", ""),
   "ranked": ("of {:,} random", "", ""),
   "ranked_evolved": ("of {:,} evolved", "", ""),
+  "ranked_skips": ("of {:,} random", "", ""),
   "ranked_freerea": ("of {:,} random", "", ""),
   "ranked_az_nas": ("of {:,} random", "", ""),
   "prior_drawn": ("of {:,} random", "", ""),
@@ -126,7 +127,8 @@ def jobs() -> dict[str, list[str]]:
   cheap, costly = ([f"--archs={drawn}:{n}"] for n in (FLAGS.cheap, FLAGS.costly))
   seeds, pass_seeds = _seeds(FLAGS.seeds), _seeds(FLAGS.pass_seeds)
   space = spaces.get(FLAGS.space)
-  lead = ",".join(dict.fromkeys([*(() if lacking(space, Rankable) else space.ranked_by), "params"]))
+  leading = () if lacking(space, Rankable) else space.ranked_by
+  lead = ",".join(dict.fromkeys([*leading, "params"]))
   scored = {
     "lead": (lead, [*cheap, seeds]),
     "controls": (FREE, [*cheap, pass_seeds]),  # as many seeds as what they are combined with
@@ -153,6 +155,7 @@ def jobs() -> dict[str, list[str]]:
   return found | {
     "ranked": ranked,
     "ranked_evolved": ["--algorithm=ranked", f"--ranked_candidates=evolved:{FLAGS.candidates}", seeds],
+    "ranked_skips": [*ranked, f"--rank_by={','.join(leading)},skip_length"],
     "ranked_freerea": [*ranked, "--rank_by=freerea"],
     "ranked_az_nas": [*ranked, "--rank_by=az_nas"],
     "prior": ["--algorithm=ranked", "--ranked_candidates=all", "--rank_by=params,skip_length"],

@@ -49,7 +49,8 @@ def test_one_command_makes_every_row(tmp_path):
     "KNAS, k=40 (2 seeds)", "KNAS, k=20 (2 seeds)", "control: params, KNAS, k=40", "control: random, KNAS, k=20",
     "NASI(T), FIX, mu=1, soft (2", "GenNAS, CONF_NB101, shortened (2", "TE-NAS, batch (2", "TE-NAS, batch_frozen (2",
     "jaxnas: jacob_cov + effective_params, of 60 random, 0 queries", "of 60 evolved, 20 queries",
-    "freerea, of 60 random", "az_nas, of 60 random", "control: flops, of 60 random", "control: random, of 60 random",
+    "jacob_cov + effective_params + skip_length, of 60 random", "freerea, of 60 random", "az_nas, of 60 random",
+    "control: flops, of 60 random", "control: random, of 60 random",
     "params + skip_length, of 60 random, 0", "params + skip_length, of all, 0",
   ):  # fmt: skip
     assert title in searches, title
