@@ -49,6 +49,7 @@ def as_network(
     raise ConfigError(f"embedding={embedding!r}: inputs of type {inputs.dtype} are no numbers of tokens; leave it out")
   if not inputs.ndim or not len(inputs):
     raise ConfigError(f"inputs of shape {inputs.shape}: expected [N, ...] with N of at least 1")
+  key = checked_key(key)
   hooks, ends = Hooks(), []
   try:
     call = _call(model, inputs, variables, key, tuple(batch_norms), embedding, apply_kwargs or {})
@@ -92,11 +93,24 @@ def as_network(
   return network, params
 
 
+def checked_key(key: Any) -> Array:
+  """A key for one use, by default of 0; ConfigError if it is none."""
+  if key is None:
+    return jax.random.key(0)
+  try:
+    jax.random.split(key)
+  except (TypeError, ValueError) as error:
+    what = f"key of shape {np.shape(key)}" if np.ndim(key) else f"key={key!r}"
+    fix = key if isinstance(key, int) else 0
+    raise ConfigError(f"{what}: expected one key of JAX's; give jax.random.key({fix})") from error
+  return key
+
+
 def _call(
   model: Any,
   inputs: Array,
   variables: PyTree,
-  key: Array | None,
+  key: Array,
   batch_norms: tuple[type, ...],
   embedding: str | None,
   kwargs: Mapping[str, Any],
@@ -104,7 +118,7 @@ def _call(
   if isinstance(model, nn.Module):
     if variables is None:
       init = jax.jit(lambda key, inputs: model.init(key, inputs, **kwargs))
-      variables = {"params": {}, **init(jax.random.key(0) if key is None else key, inputs)}
+      variables = {"params": {}, **init(key, inputs)}
     return LinenCall(model, variables, batch_norms, embedding, kwargs)
   if isinstance(model, nnx.Module):
     if variables is not None:
@@ -130,12 +144,22 @@ def _classes(outputs: Any, inputs: tuple[int, ...]) -> int:
 def _check_embedding(network: ModelNetwork, params: PyTree, inputs: Array, name: str) -> None:
   """ConfigError where the integers enter the model elsewhere too, which then cannot be told from its embedding."""
 
+  hooks = Hooks()
+
   def both(params, inputs):
     embedded = network.embed(params, inputs)
-    whole, _ = network.call(network.layout.own(params), network.call.stats, inputs, Hooks())
-    return whole, network.apply(params, embedded, jnp.zeros(0)).logits
+    whole, _ = network.call(network.layout.own(params), network.call.stats, inputs, hooks)
+    return whole, network.apply(params, embedded, jnp.zeros(0)).logits, hooks.tokens
 
-  whole, through = jax.jit(both)(params, inputs)
+  whole, through, looked_up = jax.jit(both)(params, inputs)
+  if looked_up is not None:
+    tokens, rows = jax.device_get(looked_up)
+    wrong = tokens[(tokens >= rows) | (tokens < -rows)]
+    if wrong.size and rows > 1:  # Flax makes them NaN, but one row serves every number
+      raise ConfigError(
+        f"inputs: {name!r} is given {wrong[0]} and has {rows} rows; give numbers from 0 to {rows - 1}, or a larger "
+        "num_embeddings"
+      )
   if not np.allclose(whole, through, rtol=1e-3, atol=1e-5 * float(jnp.abs(whole).max()), equal_nan=True):
     raise ConfigError(
       f"embedding={name!r}: the integers enter the model elsewhere too; give a model of the embedded ones"

@@ -32,9 +32,9 @@ class FunctionCall:
       if value:
         raise ConfigError(f"{name}={value!r}: a plain function has no modules to find it in; give the Flax module")
     self.params, self.stats = params, {}
-    self._f, self._kwargs = f, dict(apply_kwargs)
+    self._f, self.kwargs = f, dict(apply_kwargs)
 
   def __call__(self, params: PyTree, stats: PyTree, inputs: Array, hooks: Hooks) -> tuple[Any, PyTree]:
     """As `network.Call`."""
-    del stats, hooks
-    return self._f(params, inputs, **self._kwargs), {}
+    del stats
+    return self._f(params, inputs, **{**self.kwargs, **hooks.kwargs}), {}

@@ -33,11 +33,14 @@ class Hooks:
     gates: factors [N, C] on the outputs of layers, by path.
     embedded: what the embedding gives, in place of its own outputs.
     correlates: whether the channels' correlations are wanted, as of "correlation" in `base.Output`.
+    kwargs: keyword arguments of the model, in place of its own of these names.
     norms: the batch normalisations that were called, by path, and how often.
     others: the types of other normalisations, and how many calls.
     layers: the linear layers that were called, by path: the output and how many of its last axes are channels.
+    shapes: of the outputs of all calls of these layers, with their paths.
     ranks: of a parameter of each of all these layers, by path: its name and number of axes, as the layer sees it.
     embedding: what the embedding gave.
+    tokens: what it was given, and how many rows it has; None: it is not Flax's own.
     correlations: one number for each call of a batch normalisation.
   """
 
@@ -45,12 +48,15 @@ class Hooks:
   gates: Mapping[str, Array] = dataclasses.field(default_factory=dict)
   embedded: Array | None = None
   correlates: bool = False
+  kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   norms: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   others: collections.Counter = dataclasses.field(default_factory=collections.Counter)
   layers: dict[str, tuple[Any, int]] = dataclasses.field(default_factory=dict)
+  shapes: list[tuple[str, tuple[int, ...]]] = dataclasses.field(default_factory=list)
   ranks: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
   embedding: Any = None
+  tokens: tuple[Array, int] | None = None
   correlations: list[Array] = dataclasses.field(default_factory=list)
 
   def batch_norm(
@@ -111,6 +117,7 @@ class Hooks:
   def output(self, path: str, y: Array, kernel: Array, axes: int = 1) -> Array:
     """The output of a linear layer, whose last `axes` axes are its channels, times its factors."""
     self._note(path, kernel=kernel)
+    self.shapes.append((path, y.shape))
     if path in self.gates:
       gate = self.gates[path]
       y = y * gate.reshape(len(gate), *[1] * (y.ndim - 1 - axes), *y.shape[y.ndim - axes :])

@@ -43,14 +43,14 @@ class LinenCall:
       raise ConfigError(f"variables: expected a mapping with 'params', as model.init returns, and not {found}")
     rest = dict(nn.meta.unbox(variables))
     self.params, self.stats, self._rest = rest.pop("params"), rest.pop("batch_stats", {}), rest
-    self._model, self._kwargs, self._embedding = model, dict(apply_kwargs), embedding
+    self._model, self.kwargs, self._embedding = model, dict(apply_kwargs), embedding
     self._batch_norms = (nn.BatchNorm, *batch_norms)
 
   def __call__(self, params: PyTree, stats: PyTree, inputs: Array, hooks: Hooks) -> tuple[Any, PyTree]:
     """As `network.Call`."""
     variables = {"params": params, "batch_stats": stats, **self._rest}
     with nn.intercept_methods(functools.partial(self._meet, hooks)):
-      outputs, moved = self._model.apply(variables, inputs, mutable=["batch_stats"], **self._kwargs)
+      outputs, moved = self._model.apply(variables, inputs, mutable=["batch_stats"], **{**self.kwargs, **hooks.kwargs})
     return outputs, moved.get("batch_stats", {})
 
   def _meet(self, hooks: Hooks, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -70,6 +70,7 @@ class LinenCall:
       y = hooks.other_norm(path, module, x, *_affine_of(module))
       return call(*args, **kwargs) if y is None else y
     if path == self._embedding:
+      hooks.tokens = (x, module.num_embeddings) if isinstance(module, nn.Embed) else None
       hooks.embedding = call(*args, **kwargs) if hooks.embedded is None else hooks.embedded
       return hooks.embedding
     y = call(*args, **kwargs)

@@ -15,7 +15,7 @@ from jaxnas.base import Collect, Costs, Mode, Observation, Output
 from jaxnas.errors import ConfigError
 from jaxnas.models.hooks import Hooks
 from jaxnas.models.layout import CLASSIFIER, ParameterLayout, names_of
-from jaxnas.models.program import ModelProgram, Shown
+from jaxnas.models.program import ModelProgram, Shown, twin_of
 from jaxnas.nets import passes
 from jaxnas.nets.parameters import by_layer
 from jaxnas.nets.passes import Pass
@@ -32,35 +32,44 @@ class Call(Protocol):
     kind: in words.
     params: the parameters, in the model's own tree.
     stats: the statistics.
+    kwargs: keyword arguments of the model.
   """
 
   kind: str
   params: PyTree
   stats: PyTree
+  kwargs: dict[str, Any]
 
   def __call__(self, params: PyTree, stats: PyTree, inputs: Array, hooks: Hooks) -> tuple[Any, PyTree]:
     """What the model returns, and the statistics that its batch normalisations normalised by."""
     ...
 
 
-class PartialObservation(Observation):
-  """An observation of which a part may be missing; whoever asks for that is told why."""
-
-  @property
-  def features(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
-    """As `base.Observation`."""
-    return _there(self[0], "no global average pooling of [N, H, W, C] or [N, tokens, C] was found in the model")
-
-  @property
-  def agreement(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
-    """As `base.Observation`."""
-    return _there(self[1], _NO_ACTIVATIONS)
-
-
+_NO_POOLING = "no global average pooling of [N, H, W, C] or [N, tokens, C] was found in the model"
 _NO_ACTIVATIONS = (
   "no ReLU was found in the model; name the functions that it has instead, as JAX records them: activations=('silu',), "
   "'tanh' of jax.nn.gelu, 'max' of jnp.maximum(x, 0), or that of your own under jax.jit"
 )
+
+
+class PartialObservation(Observation):
+  """An observation of which a part may be missing; whoever asks for that is told why.
+
+  Attributes:
+    missing: why the features are, and why the agreement is.
+  """
+
+  missing: tuple[str, str] = (_NO_POOLING, _NO_ACTIVATIONS)
+
+  @property
+  def features(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+    """As `base.Observation`."""
+    return _there(self[0], self.missing[0])
+
+  @property
+  def agreement(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+    """As `base.Observation`."""
+    return _there(self[1], self.missing[1])
 
 
 def _there(value: Array | None, missing: str) -> Array:
@@ -163,12 +172,16 @@ class ModelNetwork:
     paths = self.layout.kernels()
     factors = {paths[name]: gate for name, gate in (gates or {}).items()}
     given = self.call.stats if stats is None else stats
-    arguments = self.layout.own(params), given, inputs, factors
-    program = functools.partial(self._pass, mode, "correlation" in collect)
+    arguments = self.layout.own(params), given, inputs
+    correlates = "correlation" in collect
+    if factors:
+      self._check_layers(mode, arguments)
+    program = functools.partial(self._pass, Hooks(mode, factors, correlates=correlates))
     if {"observation", "patterns"} & set(collect):
-      shown = ModelProgram(program, *arguments).run(*arguments, samples=len(inputs), names=self.activations)
+      twin = self._twin(lambda kwargs: Hooks(mode, correlates=correlates, kwargs=kwargs), arguments)
+      shown = ModelProgram(program, *arguments).run(*arguments, inputs=inputs, twin=twin, names=self.activations)
     else:
-      shown = Shown(program(*arguments), (), None)
+      shown = Shown(program(*arguments), (), None, None)
     logits, seen, correlations = shown.outputs
     return Output(
       logits,
@@ -178,15 +191,43 @@ class ModelNetwork:
       patterns=_patterns(shown) if "patterns" in collect else None,
     )
 
-  def _pass(
-    self, mode: Mode, correlates: bool, params: PyTree, stats: PyTree, inputs: Array, gates: Mapping[str, Array]
-  ) -> tuple[Any, PyTree, list[Array]]:
+  def _pass(self, hooks: Hooks, params: PyTree, stats: PyTree, inputs: Array) -> tuple[Any, PyTree, list[Array]]:
     """(logits, statistics, what was found of correlations)."""
-    hooks, tokens = Hooks(mode, gates, correlates=correlates), self.survey.tokens
+    tokens = self.survey.tokens
     if tokens is not None:
       hooks.embedded, inputs = inputs, jnp.zeros((len(inputs), *tokens.shape), tokens.dtype)
     logits, seen = self.call(params, stats, inputs, hooks)
     return logits, seen, hooks.correlations
+
+  def _twin(
+    self, hooks: Callable[[Mapping[str, Any]], Hooks], arguments: tuple[PyTree, PyTree, Array]
+  ) -> ModelProgram | str:
+    """The pass of twice as many samples, or why there is none; `hooks` by the model's keyword arguments."""
+    params, stats, inputs = arguments
+    many = jax.ShapeDtypeStruct((2 * len(inputs), *inputs.shape[1:]), inputs.dtype)
+
+    def trace(kwargs):
+      return ModelProgram(functools.partial(self._pass, hooks(kwargs)), params, stats, many)
+
+    return twin_of(trace, self.call.kwargs, len(inputs))
+
+  def _check_layers(self, mode: Mode, arguments: tuple[PyTree, PyTree, Array]) -> None:
+    """ConfigError where samples are not the first axis of all that linear layers give, which factors go on."""
+    samples, own, wide = len(arguments[2]), Hooks(mode), Hooks(mode)
+
+    def of_twin(kwargs):
+      nonlocal wide
+      wide = Hooks(mode, kwargs=kwargs)
+      return wide
+
+    jax.eval_shape(functools.partial(self._pass, own), *arguments)
+    why = self._twin(of_twin, arguments)
+    if not isinstance(why, str):
+      pairs = zip(own.shapes, wide.shapes, strict=False)
+      wrong = [path for (path, one), (_, two) in pairs if (samples, *two[1:]) != one or two[0] != 2 * samples]
+      why = f"samples are not the first axis of what {wrong[0]!r} gives" if wrong else None
+    if why:
+      raise ConfigError(f"gates of single layers: {why}")
 
   def _observation(self, shown: Shown, stats: PyTree) -> Observation:
     agreement = [_OBSERVING.agreement(x) for x in shown.activations]
@@ -196,9 +237,12 @@ class ModelNetwork:
       variance = variances[f"{path}/var" if path else "var"]
       each = jax.vmap(_log_deviation)(variance).sum() if variance.ndim > 1 else _log_deviation(variance)
       deviation = deviation.astype(each.dtype) + each
-    return PartialObservation(
-      cast(Any, shown.pooled), cast(Any, sum(agreement[1:], agreement[0]) if agreement else None), deviation
-    )
+    pooled = None if isinstance(shown.pooled, str) else shown.pooled
+    agreed = sum(agreement[1:], agreement[0]) if agreement and not shown.lost else None
+    observation = PartialObservation(cast(Any, pooled), cast(Any, agreed), deviation)
+    unpooled = f"what is pooled: {shown.pooled}" if isinstance(shown.pooled, str) else _NO_POOLING
+    observation.missing = unpooled, _NO_ACTIVATIONS if shown.lost is None else _lost(shown.lost)
+    return observation
 
   def executed(self, arch: Array) -> PyTree:
     """As `base.Single`: all."""
@@ -265,7 +309,13 @@ def _log_deviation(variance: Array) -> Array:
   return observed[1]
 
 
+def _lost(why: str) -> str:
+  return f"where the samples are in what an activation is given is not known: {why}"
+
+
 def _patterns(shown: Shown) -> Array:
+  if shown.lost is not None:
+    raise ConfigError(_lost(shown.lost))
   if not shown.activations:
     raise ConfigError(_NO_ACTIVATIONS)
   return jnp.concatenate([x > 0 for x in shown.activations], 1)

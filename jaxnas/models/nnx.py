@@ -36,7 +36,7 @@ class NNXCall:
   def __init__(self, model: nnx.Module, batch_norms: tuple[type, ...], embedding: str | None, apply_kwargs: Any):
     self._graph, self.params, self.stats, self._rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     self._types = (nnx.BatchNorm, *batch_norms), WITHIN_SAMPLES, LINEAR
-    self._embedding, self._kwargs = embedding, dict(apply_kwargs)
+    self._embedding, self.kwargs = embedding, dict(apply_kwargs)
 
   def __call__(self, params: PyTree, stats: PyTree, inputs: Array, hooks: Hooks) -> tuple[Any, PyTree]:
     """As `network.Call`."""
@@ -47,7 +47,7 @@ class NNXCall:
         self._hook(module, "/".join(map(str, path)))
     token = _HOOKS.set(hooks)
     try:
-      outputs = model(inputs, **self._kwargs)
+      outputs = model(inputs, **{**self.kwargs, **hooks.kwargs})
     finally:
       _HOOKS.reset(token)
     return outputs, nnx.state(model, nnx.BatchStat)
@@ -108,6 +108,8 @@ def _hooked_linear(base: type) -> type:
 def _hooked_embedding(base: type) -> type:
   def call(self, *args, **kwargs):
     hooks = _HOOKS.get()
+    if isinstance(self, nnx.Embed):
+      hooks.tokens = args[0] if args else kwargs["inputs"], self.num_embeddings
     hooks.embedding = base.__call__(self, *args, **kwargs) if hooks.embedded is None else hooks.embedded
     return hooks.embedding
 

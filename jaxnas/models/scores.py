@@ -1,7 +1,7 @@
 """Any proxies of one model of a user's: what zero-cost-nas's single call is for PyTorch."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from jaxnas import proxies as known
 from jaxnas.base import Batch, Mode, Proxy, Status
 from jaxnas.errors import ConfigError
-from jaxnas.models.adapt import as_network
+from jaxnas.models.adapt import as_network, checked_key
 from jaxnas.models.network import ModelNetwork, Survey
 from jaxnas.proxies.evaluation import Evaluation
 from jaxnas.scoring.checks import checked
@@ -69,8 +69,9 @@ def measure(
     variables: of a linen module, as `init` returns them; of a function, its parameters.
     activations: names of the functions that count as ReLUs, in the program that JAX records: "relu", "relu6", "silu",
       "max" of `jnp.maximum(x, 0)`, "tanh" of `jax.nn.gelu`, or that of a function of yours under `jax.jit`. A unit is
-      active where what it is given is positive; the samples have to be its first axis. "max" counts the clamps of
-      variances in Flax's LayerNorm too, so jit a function of yours where there are any.
+      active where what it is given is positive. The samples are followed to it, whichever axis they are in; where they
+      cannot be, as in a loop over them, `naswot` and `swap` are refused. What does not depend on them does not count.
+      "max" counts the clamps of variances in Flax's LayerNorm too, so jit a function of yours where there are any.
     batch_norms: types of Flax modules of yours that are batch normalisations of the last axis, with the parameters
       `scale` and `bias` and the statistics `mean` and `var`; Flax's own are known.
     embedding: of a Flax module with integer inputs, the path of the one module that they enter ("Embed_0",
@@ -84,8 +85,9 @@ def measure(
 
   Raises:
     ConfigError: a model without parameters, or that does not return logits; integer inputs and no embedding named;
-      labels that are missing for a proxy that was asked for, or are no classes of the outputs; an unknown proxy, or
-      one twice; a role of a parameter that there is not.
+      integers that its embedding has no rows for; labels that are missing for a proxy that was asked for, or are no
+      classes of the outputs; an unknown proxy, or one twice; a key that is none; a role of a parameter that there is
+      not.
 
   Example:
     found = jaxnas.measure(model, (images, labels), ("naswot", "synflow", "grad_norm"), key=jax.random.key(0))
@@ -99,7 +101,7 @@ def measure(
   if rows is not None and rows < 1:
     raise ConfigError(f"rows={rows} must be at least 1")
   batch = _batch(batch)
-  init_key, own_key = jax.random.split(jax.random.key(0) if key is None else key)
+  init_key, own_key = jax.random.split(checked_key(key))
   network, params = as_network(
     model,
     batch.inputs,
@@ -156,7 +158,12 @@ def _chosen(proxies: Sequence[str | Proxy] | None) -> tuple[list[Proxy], bool]:
     return [proxy for proxy in every if proxy.Settings is None], False
   if isinstance(proxies, str):
     raise ConfigError(f"proxies={proxies!r}: expected a sequence of names, such as ({proxies!r},)")
+  if not isinstance(proxies, Iterable):
+    raise ConfigError(f"proxies={proxies!r}: expected a sequence of names, such as ('naswot', 'snip')")
   chosen = [known.get(one) if isinstance(one, str) else one for one in proxies]
+  for i, one in enumerate(chosen):
+    if not isinstance(one, Proxy):
+      raise ConfigError(f"proxies[{i}]={one!r}: expected the name of a proxy, such as 'naswot', or a proxy")
   names = [proxy.name for proxy in chosen]
   if not names or len(set(names)) < len(names):
     raise ConfigError(f"proxies={names}: give at least one, and each name once")

@@ -39,6 +39,14 @@ class Tokens(nn.Module):
     return nn.Dense(2)(x.mean(1))
 
 
+class NNXTokens(nnx.Module):
+  def __init__(self):
+    self.embed, self.last = nnx.Embed(5, 4, rngs=nnx.Rngs(0)), nnx.Linear(4, 2, rngs=nnx.Rngs(0))
+
+  def __call__(self, tokens):
+    return self.last(self.embed(tokens).mean(1))
+
+
 class Dropping(nn.Module):
   @nn.compact
   def __call__(self, x, train=True):
@@ -74,6 +82,13 @@ CALL = {"apply_kwargs": {"train": False}}
     (Tokens(True), TOKENS, CALL | {"embedding": "Embed_0"}, "elsewhere too"),
     (Model(), X, {"embedding": "Dense_0"}, "leave it out"),
     (lambda params, x: x, TOKENS, {"variables": X, "embedding": "Embed_0"}, "no modules to find it in"),
+    (
+      Tokens(),
+      TOKENS + 1,
+      CALL | {"embedding": "Embed_0"},
+      "is given 5 and has 5 rows; give numbers from 0 to 4",
+    ),
+    (NNXTokens(), TOKENS + 1, {"embedding": "embed"}, "'embed' is given 5 and has 5 rows"),
     (Model(), X.astype(np.uint8), {}, "normalised floating-point"),
     (Model(), X[:0], {}, "N of at least 1"),
     (Model(), (X, LABELS, LABELS), {}, "a tuple of 3"),
@@ -86,6 +101,10 @@ CALL = {"apply_kwargs": {"train": False}}
     (Model(), X, {"proxies": ("params", "params")}, "each name once"),
     (Model(), X, {"proxies": "params"}, "a sequence of names"),
     (Model(), X, {"proxies": ("parms",)}, "params"),
+    (Model(), X, {"proxies": (1,)}, r"proxies\[0\]=1: expected the name of a proxy"),
+    (Model(), X, {"proxies": 1}, "proxies=1: expected a sequence of names"),
+    (Model(), X, {"key": 7}, r"key=7: expected one key of JAX's; give jax.random.key\(7\)"),
+    (Model(), X, {"key": X}, r"key of shape \(4, 3\): expected one key"),
     (Model(), X, {"activations": "relu"}, r"activations='relu': expected a sequence of names, such as \('relu',\)"),
     (Model(), X, {"batch_norms": nn.BatchNorm}, r"batch_norms=BatchNorm: expected a sequence of types"),
     (Model(), X, {"roles": {"kernl": "kernel"}}, "no parameter is called 'kernl'"),
@@ -115,7 +134,7 @@ def test_dropout_is_for_the_arguments_to_turn_off():
 
 def test_a_network_that_is_not_finite_is_degenerate():
   x = np.array([[np.nan, 1, 1], [1, -1, 1], [-1, 1, 1]], np.float32)
-  found = jaxnas.measure(Model(), x, ("naswot", "swap"))
+  found = jaxnas.measure(Model(), x, ("naswot", "swap", "jacob_cov"))  # a ReLU's derivative at NaN is 0
   assert {one.status for one in found.values()} == {Status.NON_FINITE}
   assert found["naswot"].rank_by == -np.inf and found["swap"].rank_by == 0
 
