@@ -138,6 +138,8 @@ def _classes(outputs: Any, inputs: tuple[int, ...]) -> int:
       f"model: it returns {what} for inputs of shape {inputs}: expected logits [{inputs[0]}, K]; wrap it in a model "
       "that returns one row of outputs a sample"
     )
+  if not jnp.issubdtype(outputs.dtype, jnp.floating):
+    raise ConfigError(f"model: its outputs are of type {outputs.dtype}: expected floating-point logits")
   return shape[1]
 
 

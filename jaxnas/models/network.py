@@ -197,6 +197,11 @@ class ModelNetwork:
     if tokens is not None:
       hooks.embedded, inputs = inputs, jnp.zeros((len(inputs), *tokens.shape), tokens.dtype)
     logits, seen = self.call(params, stats, inputs, hooks)
+    if logits.shape != (len(inputs), self.classes):
+      raise ConfigError(
+        f"model: its outputs are of shape {logits.shape} for inputs of shape {inputs.shape}; expected "
+        f"{(len(inputs), self.classes)}; arrays with a row for each of the batch, as of apply_kwargs, fit no other"
+      )
     return logits, seen, hooks.correlations
 
   def _twin(

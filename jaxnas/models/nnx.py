@@ -8,6 +8,7 @@ import contextvars
 import functools
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, PyTree
@@ -40,7 +41,8 @@ class NNXCall:
 
   def __call__(self, params: PyTree, stats: PyTree, inputs: Array, hooks: Hooks) -> tuple[Any, PyTree]:
     """As `network.Call`."""
-    model = nnx.merge(self._graph, params, stats, self._rest)
+    rest = jax.tree.map(lambda leaf: leaf, self._rest)  # variables of this trace, which loops may change
+    model = nnx.merge(self._graph, params, stats, rest)
     model.eval()
     for path, module in list(nnx.iter_graph(model)):
       if isinstance(module, nnx.Module):

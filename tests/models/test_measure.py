@@ -208,6 +208,28 @@ def test_layers_in_transformations(how, x64):
   same(values(found), plain)
 
 
+class Recurrent(nnx.Module):
+  """Loops and dropout both change variables."""
+
+  def __init__(self):
+    rngs = nnx.Rngs(0)
+    self.loop = nnx.RNN(nnx.SimpleCell(3, 4, activation_fn=nnx.relu, rngs=rngs))
+    self.dropout, self.last = nnx.Dropout(0.5, rngs=rngs), nnx.Linear(4, K, rngs=rngs)
+
+  def __call__(self, x):
+    return self.last(self.dropout(self.loop(x)[:, -1]))
+
+
+def test_a_recurrent_nnx_model():
+  model, x = Recurrent(), IMAGES[:, 0]
+  with jax.numpy_rank_promotion("allow"):
+    network, params = as_network(model, x)
+    shown = network.apply(params, x, jnp.zeros(0), collect=("patterns",))
+    model.eval()
+    np.testing.assert_allclose(shown.logits, model(x), rtol=1e-5)
+  assert shown.patterns.shape == (N, 6 * 4)
+
+
 # A Transformer
 
 

@@ -76,6 +76,7 @@ CALL = {"apply_kwargs": {"train": False}}
     (Model(), X, {"variables": {"batch_stats": {}}}, "expected a mapping with 'params'"),
     (nnx.Linear(3, 2, rngs=nnx.Rngs(0)), X, {"variables": {"params": {}}}, "has its own"),
     (Pair(), X, {}, "it returns a tuple"),
+    (lambda params, x: (x @ params).astype(int), X, {"variables": X.T}, "outputs are of type int"),
     (Model(), X[None], {}, r"outputs of shape \(1, 4, 2\)"),
     (Tokens(), TOKENS, CALL, "name the module that embeds them"),
     (Tokens(), TOKENS, CALL | {"embedding": "embedding"}, "no module of that path"),
