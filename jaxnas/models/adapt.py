@@ -64,6 +64,14 @@ def as_network(
   except (TypeError, InvalidRngError) as error:
     error.add_note("jaxnas.measure: arguments of the model's own go into apply_kwargs, as in {'train': False}")
     raise
+  except ValueError as error:
+    if hooks.norms and "data dependency on the scan body" in str(error):
+      norm = next(iter(hooks.norms))
+      raise ConfigError(
+        f"model: nn.scan shares the statistics of {norm!r} over its steps (variable_broadcast), each of which has its "
+        "own batch; give each step its own: variable_axes={'batch_stats': 0}"
+      ) from error
+    raise
   classes = _classes(program.shapes, inputs.shape)
   if embedding is not None and hooks.embedding is None:
     raise ConfigError(f"embedding={embedding!r}: the model calls no module of that path, such as 'Embed_0'")

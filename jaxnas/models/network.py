@@ -277,13 +277,17 @@ class ModelNetwork:
     """As `base.Single`; of linear layers of Flax.
 
     Raises:
-      ConfigError: there is no such layer, or none that gives the logits, or layers in `nn.scan`.
+      ConfigError: there is no such layer, or none that gives the logits, or layers in `nn.scan`, or other kernels.
     """
     paths = self.layout.kernels()
     if CLASSIFIER not in paths or self.layout.stacked:
       why = "has layers that nn.scan stacks" if self.layout.stacked else "does not end with a linear layer of Flax"
       raise ConfigError(f"gates of single layers: {self.call.kind} that {why} has none")
-    found = {name: path for name, path in paths.items() if name != CLASSIFIER and path in self.survey.layers}
+    other = [path for path in paths.values() if path not in self.survey.layers]
+    if other:
+      where = repr(other[0]) if other[0] else "the model itself"
+      raise ConfigError(f"gates of single layers: {where} has a kernel and is no linear layer of Flax that is called")
+    found = {name: path for name, path in paths.items() if name != CLASSIFIER}
     return {name: jnp.ones((samples, self.survey.layers[path])) for name, path in found.items()}
 
   def costs(self, arch: Array, image_size: int = 32) -> Costs:

@@ -11,6 +11,7 @@ from helpers import draw
 import jaxnas
 from jaxnas import ntk
 from jaxnas.base import Batch, Single
+from jaxnas.errors import ConfigError
 from jaxnas.models import as_network
 from jaxnas.proxies.evaluation import cross_entropy
 
@@ -228,6 +229,49 @@ def test_a_recurrent_nnx_model():
     model.eval()
     np.testing.assert_allclose(shown.logits, model(x), rtol=1e-5)
   assert shown.patterns.shape == (N, 6 * 4)
+
+
+class Own(nn.Module):
+  """A layer that Flax has not, before one that it has."""
+
+  @nn.compact
+  def __call__(self, x):
+    x = nn.relu(x @ self.param("kernel", nn.initializers.normal(), (4, 4)))
+    return nn.Dense(K)(nn.relu(nn.Dense(5)(x)))
+
+
+def test_fisher_leaves_no_layer_out():
+  found = jaxnas.measure(Own(), (draw(0, N, 4, dtype=np.float32), LABELS), ("fisher", "params"))
+  assert (
+    "the model itself has a kernel and is no linear layer of Flax" in found["fisher"].why
+    and found["params"].status == "ok"
+  )
+
+
+class Steps(nn.Module):
+  """A batch normalisation in every step of a loop over time."""
+
+  shared: bool
+
+  @nn.compact
+  def __call__(self, x):
+    class Step(nn.Module):
+      @nn.compact
+      def __call__(self, h, row):
+        return nn.relu(nn.BatchNorm(use_running_average=True)(h + nn.Dense(4)(row))), None
+
+    names = ("params", "batch_stats") if self.shared else "params"
+    axes = {} if self.shared else {"batch_stats": 0}
+    scan = nn.scan(Step, variable_broadcast=names, variable_axes=axes, split_rngs={"params": False}, in_axes=1)
+    return nn.Dense(K)(scan()(jnp.zeros((len(x), 4)), x)[0])
+
+
+def test_batch_normalisation_in_every_step():
+  x = IMAGES[:, 0]
+  with pytest.raises(ConfigError, match=r"'ScanStep_0/BatchNorm_0' over its steps \(variable_broadcast\)"):
+    jaxnas.measure(Steps(True), x, ("params",))
+  with jax.numpy_rank_promotion("allow"):
+    assert jaxnas.measure(Steps(False), x, ("naswot",))["naswot"].status == "ok"
 
 
 # A Transformer
