@@ -135,7 +135,7 @@ def plot_ranks(
   for label, proxy in zip(axis.get_yticklabels(), proxies, strict=True):
     label.set_fontstyle("italic" if proxy in controls else "normal")
   axis.set_xlim(min(0.0, axis.get_xlim()[0]), max(1.0, axis.get_xlim()[1]))
-  axis.set_xlabel("Spearman's ρ with accuracy (bar: standard error)")
+  axis.set_xlabel("Spearman's ρ with accuracy\n(bar: standard error)")
   axis.spines[["top", "right", "left"]].set_visible(False)
   axis.grid(axis="x", color=FAINT, linewidth=0.5, alpha=0.6)
   axis.set_axisbelow(True)

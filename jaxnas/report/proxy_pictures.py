@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
+from scipy.optimize import isotonic_regression
 
 from jaxnas.errors import ConfigError
 from jaxnas.figures import BLACK, BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, VERMILION, Path, new_figure, save_png
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
   import pathlib
 
 _CONTROLS = (BLUE, GREEN, PURPLE, BLACK)
+_NAME = 0.16  # inches from one name to the next
 _WRITTEN = 16  # rows up to which every cell of the matrix has its number
 
 
@@ -86,7 +88,9 @@ def plot_cost(
   drawn = {name: point for name, point in points.items() if point[0] > 0 and np.isfinite(point[:2]).all()}
   if not drawn:
     raise ConfigError("points: got none with seconds and a correlation; give one a proxy")
-  figure = new_figure(8.4, 5.6)
+  crowds = _crowds({name: point[0] for name, point in drawn.items()})
+  height = max(5.6, 1.4 + _NAME * max(map(len, crowds)))
+  figure = new_figure(8.4, height)
   axis = figure.subplots()
   for kind, colour, marker in (("proxy", BLUE, "o"), ("control", ORANGE, "s"), ("combination", VERMILION, "D")):
     own = [p for name, p in drawn.items() if _kind(name, controls, combinations) == kind]
@@ -98,19 +102,21 @@ def plot_cost(
       )  # fmt: skip
   axis.set_xscale("log")
   low, high = axis.get_ylim()
-  for name, (x, y) in _apart({name: (p[0], p[1]) for name, p in drawn.items()}, 0.03 * (high - low)).items():
-    axis.annotate(
-      name, (drawn[name][0], drawn[name][1]), (1.1 * x, y), fontsize=8, color=INK, va="center",
-      arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.5},
-    )  # fmt: skip
-  left, right = axis.get_xlim()
-  axis.set_xlim(left, right * (right / left) ** 0.25)  # for the names
+  for crowd in crowds:
+    beside = 1.5 * max(drawn[name][0] for name in crowd)
+    places = _apart([drawn[name][1] for name in crowd], low, high, (high - low) * _NAME / (height - 1.4))
+    for name, place in zip(crowd, places, strict=True):
+      axis.annotate(
+        name, drawn[name][:2], (beside, place), fontsize=8, color=INK, va="center",
+        arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "relpos": (0, 0.5)},
+      )  # fmt: skip
+  axis.set_ylim(low, high)
   axis.set_xlabel(f"Seconds an architecture ({seconds})")
   axis.set_ylabel(f"Spearman's ρ with accuracy, {dataset} (bar: standard error)")
   axis.spines[["top", "right"]].set_visible(False)
   axis.grid(color=FAINT, linewidth=0.5, alpha=0.6)
   axis.set_axisbelow(True)
-  axis.legend(loc="lower right", frameon=False, fontsize=9)
+  figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
   return save_png(figure, path)
 
 
@@ -164,10 +170,20 @@ def _kind(name: str, controls: Collection[str], combinations: Collection[str]) -
   return "combination" if name in combinations else "control" if name in controls else "proxy"
 
 
-def _apart(points: Mapping[str, tuple[float, float]], least: float) -> dict[str, tuple[float, float]]:
-  """Places of names beside their points: those of about one cost are moved up until they are `least` apart."""
-  placed: dict[str, tuple[float, float]] = {}
-  for name, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
-    near = [other for other in placed.values() if abs(math.log10(other[0] / x)) < 0.5]
-    placed[name] = (x, max([y, *(other[1] + least for other in near)]))
-  return placed
+def _crowds(seconds: Mapping[str, float]) -> list[list[str]]:
+  """Names whose costs follow on one another within half a decade; their names stand in one column."""
+  found: list[list[str]] = []
+  for name in sorted(seconds, key=lambda name: seconds[name]):
+    near = found and math.log10(seconds[name] / seconds[found[-1][-1]]) < 0.5
+    found[-1].append(name) if near else found.append([name])
+  return found
+
+
+def _apart(heights: Sequence[float], low: float, high: float, least: float) -> Float[np.ndarray, " P"]:
+  """Places of names: near to their points' heights as a whole, in their order, `least` apart, from low to high."""
+  order = np.argsort(heights, kind="stable")
+  steps = least * np.arange(len(order))
+  nearest = isotonic_regression(np.asarray(heights)[order] - steps).x
+  places = np.empty(len(order))
+  places[order] = np.clip(nearest, low, max(low, high - steps[-1])) + steps
+  return places

@@ -104,9 +104,17 @@ def test_costs(tmp_path, axes):
   (axis,) = axes
   assert min(png_size(file)) > 300 and axis.get_xscale() == "log"
   assert sorted(text.get_text() for text in axis.texts) == ["both", "cheap", "dear"]
-  assert [text.get_text() for text in axis.get_legend().get_texts()] == ["proxy", "control", "combination"]
-  heights = {text.get_text(): text.xyann[1] for text in axis.texts}
-  assert heights["both"] - heights["cheap"] > 0.01  # names of points beside one another are moved apart
+  (legend,) = axis.figure.legends
+  assert [text.get_text() for text in legend.get_texts()] == ["proxy", "control", "combination"]
+  places = {text.get_text(): text.xyann for text in axis.texts}
+  assert places["both"][0] == places["cheap"][0] and places["both"][1] - places["cheap"][1] > 0.01
+  few = png_size(file)
+  many = {f"p{i}": (1 + i / 100, 0.9 - i / 1e4, 0.01) for i in range(40)} | {"low": (1.0, 0.0, 0.01)}
+  assert png_size(plot_cost(many, tmp_path / "d.png", dataset="cifar10"))[1] > few[1]
+  heights = [text.xyann[1] for text in sorted(axes[-1].texts, key=lambda text: many[text.get_text()][1])]
+  assert np.diff(heights).min() > 0.01
+  low, high = axes[-1].get_ylim()
+  assert low - 1e-9 <= heights[0] and heights[-1] <= high + 1e-9  # names leave the picture nowhere
   with pytest.raises(ConfigError, match="points"):
     plot_cost({"free": points["free"]}, tmp_path / "c.png", dataset="cifar10")
 
