@@ -177,7 +177,8 @@ def run_job(name: str, settings: list[str], out: pathlib.Path) -> None:
   command += [f"--workdir={out / name}", f"--benchmark={FLAGS.benchmark}"]
   command += [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
   print(f"\n== {name}", flush=True)
-  subprocess.run(command, check=True)
+  if code := subprocess.run(command, check=False).returncode:
+    sys.exit(f"{name}: exit code {code}")
 
 
 def scores_of(folder: pathlib.Path) -> list[Score]:
