@@ -78,8 +78,13 @@ class Scored:
 def read(folders: list[str], benchmark: Accuracies) -> tuple[Scored, int, list[str]]:
   """The scores, the number of architectures, and what was left out: proxies with no complete pass, unpaired passes."""
   found = passes(folders)
-  names = list(dict.fromkeys(name for _, one in sorted(found.items()) for name in one if name not in FLAGS.leave_out))
-  most = max(len(scored) for one in found.values() for scored in one.values())
+  every = list(dict.fromkeys(name for _, one in sorted(found.items()) for name in one))
+  if unknown := [name for name in FLAGS.leave_out if name not in every]:
+    raise app.UsageError(f"--leave_out={','.join(unknown)}: the folders have no scores of it, but of {every}")
+  names = [name for name in every if name not in FLAGS.leave_out]
+  if not names:
+    raise app.UsageError(f"{', '.join(folders)}: no scores{' but those in --leave_out' if every else ''}")
+  most = max(len(one.get(name, {})) for one in found.values() for name in names)
   own = {name: {k: found[k][name] for k in sorted(found) if len(found[k].get(name, {})) == most} for name in names}
   left_out = [name for name in names if not own[name]]
   names = [name for name in names if own[name]]

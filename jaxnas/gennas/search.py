@@ -120,9 +120,12 @@ class GenNAS(Algorithm[GenNASConfig]):
     evolution, among = context.settings.evolution, table_of(context)
     refuse_too_many(context.space, evolution.evolution_population, "--evolution_population")
     if among is not None and len(among) < max(2, evolution.evolution_population):
+      limit = context.settings.gennas_max_macs
+      below = f" below --gennas_max_macs={limit:g}" if limit else ""
+      fixes = ["lower it"] * (len(among) >= 2) + ["raise the limit"] * bool(below)
       raise ConfigError(
-        f"--evolution_population={evolution.evolution_population}: the benchmark has {len(among)} architectures (below "
-        "--gennas_max_macs); lower it, or search all of the space with --nogennas_within"
+        f"--evolution_population={evolution.evolution_population}: the benchmark has {len(among)} architectures{below}"
+        f"; {', or '.join([*fixes, 'search all of the space with --nogennas_within'])}"
       )
     return Work(evolution.individuals, "architectures")
 

@@ -35,4 +35,5 @@ class NASWOT(Proxy):
     return jnp.where(jnp.isfinite(shown.logits).all(), shown.observation.agreement, jnp.nan)
 
   def finish(self, measured: np.ndarray) -> Reading:
-    return super().finish(np.linalg.slogdet(np.asarray(measured, np.float64)).logabsdet)
+    with np.errstate(invalid="ignore"):  # of a network that is not finite
+      return super().finish(np.linalg.slogdet(np.asarray(measured, np.float64)).logabsdet)

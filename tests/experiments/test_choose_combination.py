@@ -106,6 +106,19 @@ def test_proxies_without_a_common_seed_are_refused(tmp_path):
 def test_a_folder_that_holds_no_scores_is_named(tmp_path):
   ran = run(tmp_path)
   assert ran.returncode != 0 and "scores.jsonl" in ran.stderr and str(tmp_path) in ran.stderr
+  (tmp_path / "scores.jsonl").touch()
+  ran = run(tmp_path)
+  assert ran.returncode != 0 and f"{tmp_path}: no scores" in ran.stderr
+
+
+@pytest.mark.parametrize(
+  ("left_out", "said"),
+  [("naswot", "no scores but those in --leave_out"), ("naswott", "--leave_out=naswott: the folders have no scores of")],
+)
+def test_what_cannot_be_left_out_is_refused(tmp_path, left_out, said):
+  made_up(tmp_path / "run", {"naswot": (0,)})
+  ran = run(tmp_path / "run", f"--leave_out={left_out}")
+  assert ran.returncode != 0 and said in ran.stderr
 
 
 def test_seeds_are_averaged_and_an_interrupted_one_left_out(folder):

@@ -123,10 +123,6 @@ def test_search_among_a_table(tmp_path):
   assert {one.genome for one in found.log} <= set(table.archs) and len(found.log) == 6
   for one in found.log[3:]:
     assert one.genome != found.log[one.parent].genome
-  with pytest.raises(
-    ConfigError, match="--evolution_population=9: the benchmark has 8 architectures .*; lower it, or .*--no"
-  ):
-    GenNAS().work(Context(RESNEXTS, SOURCE, GenNASConfig(EvolutionConfig(9, 2, 3)), benchmark=table))
   everywhere = GenNASConfig(EvolutionConfig(9, 2, 3), gennas_within=False)
   assert table_of(Context(RESNEXTS, SOURCE, everywhere, benchmark=table)) is None
   for without in (table_of, GenNAS().work, lambda context: GenNAS().search(context, 0)):
@@ -134,6 +130,19 @@ def test_search_among_a_table(tmp_path):
       without(Context(RESNEXTS, SOURCE, config))
   assert table_of(Context(RESNEXTS, SOURCE, everywhere)) is None
   assert GenNAS().work(Context(RESNEXTS, SOURCE, everywhere, benchmark=table)).amount == 12
+
+
+@pytest.mark.parametrize(
+  ("population", "limit", "said"),
+  [
+    (9, 0.0, "=9: the benchmark has 8 architectures; lower it, or search .* with --nogennas_within"),
+    (2, 1e-3, "=2: the benchmark has 0 architectures below --gennas_max_macs=0.001; raise the limit, or .*--no"),
+  ],
+)
+def test_a_first_population_of_more_than_the_table_has_is_refused(tmp_path, population, limit, said):
+  config = GenNASConfig(EvolutionConfig(population, 2, 3), gennas_max_macs=limit)
+  with pytest.raises(ConfigError, match=f"--evolution_population{said}"):
+    GenNAS().work(Context(RESNEXTS, SOURCE, config, benchmark=RESNEXTS.read_benchmark(benchmark(tmp_path))))
 
 
 def test_search_for_a_task_compiles_once_a_shape(tmp_path):

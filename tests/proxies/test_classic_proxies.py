@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -275,6 +276,8 @@ def test_score_that_is_no_number_has_a_status():
     assert proxy.finish(np.float32(2.5)) == Reading(2.5, "ok")
   assert JacobCov().finish(np.full((3, 3), np.nan)).status == "non_finite"
   assert NASWOT().finish(np.ones((3, 3))) == Reading(-math.inf, "non_finite")
+  with warnings.catch_warnings(action="error"):
+    assert NASWOT().finish(np.full((3, 3), math.nan)).status == "non_finite"
   assert JacobCov().finish(np.eye(3)) == Reading(pytest.approx(-3.0, abs=1e-4), "ok")
   assert JacobCov().finish(np.ones((3, 3))).value == pytest.approx(-2e5, rel=1e-3)
 
