@@ -111,6 +111,7 @@ def plot_cost(
         arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "relpos": (0, 0.5)},
       )  # fmt: skip
   axis.set_ylim(low, high)
+  axis.set_xlim(right=max(axis.get_xlim()[1], beside))
   axis.set_xlabel(f"Seconds an architecture ({seconds})")
   axis.set_ylabel(f"Spearman's ρ with accuracy, {dataset} (bar: standard error)")
   axis.spines[["top", "right"]].set_visible(False)

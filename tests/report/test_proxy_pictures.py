@@ -1,6 +1,7 @@
 """Pictures of many proxies: correlations, costs, picks; and the numbers that they show."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -133,3 +134,8 @@ def test_picks(tmp_path, axes):
   with pytest.raises(ConfigError, match="accuracy"):
     plot_picks([{"rule": "a", "k": 0, "accuracy": math.nan}], ("rule", "k"), "accuracy", tmp_path / "p.png",
                titles=("", ""))  # fmt: skip
+
+
+def test_names_of_one_cost_leave_room_for_the_axes(tmp_path):
+  with warnings.catch_warnings(action="error"):  # of a layout that was given up
+    plot_cost({"params": (0.020, 0.5, 0.1), "naswot": (0.024, 0.6, 0.1)}, tmp_path / "cost.png", dataset="cifar10")
