@@ -104,6 +104,7 @@ def plot_cost(
   low, high = axis.get_ylim()
   for crowd in crowds:
     beside = 1.5 * max(drawn[name][0] for name in crowd)
+    axis.set_xlim(right=max(axis.get_xlim()[1], beside))
     places = _apart([drawn[name][1] for name in crowd], low, high, (high - low) * _NAME / (height - 1.4))
     for name, place in zip(crowd, places, strict=True):
       axis.annotate(
@@ -111,7 +112,6 @@ def plot_cost(
         arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "relpos": (0, 0.5)},
       )  # fmt: skip
   axis.set_ylim(low, high)
-  axis.set_xlim(right=max(axis.get_xlim()[1], beside))
   axis.set_xlabel(f"Seconds an architecture ({seconds})")
   axis.set_ylabel(f"Spearman's ρ with accuracy, {dataset} (bar: standard error)")
   axis.spines[["top", "right"]].set_visible(False)
